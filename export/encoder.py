@@ -1,0 +1,120 @@
+"""The encoder that is traced: XLM-RoBERTa with rotary positions, mean pooling, L2 norm.
+
+Its parameters carry the checkpoint's canonical names, so weights are attached to the traced graph
+by name. This module is also where precision is decided. Matrix products, their biases, GELU, RoPE
+and attention run in ``dtype``, and so is what a layer hands to the next stored: it is LayerNorm's
+output, of order 1. The residual sum, LayerNorm, pooling and the norm run in FP32: FP16 overflows
+above 65504, the sum of 8192 token vectors loses bits, and TensorRT runs a LayerNorm in its
+input's type whatever ``stash_type`` says. RoPE's angles, cos and sin are computed in FP32 (FP16
+holds integers exactly only to 2048) and only the tables are cast. DESIGN.md has the figures.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.onnx import ops
+
+from export.config import EncoderConfig
+
+
+class Table(nn.Module):
+    """An embedding table, ``[entries, width]``."""
+
+    def __init__(self, entries: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(entries, width, dtype=dtype))
+
+
+class Linear(nn.Module):
+    """``x·W + b`` with W ``[in, out]``: one MatMul and one Add in the graph, no transpose."""
+
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., in]`` → ``[..., out]``."""
+        return torch.matmul(x, self.weight) + self.bias
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer: residual sums and LayerNorm in FP32."""
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        h, ff = config.hidden, config.intermediate
+        self.heads, self.dtype = config.heads, dtype
+        self.mixer = nn.ModuleDict(
+            {"Wqkv": Linear(h, 3 * h, dtype), "out_proj": Linear(h, h, dtype)}
+        )
+        self.mlp = nn.ModuleDict({"fc1": Linear(h, ff, dtype), "fc2": Linear(ff, h, dtype)})
+        self.norm1 = nn.LayerNorm(h, config.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(h, config.layer_norm_eps)
+
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor, Tensor], mask: Tensor) -> Tensor:
+        """``x [batch, sequence, hidden]`` FP32 → the same; ``rope`` is (cos, sin, positions)."""
+        cos, sin, positions = rope
+        x = x.to(self.dtype)
+        q, k, v = self.mixer["Wqkv"](x).chunk(3, dim=-1)
+        q = ops.rotary_embedding(q, cos, sin, positions, num_heads=self.heads)
+        k = ops.rotary_embedding(k, cos, sin, positions, num_heads=self.heads)
+        y = ops.attention(q, k, v, mask, q_num_heads=self.heads, kv_num_heads=self.heads)[0]
+        x = self.norm1(x.float() + self.mixer["out_proj"](y).float()).to(self.dtype)
+        y = self.mlp["fc2"](nn.functional.gelu(self.mlp["fc1"](x)))
+        normed: Tensor = self.norm2(x.float() + y.float())
+        return normed
+
+
+class Rope(nn.Module):
+    """The cos and sin tables, ``[max_tokens, head_dim / 2]``."""
+
+    def __init__(self, config: EncoderConfig, max_tokens: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        shape = (max_tokens, config.head_dim // 2)
+        self.cos = nn.Parameter(torch.empty(shape, dtype=dtype))
+        self.sin = nn.Parameter(torch.empty(shape, dtype=dtype))
+
+
+class Encoder(nn.Module):
+    """Token ids to unit vectors."""
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype, max_tokens: int) -> None:
+        super().__init__()
+        h = config.hidden
+        self.embeddings = nn.ModuleDict(
+            {
+                "word_embeddings": Table(config.vocab, h, dtype),
+                "token_type_embeddings": Table(config.token_types, h, torch.float32),
+            }
+        )
+        self.emb_ln = nn.LayerNorm(h, config.layer_norm_eps)
+        self.encoder = nn.ModuleDict(
+            {"layers": nn.ModuleList(Layer(config, dtype) for _ in range(config.layers))}
+        )
+        self.rope = Rope(config, max_tokens, dtype)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """``input_ids``, ``attention_mask`` int64 ``[batch, sequence]`` → FP32 ``[batch, hidden]``.
+
+        Every row must have at least one unmasked token; rows of the result have length 1.
+        """
+        batch, sequence = input_ids.shape
+        words = nn.functional.embedding(input_ids, self.embeddings["word_embeddings"].weight)
+        x = self.emb_ln(words.float() + self.embeddings["token_type_embeddings"].weight[0])
+        positions = torch.arange(sequence, device=input_ids.device).unsqueeze(0)
+        rope = (self.rope.cos, self.rope.sin, positions.expand(batch, sequence))
+        keys = attention_mask.to(torch.bool)[:, None, None, :]
+        # ONNX Runtime wants the query length in the mask's shape; TensorRT's copy drops the Expand.
+        mask = keys.expand(batch, 1, sequence, sequence)
+        for layer in self.encoder["layers"]:
+            x = layer(x, rope, mask)
+        return unit_mean(x, attention_mask)
+
+
+def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:
+    """The L2-normalised mean of the unmasked token vectors, in FP32."""
+    weights = attention_mask.to(torch.float32).unsqueeze(-1)
+    mean = (x * weights).sum(1) / weights.sum(1)
+    return mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)

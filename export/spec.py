@@ -1,0 +1,91 @@
+"""What is to be built: closed choices as enums, the build as one frozen specification."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from runtimes.errors import InputError
+
+JINA_TASKS = (
+    "retrieval.query",
+    "retrieval.passage",
+    "separation",
+    "classification",
+    "text-matching",
+)
+BASE_TASK = "base"
+_SM = re.compile(r"sm\d{2,3}")
+_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Precision(StrEnum):
+    """The element type of weights and matrix products."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+
+    @property
+    def min_cosine(self) -> float:
+        """The parity gate: the least cosine to the FP32 reference any text may have."""
+        return {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999}[self.value]
+
+    @property
+    def dtype(self) -> str:
+        """The NumPy (and ml_dtypes, and torch) name of the element type."""
+        return {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[self.value]
+
+
+class Target(StrEnum):
+    """Which executor a bundle is built for."""
+
+    TENSORRT_RTX = "tensorrt_rtx"
+    TENSORRT = "tensorrt"
+    ONNXRUNTIME = "onnxruntime"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The dynamic shapes a bundle accepts: batch 1…max_batch, sequence 1…max_tokens."""
+
+    max_batch: int = 32
+    max_tokens: int = 8192
+
+    def __post_init__(self) -> None:
+        for name, value in (("MAX_BATCH", self.max_batch), ("MAX_TOKENS", self.max_tokens)):
+            if value < 1:
+                raise InputError(f"{name}: got {value}, expected at least 1")
+        if self.max_tokens < 16:
+            raise InputError(f"MAX_TOKENS: got {self.max_tokens}, expected at least 16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSpec:
+    """One bundle to build. Every field is concrete: "auto" was resolved before."""
+
+    model: str
+    task: str
+    precision: Precision
+    target: Target
+    out: Path
+    revision: str | None = None
+    adapter_path: Path | None = None
+    gpus: tuple[str, ...] = ("sm86", "sm89", "sm120")
+    limits: Limits = Limits()
+    workspace_gib: float = 4.0
+
+    def __post_init__(self) -> None:
+        if not _TASK_NAME.fullmatch(self.task):
+            raise InputError(
+                f"TASK: got {self.task!r}, expected letters, digits, '.', '_' and '-' only"
+            )
+        if self.target is Target.TENSORRT_RTX and not self.gpus:
+            raise InputError("GPU: the list is empty; name at least one, for example GPU=sm89")
+        for gpu in self.gpus:
+            if not _SM.fullmatch(gpu):
+                raise InputError(f"GPU: got {gpu!r}, expected a name such as sm86, sm89 or sm120")
+        if self.workspace_gib <= 0:
+            raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")

@@ -1,0 +1,149 @@
+"""Traces the encoder once per architecture into the portable graph, without any weights.
+
+The module lies on PyTorch's meta device, so tracing needs no memory for weights; the graph's
+initializers then point into the weight file that :mod:`export.weights` writes per task.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from export.config import EncoderConfig
+from export.encoder import Encoder
+from export.weights import Slot, layout
+
+OPSET = 23  # the first with Attention and RotaryEmbedding
+WEIGHT_FILE = "model.onnx_data"
+# Any lengths do; batch and sequence differ so that the exporter cannot take them for one symbol.
+_TRACED = (2, 7)
+
+
+@dataclass(frozen=True)
+class PortableGraph:
+    """The traced graph as a serialised model whose weights lie in ``WEIGHT_FILE``."""
+
+    proto: bytes
+    slots: tuple[Slot, ...]
+    dtype: str
+
+    def model(self) -> ir.Model:
+        """A fresh copy to lower or to save."""
+        return ir.from_proto(_parse(self.proto))
+
+
+@lru_cache(maxsize=4)
+def trace(config: EncoderConfig, dtype: str, max_batch: int, max_tokens: int) -> PortableGraph:
+    """The portable graph for one architecture and element type; cached, so tasks share it."""
+    with torch.device("meta"):
+        encoder = Encoder(config, getattr(torch, dtype), max_tokens).eval()
+        # Two tensors: the exporter would take one passed twice for a single input.
+        example = tuple(torch.ones(_TRACED, dtype=torch.int64) for _ in range(2))
+    batch = torch.export.Dim("batch", min=1, max=max(max_batch, 2))
+    sequence = torch.export.Dim("sequence", min=1, max=max_tokens)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            encoder,
+            example,
+            dynamo=True,
+            optimize=False,  # below, once the weights are out of its sight
+            opset_version=OPSET,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["sentence_embedding"],
+            dynamic_shapes=({0: batch, 1: sequence}, {0: batch, 1: sequence}),
+            verbose=False,
+        )
+        if program is None:  # only with the exporter's legacy arguments
+            raise RuntimeError("torch.onnx.export returned nothing")
+        model = program.model
+        weights = _detach_weights(model, set(encoder.state_dict()))
+        _optimize(model)
+    slots = layout({name: _typed_shape(weights[name]) for name in weights})
+    _attach_slots(model, slots)
+    _clean(model)
+    return PortableGraph(ir.to_proto(model).SerializeToString(deterministic=True), slots, dtype)
+
+
+def _detach_weights(model: ir.Model, names: set[str]) -> dict[str, ir.Value]:
+    """Initializers lose their (meta) values, so that no pass tries to read or fold them."""
+    weights = {n: v for n, v in model.graph.initializers.items() if n in names}
+    for value in weights.values():
+        value.const_value = None
+    return weights
+
+
+def _optimize(model: ir.Model) -> None:
+    import onnxscript.optimizer
+
+    onnxscript.optimizer.optimize_ir(model)
+
+
+def _typed_shape(value: ir.Value) -> tuple[str, tuple[int, ...]]:
+    if value.dtype is None or value.shape is None:
+        raise RuntimeError(f"the exporter left {value.name} without a type")
+    return str(value.dtype.numpy()), tuple(value.shape.numpy())
+
+
+def _attach_slots(model: ir.Model, slots: tuple[Slot, ...]) -> None:
+    for slot in slots:
+        value = model.graph.initializers[slot.name]
+        dtype = value.dtype
+        if dtype is None:
+            raise RuntimeError(f"the exporter left {slot.name} without a type")
+        value.const_value = ir.ExternalTensor(
+            WEIGHT_FILE, slot.offset, slot.nbytes, dtype,
+            shape=ir.Shape(slot.shape), name=slot.name, base_dir=Path(),
+        )  # fmt: skip
+
+
+def _clean(model: ir.Model) -> None:
+    """Drop the exporter's notes (paths of this machine among them); name nodes by their weights.
+
+    ``encoder.layers.3.mlp.fc1`` is what a person looks for in a parser's error.
+    """
+    model.producer_name, model.producer_version = "adaptrt", None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.name = "encoder"
+    counts: dict[str, int] = {}
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for output in node.outputs:
+            output.metadata_props.clear()
+        owners = [v.name.rpartition(".")[0] for v in node.inputs if v and v.name and "." in v.name]
+        stem = f"{owners[0]}.{node.op_type}" if owners else node.op_type
+        index = counts[stem] = counts.get(stem, -1) + 1
+        node.name = stem if owners and not index else f"{stem}.{index}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporter says of weights that are missing on purpose."""
+    names = ("onnx_ir", "onnxscript", "torch.onnx")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for name in names:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+def _parse(proto: bytes):  # type: ignore[no-untyped-def]
+    import onnx
+
+    return onnx.ModelProto.FromString(proto)

@@ -1,0 +1,37 @@
+"""Reading small files from folders we do not trust, and hashing large ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from runtimes.errors import InputError
+
+MAX_JSON_BYTES = 64 << 20  # XLM-RoBERTa's tokenizer.json is 17 MB; configurations are a few KB
+_BLOCK = 4 << 20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``; its size is checked before it is read."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise InputError(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES} for a JSON file")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); download the file again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: got a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,74 @@
+"""Executors on PyTorch: the FlashAttention reference, and any module with the encoder's contract.
+
+The only runtime module that imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from runtimes.base import Arrays, RuntimeBase
+from runtimes.errors import InputError
+
+
+class FlashReference(RuntimeBase):
+    """A transformers encoder run one unpadded text at a time through a FlashAttention kernel.
+
+    With scaled-dot-product attention the kernel is pinned: where PyTorch could not use it, it
+    raises and nothing falls back. Padded inputs are unpadded row by row, so no mask is involved.
+    """
+
+    def __init__(self, model: nn.Module, *, device: str = "cpu") -> None:
+        self._model = model.eval().to(device)
+        self._device = device
+
+    @property
+    def name(self) -> str:
+        """Kernel, device and element type."""
+        parameter = next(self._model.parameters())
+        kernel = getattr(getattr(self._model, "config", None), "_attn_implementation", "sdpa")
+        kernel = {"sdpa": "torch-sdpa-flash", "flash_attention_2": "flash-attn"}[kernel]
+        return f"{kernel}-{self._device}-{str(parameter.dtype).removeprefix('torch.')}"
+
+    def token_vectors(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
+        """``[sequence]`` ids of one text → ``[sequence, hidden]`` in FP32."""
+        batch = torch.from_numpy(np.ascontiguousarray(ids))[None].to(self._device)
+        with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            hidden: torch.Tensor = self._model(input_ids=batch).last_hidden_state[0].float()
+        return hidden
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """The encoder's contract, by unpadding each row (right padding only)."""
+        rows = []
+        for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
+            length = int(mask.sum())
+            if length == 0 or not mask[:length].all():
+                raise InputError("attention_mask: expected ones, then zeros, at least one one")
+            mean = self.token_vectors(ids[:length]).mean(0)
+            rows.append((mean / mean.norm()).cpu().numpy())
+        return {"sentence_embedding": np.stack(rows)}
+
+
+class TorchModule(RuntimeBase):
+    """The traced module itself, for types ONNX Runtime cannot run on a CPU (BF16)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module.eval()
+
+    @property
+    def name(self) -> str:
+        """What manifests record."""
+        return "torch-cpu-traced-module"
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Execute once."""
+        with torch.inference_mode():
+            output = self._module(
+                torch.from_numpy(inputs["input_ids"]), torch.from_numpy(inputs["attention_mask"])
+            )
+        return {"sentence_embedding": output.numpy()}

@@ -1,0 +1,1 @@
+"""Texts and, later, ranges for quantisation."""

@@ -11,11 +11,15 @@ holds integers exactly only to 2048) and only the tables are cast. DESIGN.md has
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.onnx import ops
 
 from export.config import EncoderConfig
+from export.weights import Slot
 
 
 class Table(nn.Module):
@@ -118,3 +122,17 @@ def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:
     weights = attention_mask.to(torch.float32).unsqueeze(-1)
     mean = (x * weights).sum(1) / weights.sum(1)
     return mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+
+
+def load_encoder(
+    config: EncoderConfig, dtype: str, max_tokens: int, weights: Path, slots: tuple[Slot, ...]
+) -> Encoder:
+    """The module with the very weights of a bundle, mapped from its weight file."""
+    with torch.device("meta"):
+        encoder = Encoder(config, getattr(torch, dtype), max_tokens).eval()
+    state = {}
+    for slot in slots:
+        raw = np.memmap(weights, np.uint8, "c", slot.offset, (slot.nbytes,))
+        state[slot.name] = torch.from_numpy(raw).view(getattr(torch, slot.dtype)).view(slot.shape)
+    encoder.load_state_dict(state, strict=True, assign=True)
+    return encoder

@@ -73,19 +73,23 @@ class BuildSpec:
     out: Path
     revision: str | None = None
     adapter_path: Path | None = None
+    requested_target: str = "auto"
     gpus: tuple[str, ...] = ("sm86", "sm89", "sm120")
     limits: Limits = Limits()
     workspace_gib: float = 4.0
+    parity_tokens: int = 2048  # the longest text of the gate
 
     def __post_init__(self) -> None:
         if not _TASK_NAME.fullmatch(self.task):
             raise InputError(
                 f"TASK: got {self.task!r}, expected letters, digits, '.', '_' and '-' only"
             )
-        if self.target is Target.TENSORRT_RTX and not self.gpus:
+        if self.target is not Target.ONNXRUNTIME and not self.gpus:
             raise InputError("GPU: the list is empty; name at least one, for example GPU=sm89")
         for gpu in self.gpus:
             if not _SM.fullmatch(gpu):
                 raise InputError(f"GPU: got {gpu!r}, expected a name such as sm86, sm89 or sm120")
+        if self.parity_tokens < 1:
+            raise InputError(f"PARITY_TOKENS: got {self.parity_tokens}, expected at least 1")
         if self.workspace_gib <= 0:
             raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")

@@ -1,0 +1,201 @@
+"""The command line: parses, resolves "auto", calls the stages, prints what came out.
+
+Exit codes: 0 done, 1 a build step failed, 2 bad input, 3 the gate failed, 4 missing hardware or
+library.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from export.spec import BuildSpec, Limits, Precision, Target
+from runtimes.cuda import device_sm
+from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.manifest import Manifest
+
+ALL_TASKS = "all"
+E = TypeVar("E", Precision, Target)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. Errors are one line on standard error."""
+    arguments = _parser().parse_args(argv)
+    warnings.showwarning = _print_warning
+    try:
+        code: int = arguments.run(arguments)
+    except AdaptrtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; nothing was published", file=sys.stderr)
+        return 130
+    return code
+
+
+def _engine(arguments: argparse.Namespace) -> int:
+    from export.pipeline import build_tasks
+    from export.source import SAMPLE
+
+    if arguments.model is None:
+        print(
+            "MODEL is not set: using the embedded sample (8.9 M parameters, to try things out). "
+            "The real model: MODEL=jinaai/jina-embeddings-v3",
+            file=sys.stderr,
+        )
+    target, gpus = resolve_target(arguments.target, arguments.gpu)
+    print(f"target: {target} (asked for: {arguments.target})", file=sys.stderr)
+    spec = BuildSpec(
+        model=arguments.model or str(SAMPLE),
+        revision=arguments.revision,
+        task=arguments.task,
+        precision=_choice(Precision, "PRECISION", arguments.precision),
+        target=target,
+        requested_target=arguments.target,
+        adapter_path=arguments.adapter_path,
+        gpus=gpus,
+        limits=Limits(max_batch=arguments.max_batch, max_tokens=arguments.max_tokens),
+        out=arguments.out,
+        workspace_gib=arguments.workspace,
+        parity_tokens=arguments.parity_tokens,
+    )
+    if arguments.task == ALL_TASKS and arguments.adapter_path:
+        raise InputError("TASK=all with ADAPTER_PATH: name your adapter's task instead")
+    tasks = None if arguments.task == ALL_TASKS else (arguments.task,)
+    start = time.perf_counter()
+    for path, manifest in build_tasks(spec, tasks):
+        print(_summary(path, manifest, time.perf_counter() - start))
+        start = time.perf_counter()
+    return 0
+
+
+def resolve_target(asked: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
+    """The concrete target and GPU list.
+
+    ``auto`` is full TensorRT where its library and a GPU are there, else TensorRT-RTX. Full
+    TensorRT builds for the GPU that is present, whatever the list says.
+    """
+    gpus = tuple(g.strip().lower() for g in gpu_list.split(",") if g.strip())
+    if asked == "auto":
+        library = importlib.util.find_spec("tensorrt") is not None
+        asked = Target.TENSORRT if library and device_sm() else Target.TENSORRT_RTX
+    target = _choice(Target, "TARGET", asked, "auto")
+    if target is Target.TENSORRT:
+        present = device_sm()
+        if present is None:
+            raise MissingError(
+                "TARGET=tensorrt builds on the GPU it is for, and no NVIDIA GPU is visible "
+                "(driver or cuda-python missing); use TARGET=tensorrt_rtx for RTX GPUs, which "
+                "builds without one"
+            )
+        return target, (present,)
+    return target, gpus
+
+
+def _choice(kind: type[E], name: str, value: str, *more: str) -> E:
+    try:
+        return kind(value)
+    except ValueError as error:
+        known = ", ".join([*more, *kind])
+        raise InputError(f"{name}: got {value!r}, expected one of {known}") from error
+
+
+def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
+    parity = manifest.parity
+    lines = [f"{path}  ({seconds:.0f} s)"]
+    for entry in manifest.artifacts:
+        label = entry.kind + (f" {entry.gpu}" if entry.gpu else "")
+        lines.append(f"  {entry.path:26} {entry.bytes / 1e6:9.1f} MB  {label}")
+    lines.append(
+        f"  parity: {parity['rows']} texts, minimum cosine {parity['min_cosine']:.7f} "
+        f"(gate {parity['threshold']}), mean {parity['mean_cosine']:.7f}\n"
+        f"          {parity['executed']} against {parity['reference']}"
+    )
+    return "\n".join(lines)
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from export.verify import verify
+
+    report = verify(arguments.bundle)
+    print(f"{arguments.bundle}: every file as built; {report.rows} texts, minimum cosine "
+          f"{report.min_cosine:.7f} (gate {report.threshold})")  # fmt: skip
+    return 0
+
+
+def _encode(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from runtimes import Embedder
+
+    texts = arguments.text or [line.rstrip("\n") for line in sys.stdin]
+    if arguments.out is not None and arguments.out.suffix != ".npy":
+        raise InputError(f"--out: got {arguments.out}, expected a name that ends in .npy")
+    with Embedder.load(arguments.bundle) as embedder:
+        vectors = embedder.encode(
+            texts, dimensions=arguments.dimensions, prefix=arguments.prefix,
+            strict=arguments.strict,
+        )  # fmt: skip
+    if arguments.out is not None:
+        np.save(arguments.out, vectors)
+        return 0
+    for text, vector in zip(texts, vectors, strict=True):
+        print(json.dumps({"text": text, "embedding": [float(x) for x in vector]},
+                         ensure_ascii=False))  # fmt: skip
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="adaptrt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _engine_options(commands.add_parser("engine", help="build verified engine bundles"))
+    command = commands.add_parser("verify", help="re-hash a bundle and run its parity again")
+    command.add_argument("--bundle", type=Path, required=True)
+    command.set_defaults(run=_verify)
+    command = commands.add_parser("encode", help="texts to vectors, as JSON lines or .npy")
+    command.add_argument("--bundle", type=Path, required=True)
+    command.add_argument("--out", type=Path, help="write a .npy file instead of JSON lines")
+    command.add_argument("--dimensions", type=int, help="cut the vectors to this length")
+    command.add_argument("--no-prefix", dest="prefix", action="store_false",
+                         help="leave out the task's instruction")  # fmt: skip
+    command.add_argument("--strict", action="store_true", help="refuse texts that are too long")
+    command.add_argument("text", nargs="*", help="texts; without any, one per line of stdin")
+    command.set_defaults(run=_encode)
+    return parser
+
+
+def _engine_options(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--model", help="a folder or a hub id (default: the embedded sample)")
+    add("--revision", help="the hub revision, a branch, tag or commit")
+    add("--task", default="classification",
+        help="an adapter's name, base for none, all for one bundle per adapter")  # fmt: skip
+    add("--adapter-path", type=Path, help="a PEFT folder of your own, used under --task's name")
+    add("--precision", default="fp16", help="fp32, fp16 or bf16 (default: %(default)s)")
+    add("--target", default="auto",
+        help="tensorrt_rtx, tensorrt, onnxruntime or auto (default: %(default)s)")  # fmt: skip
+    add("--gpu", default="sm86,sm89,sm120", help="for tensorrt_rtx (default: %(default)s)")
+    add("--max-batch", type=int, default=32, help="default: %(default)s")
+    add("--max-tokens", type=int, default=8192, help="default: %(default)s")
+    add("--workspace", type=float, default=4.0, help="builder memory in GiB (%(default)s)")
+    add("--parity-tokens", type=int, default=2048,
+        help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
+    add("--out", type=Path, default=Path("build"), help="default: %(default)s")
+    command.set_defaults(run=_engine)
+
+
+def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

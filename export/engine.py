@@ -1,0 +1,161 @@
+"""The TensorRT builder, for both flavours: the module is a value.
+
+``tensorrt_rtx`` builds ahead of time for any RTX architecture with no GPU present;
+``tensorrt`` builds for the GPU it runs on. Both build strongly typed networks: precision is what
+the graph says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tqdm import tqdm
+
+from export.spec import Limits, Target
+from runtimes.errors import AdaptrtError, InputError, MissingError
+
+# The shape kernels are tuned for: a typical serving batch, well inside every published limit.
+OPT_BATCH, OPT_TOKENS = 8, 256
+_MODULES = {
+    Target.TENSORRT_RTX: (("tensorrt_rtx", "tensorrt_rtx_bindings"),
+                          "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"),
+    Target.TENSORRT: (("tensorrt",), "pip install 'adaptrt[gpu]'"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """One engine: shapes 1…limits, a GPU architecture (None: the GPU present), workspace bytes."""
+
+    limits: Limits
+    gpu: str | None
+    workspace: int
+    timing_cache: Path | None = None
+
+    def shapes(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+        """(batch, sequence) at least, at best and at most."""
+        batch, tokens = self.limits.max_batch, self.limits.max_tokens
+        return (1, 1), (min(OPT_BATCH, batch), min(OPT_TOKENS, tokens)), (batch, tokens)
+
+
+def load_tensorrt(target: Target) -> ModuleType:
+    """The flavour's module; :class:`MissingError` with the install command where it is absent."""
+    names, install = _MODULES[target]
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            reason = str(error)
+    raise MissingError(f"TARGET={target}: its library does not load ({reason}); {install}")
+
+
+def check_gpus(trt: ModuleType, gpus: tuple[str, ...]) -> None:
+    """Refuse an architecture this TensorRT-RTX release cannot build for."""
+    known = sorted(n.lower() for n in dir(trt.ComputeCapability) if n.startswith("SM"))
+    if unknown := [gpu for gpu in gpus if gpu not in known]:
+        raise InputError(
+            f"GPU: {unknown[0]} is not one TensorRT-RTX {trt.__version__} builds for, "
+            f"expected some of {', '.join(known)}; data-centre GPUs need TARGET=tensorrt"
+        )
+
+
+def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
+    """Build ``graph`` (with the external data beside it) into the engine file ``out``.
+
+    Raises :class:`AdaptrtError` with the parser's words and the node's name, or the builder's
+    last errors.
+    """
+    logger = make_logger(trt)
+    builder = trt.Builder(logger)
+    if builder is None:
+        raise MissingError("TensorRT made no builder; it needs an NVIDIA driver and a GPU")
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        raise AdaptrtError(f"{graph.name}: TensorRT cannot read the graph: {_parse_errors(parser)}")
+    config = _configure(trt, builder, spec)
+    with tqdm(total=0, desc=f"engine {spec.gpu or 'local'}", disable=None, leave=False) as bar:
+        monitor = make_monitor(trt, bar)
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        words = "; ".join(logger.errors[-3:]) or "no reason given"
+        raise AdaptrtError(f"{graph.name}: TensorRT built no engine for {spec.gpu}: {words}")
+    with out.open("wb") as stream:
+        stream.write(plan)
+    if spec.timing_cache is not None:
+        spec.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        spec.timing_cache.write_bytes(config.get_timing_cache().serialize())
+
+
+def _configure(trt: Any, builder: Any, spec: EngineSpec) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace)
+    profile = builder.create_optimization_profile()
+    for name in ("input_ids", "attention_mask"):
+        profile.set_shape(name, *spec.shapes())
+    if config.add_optimization_profile(profile) < 0:
+        raise AdaptrtError(f"TensorRT refused the optimisation profile {spec.shapes()}")
+    if spec.gpu is not None:
+        config.num_compute_capabilities = 1
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, spec.gpu.upper()), 0):
+            raise AdaptrtError(f"TensorRT-RTX refused the architecture {spec.gpu}")
+    if spec.timing_cache is not None:  # RTX ahead-of-time builds run no kernel, so time nothing
+        known = spec.timing_cache.read_bytes() if spec.timing_cache.is_file() else b""
+        cache = config.create_timing_cache(known)
+        config.set_timing_cache(cache, ignore_mismatch=False)
+    return config
+
+
+def _parse_errors(parser: Any) -> str:
+    errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    return "; ".join(f"node {e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors)
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps errors (its list ``errors``) and is silent otherwise."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(message)
+
+    return Logger()
+
+
+def make_monitor(trt: Any, bar: Any) -> Any:
+    """A progress monitor that moves ``bar``; Ctrl-C ends the build at its next step.
+
+    TensorRT calls it from its own threads, where an exception would be lost.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            bar.total += steps
+            bar.set_postfix_str(name)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            bar.update(1)
+            return not sys.is_finalizing()
+
+        def phase_finish(self, name: str) -> None:
+            bar.refresh()
+
+    return Monitor()
+
+
+BuildEngine = Callable[[Any, Path, Path, EngineSpec], None]

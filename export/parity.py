@@ -1,0 +1,182 @@
+"""The parity gate: every graph that is shipped and can run here, against the reference.
+
+Texts come in padded batches on our side and one by one, unpadded, on the reference's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from runtimes.base import Runtime
+from runtimes.embedder import Vectors
+from runtimes.errors import GateError
+from runtimes.tokens import Ids, TextTokenizer
+
+TEXTS = Path(__file__).parent / "data" / "parity.jsonl"
+_BATCH = 8
+# Texts are joined to documents of at least so many tokens; none is a length that was traced.
+DOCUMENT_TOKENS = (600, 2000, 4000, 8000)
+
+
+@dataclass(frozen=True)
+class ParityText:
+    """One text of the gate, tokenised."""
+
+    name: str
+    ids: Ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextResult:
+    """How one text compares."""
+
+    name: str
+    tokens: int
+    cosine: float
+    max_abs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParityReport:
+    """How one executed graph compares with the reference over all texts."""
+
+    reference: str
+    executed: str
+    rows: int
+    min_cosine: float
+    mean_cosine: float
+    max_abs: float
+    threshold: float
+    passed: bool
+    texts: tuple[TextResult, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """The report without its texts, as the manifest holds it."""
+        return {k: v for k, v in asdict(self).items() if k != "texts"}
+
+
+def texts_sha256() -> str:
+    """Identifies the gate's texts in a bundle."""
+    return hashlib.sha256(TEXTS.read_bytes()).hexdigest()
+
+
+def parity_texts(
+    tokenizer: TextTokenizer, prefix: str, longest: int, texts: Path = TEXTS
+) -> list[ParityText]:
+    """Short texts, paragraphs and documents up to about ``longest`` tokens, in a fixed order."""
+    lines = [json.loads(line) for line in texts.read_text(encoding="utf-8").splitlines()]
+    named = [(f"{i:02d}-{line['language']}", line["text"]) for i, line in enumerate(lines)]
+    sizes = [len(ids) for ids in tokenizer.encode([text for _, text in named])]
+    for goal in DOCUMENT_TOKENS:
+        if goal <= min(longest, tokenizer.max_tokens):
+            named.append((f"document-{goal}", _join([t for _, t in named[: len(lines)]],
+                                                    sizes, goal)))  # fmt: skip
+    keep = [(n, ids) for n, ids in zip([n for n, _ in named],
+            _encode_within(tokenizer, [t for _, t in named], prefix), strict=True)]  # fmt: skip
+    return [ParityText(name, ids) for name, ids in keep]
+
+
+def _encode_within(tokenizer: TextTokenizer, texts: Sequence[str], prefix: str) -> list[Ids]:
+    """A bundle for few tokens truncates the gate's texts too, and says nothing of it."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tokenizer.encode(texts, prefix=prefix)
+
+
+def _join(texts: Sequence[str], sizes: Sequence[int], goal: int) -> str:
+    chosen: list[str] = []
+    total = 0
+    while total < goal + 2 * len(chosen):  # each text's size counts two special tokens
+        index = len(chosen) % len(texts)
+        chosen.append(texts[index])
+        total += sizes[index]
+    return " ".join(chosen)
+
+
+def batches(texts: Sequence[ParityText]) -> Iterator[list[int]]:
+    """Indices of padded batches: short beside long, documents with few neighbours.
+
+    Memory of a masked attention grows with batch × longest²; the budget is that of one document.
+    """
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
+    while order:
+        longest = order.pop()
+        size = max(1, min(_BATCH, 2_000_000 // len(texts[longest].ids) ** 2))
+        step = max(1, len(order) // size)
+        chosen = order[::step][: size - 1]
+        order = [i for i in order if i not in chosen]
+        yield [*chosen, longest]
+
+
+def embed(runtime: Runtime, texts: Sequence[ParityText], tokenizer: TextTokenizer) -> Vectors:
+    """Vectors of all texts, in their order, computed in padded batches."""
+    result: Vectors | None = None
+    plan = list(batches(texts))
+    for batch in tqdm(plan, desc=f"parity {runtime.name}", disable=None, leave=False):
+        tokens = tokenizer.pad([texts[i].ids for i in batch])
+        rows = runtime.run(tokens.inputs())["sentence_embedding"]
+        if result is None:
+            result = np.empty((len(texts), rows.shape[1]), np.float32)
+        result[batch] = rows
+    return np.empty((0, 0), np.float32) if result is None else result
+
+
+def compare(
+    reference: Vectors,
+    vectors: Vectors,
+    texts: Sequence[ParityText],
+    *,
+    names: Mapping[str, str],
+    threshold: float,
+) -> ParityReport:
+    """Cosine (in FP64) and greatest difference per text; NaN anywhere fails.
+
+    ``names`` has ``reference`` and ``executed``.
+    """
+    cosines = row_cosines(reference, vectors)
+    gaps = np.abs(reference.astype(np.float64) - vectors).max(axis=1)
+    results = tuple(
+        TextResult(name=t.name, tokens=len(t.ids), cosine=float(c), max_abs=float(g))
+        for t, c, g in zip(texts, cosines, gaps, strict=True)
+    )
+    least = float(cosines.min())
+    return ParityReport(
+        **names,
+        rows=len(texts),
+        min_cosine=least,
+        mean_cosine=float(cosines.mean()),
+        max_abs=float(gaps.max()),
+        threshold=threshold,
+        passed=least >= threshold,
+        texts=results,
+    )
+
+
+def row_cosines(a: Vectors, b: Vectors) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Cosine of each pair of rows, in FP64; capped at 1, which rounding can pass by 1e-16."""
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    cosines: np.ndarray[Any, np.dtype[np.float64]] = np.minimum((x * y).sum(axis=1) / norms, 1.0)
+    return cosines
+
+
+def require(report: ParityReport, graph: str) -> None:
+    """Raise :class:`GateError` naming the worst texts unless the report passed."""
+    if report.passed:
+        return
+    worst = sorted(report.texts, key=lambda t: -np.inf if np.isnan(t.cosine) else t.cosine)[:3]
+    listed = ", ".join(f"{t.name} ({t.tokens} tokens): {t.cosine:.7f}" for t in worst)
+    raise GateError(
+        f"parity failed for {graph}: minimum cosine {report.min_cosine:.7f}, expected at least "
+        f"{report.threshold}; worst texts: {listed}; nothing was published"
+    )

@@ -1,0 +1,74 @@
+# adaptrt: `make help` lists targets and variables.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+TASK ?= classification
+PRECISION ?= fp16
+TARGET ?= auto
+GPU ?= sm86,sm89,sm120
+MAX_BATCH ?= 32
+MAX_TOKENS ?= 8192
+OUT ?= build
+
+.DEFAULT_GOAL := help
+.PHONY: help engine verify test check bench-build clean
+
+help: ## This list
+	@echo "make engine TASK=classification PRECISION=fp16"
+	@echo
+	@echo "Targets:"
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@echo
+	@echo "Variables of make engine (defaults in brackets):"
+	@echo "  MODEL         a folder or a hub id [the embedded sample]"
+	@echo "  REVISION      a branch, tag or commit of the hub id"
+	@echo "  TASK          retrieval.query, retrieval.passage, separation, classification,"
+	@echo "                text-matching, base, or all [classification]"
+	@echo "  ADAPTER_PATH  a PEFT folder of your own, used under TASK's name"
+	@echo "  PRECISION     fp32, fp16, bf16 [fp16]"
+	@echo "  TARGET        tensorrt_rtx, tensorrt, onnxruntime, auto [auto]"
+	@echo "  GPU           architectures for tensorrt_rtx [sm86,sm89,sm120]"
+	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
+	@echo "  WORKSPACE     builder memory in GiB [4]"
+	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
+	@echo "  OUT           where bundles go [build]"
+	@echo "make verify takes BUNDLE, a bundle's folder."
+
+engine: $(VENV)/.installed ## Build a verified engine bundle
+	@$(BIN)/adaptrt engine --task "$(TASK)" --precision "$(PRECISION)" --target "$(TARGET)" \
+	  --gpu "$(GPU)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
+	  $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
+	  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
+	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
+	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
+
+verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
+	@$(BIN)/adaptrt verify --bundle "$(BUNDLE)"
+
+test: $(VENV)/.installed-dev ## Run the tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev ## Lint and type-check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench-build: $(VENV)/.installed ## Time and memory of building a full-size random checkpoint
+	$(BIN)/python -m tests.bench_build --out "$(OUT)/bench-build"
+
+clean: ## Remove bundles and caches; the virtual environment stays
+	rm -rf build .mypy_cache .ruff_cache
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 4; }
+	$(PYTHON) -m venv $(VENV)
+	@# The pinned torch goes first: alone, no other package can pull a larger build of it.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(torch==[0-9.]*\)",/\1/p' pyproject.toml)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

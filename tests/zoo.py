@@ -1,0 +1,113 @@
+"""Random checkpoints of any size in both formats, for tests and benchmarks.
+
+``python -m tests.zoo FOLDER --size full`` writes the original format at the real model's size.
+The tokenizer is the embedded sample's, so ids stay below its 16,000 whatever ``vocab`` is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors.numpy import save_file
+
+from export.source import SAMPLE
+from export.spec import JINA_TASKS
+
+Tensors = dict[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    hidden: int = 64
+    layers: int = 2
+    heads: int = 4
+    intermediate: int = 128
+    vocab: int = 16000
+    rank: int = 4
+
+
+SIZES = {
+    "small": Size(),
+    "mid": Size(hidden=1024, layers=6, heads=16, intermediate=4096),
+    "full": Size(hidden=1024, layers=24, heads=16, intermediate=4096, vocab=250002),
+}
+
+
+def write_original(folder: Path, size: Size = SIZES["small"], seed: int = 0) -> Path:
+    """A random checkpoint in the original format, BF16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((SAMPLE / "config.json").read_text())
+    config |= {
+        "hidden_size": size.hidden, "num_hidden_layers": size.layers, "vocab_size": size.vocab,
+        "num_attention_heads": size.heads, "intermediate_size": size.intermediate,
+        "lora_rank": size.rank,
+        "matryoshka_dimensions": [d for d in (32, 64, 128, 256, 512, 768, 1024)
+                                  if d <= size.hidden],
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    shutil.copyfile(SAMPLE / "tokenizer.json", folder / "tokenizer.json")
+    save_file(_tensors(size, np.random.default_rng(seed)), folder / "model.safetensors")
+    return folder
+
+
+def _tensors(size: Size, rng: np.random.Generator) -> Tensors:
+    """All tensors: deviations that keep activations near those of a trained model.
+
+    The embedding adapters are as strong as their tables and the others a tenth of their layer, so
+    that every task's vectors differ visibly from the base's.
+    """
+    h, ff, tasks = size.hidden, size.intermediate, len(JINA_TASKS)
+    tensors: Tensors = {}
+
+    def put(name: str, shape: tuple[int, ...], deviation: float, mean: float = 0.0) -> None:
+        values = rng.standard_normal(shape, np.float32) * np.float32(deviation) + np.float32(mean)
+        tensors["roberta." + name] = values.astype(ml_dtypes.bfloat16)
+
+    def matrix(name: str, rows: int, columns: int, *, embedding: bool = False) -> None:
+        stem = f"{name}.parametrizations.weight."
+        deviation = 0.05 if embedding else columns**-0.5
+        put(stem + "original", (rows, columns), deviation)
+        inner = deviation**0.5
+        sides = ((rows, size.rank), (size.rank, columns))
+        if not embedding:
+            sides = ((size.rank, columns), (rows, size.rank))
+        put(stem + "0.lora_A", (tasks, *sides[0]), inner)
+        put(stem + "0.lora_B", (tasks, *sides[1]), inner)
+
+    def norm(name: str) -> None:
+        put(f"{name}.weight", (h,), 0.1, mean=1.0)
+        put(f"{name}.bias", (h,), 0.1)
+
+    matrix("embeddings.word_embeddings", size.vocab, h, embedding=True)
+    matrix("embeddings.token_type_embeddings", 1, h, embedding=True)
+    matrix("pooler.dense", h, h)
+    put("pooler.dense.bias", (h,), 0.1)
+    norm("emb_ln")
+    for layer in range(size.layers):
+        prefix = f"encoder.layers.{layer}."
+        for name, rows, columns in (("mixer.Wqkv", 3 * h, h), ("mixer.out_proj", h, h),
+                                    ("mlp.fc1", ff, h), ("mlp.fc2", h, ff)):  # fmt: skip
+            matrix(prefix + name, rows, columns)
+            put(f"{prefix}{name}.bias", (rows,), 0.1)
+        norm(prefix + "norm1")
+        norm(prefix + "norm2")
+    return tensors
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    arguments = parser.parse_args()
+    write_original(arguments.folder, SIZES[arguments.size])
+
+
+if __name__ == "__main__":
+    main()

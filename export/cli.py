@@ -14,7 +14,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO
 
 from export.spec import BuildSpec, Limits, Precision, Target
 from runtimes.cuda import device_sm
@@ -22,7 +22,6 @@ from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.manifest import Manifest
 
 ALL_TASKS = "all"
-E = TypeVar("E", Precision, Target)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +55,7 @@ def _engine(arguments: argparse.Namespace) -> int:
         model=arguments.model or str(SAMPLE),
         revision=arguments.revision,
         task=arguments.task,
-        precision=_choice(Precision, "PRECISION", arguments.precision),
+        precision=Precision.parse("PRECISION", arguments.precision),
         target=target,
         requested_target=arguments.target,
         adapter_path=arguments.adapter_path,
@@ -86,7 +85,7 @@ def resolve_target(asked: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
     if asked == "auto":
         library = importlib.util.find_spec("tensorrt") is not None
         asked = Target.TENSORRT if library and device_sm() else Target.TENSORRT_RTX
-    target = _choice(Target, "TARGET", asked, "auto")
+    target = Target.parse("TARGET", asked, "auto")
     if target is Target.TENSORRT:
         present = device_sm()
         if present is None:
@@ -97,14 +96,6 @@ def resolve_target(asked: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
             )
         return target, (present,)
     return target, gpus
-
-
-def _choice(kind: type[E], name: str, value: str, *more: str) -> E:
-    try:
-        return kind(value)
-    except ValueError as error:
-        known = ", ".join([*more, *kind])
-        raise InputError(f"{name}: got {value!r}, expected one of {known}") from error
 
 
 def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
@@ -193,7 +184,15 @@ def _engine_options(command: argparse.ArgumentParser) -> None:
     command.set_defaults(run=_engine)
 
 
-def _print_warning(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _print_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """One line on standard error, without the place in our code that gave it."""
     print(f"warning: {message}", file=sys.stderr)
 
 

@@ -115,8 +115,9 @@ def _rope_theta(path: Path, raw: dict[str, Any], kind: str) -> float:
     rope = raw.get("rope_parameters") or {}
     if rope.get("rope_type", "default") != "default":
         raise InputError(f"{path}: rope_type is {rope['rope_type']!r}, expected 'default'")
-    return _number(path, {"rope_parameters.rope_theta": rope.get("rope_theta")},
-                   "rope_parameters.rope_theta")
+    return _number(
+        path, {"rope_parameters.rope_theta": rope.get("rope_theta")}, "rope_parameters.rope_theta"
+    )
 
 
 def _number(path: Path, raw: dict[str, Any], key: str) -> float:

@@ -81,22 +81,37 @@ class Rope(nn.Module):
         self.sin = nn.Parameter(torch.empty(shape, dtype=dtype))
 
 
+class Embeddings(nn.Module):
+    """Word vectors plus the vector of token type 0, the only one the model uses."""
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.word_embeddings = Table(config.vocab, config.hidden, dtype)
+        self.token_type_embeddings = Table(config.token_types, config.hidden, torch.float32)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """``[batch, sequence]`` → FP32 ``[batch, sequence, hidden]``."""
+        words = nn.functional.embedding(input_ids, self.word_embeddings.weight)
+        return words.float() + self.token_type_embeddings.weight[0]
+
+
+class Layers(nn.Module):
+    """The stack; a module of its own for the parameters' names."""
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config, dtype) for _ in range(config.layers))
+
+
 class Encoder(nn.Module):
     """Token ids to unit vectors."""
 
     def __init__(self, config: EncoderConfig, dtype: torch.dtype, max_tokens: int) -> None:
         super().__init__()
         h = config.hidden
-        self.embeddings = nn.ModuleDict(
-            {
-                "word_embeddings": Table(config.vocab, h, dtype),
-                "token_type_embeddings": Table(config.token_types, h, torch.float32),
-            }
-        )
+        self.embeddings = Embeddings(config, dtype)
         self.emb_ln = nn.LayerNorm(h, config.layer_norm_eps)
-        self.encoder = nn.ModuleDict(
-            {"layers": nn.ModuleList(Layer(config, dtype) for _ in range(config.layers))}
-        )
+        self.encoder = Layers(config, dtype)
         self.rope = Rope(config, max_tokens, dtype)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -105,14 +120,13 @@ class Encoder(nn.Module):
         Every row must have at least one unmasked token; rows of the result have length 1.
         """
         batch, sequence = input_ids.shape
-        words = nn.functional.embedding(input_ids, self.embeddings["word_embeddings"].weight)
-        x = self.emb_ln(words.float() + self.embeddings["token_type_embeddings"].weight[0])
+        x = self.emb_ln(self.embeddings(input_ids))
         positions = torch.arange(sequence, device=input_ids.device).unsqueeze(0)
         rope = (self.rope.cos, self.rope.sin, positions.expand(batch, sequence))
         keys = attention_mask.to(torch.bool)[:, None, None, :]
         # ONNX Runtime wants the query length in the mask's shape; TensorRT's copy drops the Expand.
         mask = keys.expand(batch, 1, sequence, sequence)
-        for layer in self.encoder["layers"]:
+        for layer in self.encoder.layers:
             x = layer(x, rope, mask)
         return unit_mean(x, attention_mask)
 
@@ -121,7 +135,8 @@ def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:
     """The L2-normalised mean of the unmasked token vectors, in FP32."""
     weights = attention_mask.to(torch.float32).unsqueeze(-1)
     mean = (x * weights).sum(1) / weights.sum(1)
-    return mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+    unit: Tensor = mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+    return unit
 
 
 def load_encoder(

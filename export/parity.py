@@ -77,11 +77,10 @@ def parity_texts(
     sizes = [len(ids) for ids in tokenizer.encode([text for _, text in named])]
     for goal in DOCUMENT_TOKENS:
         if goal <= min(longest, tokenizer.max_tokens):
-            named.append((f"document-{goal}", _join([t for _, t in named[: len(lines)]],
-                                                    sizes, goal)))  # fmt: skip
-    keep = [(n, ids) for n, ids in zip([n for n, _ in named],
-            _encode_within(tokenizer, [t for _, t in named], prefix), strict=True)]  # fmt: skip
-    return [ParityText(name, ids) for name, ids in keep]
+            document = _join([line["text"] for line in lines], sizes, goal)
+            named.append((f"document-{goal}", document))
+    rows = _encode_within(tokenizer, [text for _, text in named], prefix)
+    return [ParityText(name, ids) for (name, _), ids in zip(named, rows, strict=True)]
 
 
 def _encode_within(tokenizer: TextTokenizer, texts: Sequence[str], prefix: str) -> list[Ids]:
@@ -103,19 +102,32 @@ def _join(texts: Sequence[str], sizes: Sequence[int], goal: int) -> str:
     return " ".join(chosen)
 
 
-def batches(texts: Sequence[ParityText]) -> Iterator[list[int]]:
-    """Indices of padded batches: short beside long, documents with few neighbours.
+def thin(texts: Sequence[ParityText], index: int) -> list[ParityText]:
+    """Every third text, from ``index`` on, and the shortest document.
 
-    Memory of a masked attention grows with batch × longest²; the budget is that of one document.
+    For the further tasks of one build: their graphs are the first one's byte for byte, only the
+    weights differ, and a wrong weight shows in any text. Neighbouring tasks get other texts.
     """
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i].ids))
-    while order:
-        longest = order.pop()
-        size = max(1, min(_BATCH, 2_000_000 // len(texts[longest].ids) ** 2))
-        step = max(1, len(order) // size)
-        chosen = order[::step][: size - 1]
-        order = [i for i in order if i not in chosen]
-        yield [*chosen, longest]
+    short = [t for t in texts if not t.name.startswith("document")]
+    documents = [t for t in texts if t.name.startswith("document")]
+    return short[index % 3 :: 3] + documents[:1]
+
+
+def batches(texts: Sequence[ParityText]) -> Iterator[list[int]]:
+    """Indices of padded batches: neighbours in length, and one of the shortest beside a longest.
+
+    Memory of a masked attention grows with batch × longest²; the budget is that of one document
+    of 2000 tokens, so longer ones run alone.
+    """
+    order = sorted(range(len(texts)), key=lambda i: (len(texts[i].ids), i))
+    long = [i for i in order if len(texts[i].ids) >= DOCUMENT_TOKENS[0]]
+    order = [i for i in order if i not in long]
+    if len(order) > _BATCH:
+        yield [order.pop(0), order.pop()]
+    for start in range(0, len(order), _BATCH):
+        yield order[start : start + _BATCH]
+    for index in long:
+        yield [index]
 
 
 def embed(runtime: Runtime, texts: Sequence[ParityText], tokenizer: TextTokenizer) -> Vectors:

@@ -100,9 +100,8 @@ def _read_pair(
         have = next(iter(sides.values()))
         raise InputError(f"{files.path(have)}: {have} has no lora_{missing.pop()} beside it")
     a, b = files.read(sides["A"]), files.read(sides["B"])
-    if module.embedding:
-        if "embedding" not in sides["A"]:
-            raise InputError(f"{files.path(sides['A'])}: {sides['A']}, expected lora_embedding_A")
+    if module.embedding and "embedding" not in sides["A"]:
+        raise InputError(f"{files.path(sides['A'])}: {sides['A']}, expected lora_embedding_A")
     rank = _pattern(raw, "rank_pattern", sides["A"], raw["r"])
     columns = module.columns // 3 if name.rpartition("#")[2] else module.columns
     for key, value, shape in ((sides["A"], a, (rank, module.rows)),

@@ -44,7 +44,7 @@ def reference_model(checkpoint: Checkpoint, task: str) -> nn.Module:
     """The FP32 reference for one task, attention through scaled-dot-product attention."""
     with _quiet():
         if checkpoint.format == "native":
-            model = _native_base(checkpoint.folder)
+            model: nn.Module = _native_base(checkpoint.folder)
         else:
             model = _base_from_original(checkpoint)
         if task == BASE_TASK:

@@ -29,7 +29,7 @@ class SafetensorFiles:
         self._handles: dict[str, tuple[Path, Any]] = {}
         for path in _shards(folder, stem):
             with _as_input_error(path):
-                handle = safe_open(path, framework="np")
+                handle: Any = safe_open(path, framework="np")
                 for key in handle.keys():  # noqa: SIM118  (a safetensors handle is not a dict)
                     if key in self._handles:
                         raise InputError(f"{path}: tensor {key} stands in two shards")

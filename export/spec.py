@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Self
 
 from runtimes.errors import InputError
 
@@ -21,7 +22,20 @@ _SM = re.compile(r"sm\d{2,3}")
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-class Precision(StrEnum):
+class Choice(StrEnum):
+    """A closed choice that knows how to refuse anything else."""
+
+    @classmethod
+    def parse(cls, variable: str, value: str, *more: str) -> Self:
+        """The member named ``value``; ``more`` are names the caller handles itself."""
+        try:
+            return cls(value)
+        except ValueError as error:
+            known = ", ".join([*more, *(member.value for member in cls)])
+            raise InputError(f"{variable}: got {value!r}, expected one of {known}") from error
+
+
+class Precision(Choice):
     """The element type of weights and matrix products."""
 
     FP32 = "fp32"
@@ -39,7 +53,7 @@ class Precision(StrEnum):
         return {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[self.value]
 
 
-class Target(StrEnum):
+class Target(Choice):
     """Which executor a bundle is built for."""
 
     TENSORRT_RTX = "tensorrt_rtx"

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 import torch
 
@@ -37,7 +38,8 @@ class PortableGraph:
 
     def model(self) -> ir.Model:
         """A fresh copy to lower or to save."""
-        return ir.from_proto(_parse(self.proto))
+        model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(self.proto))
+        return model
 
 
 @lru_cache(maxsize=4)
@@ -141,9 +143,3 @@ def _quiet() -> Iterator[None]:
         finally:
             for name, level in levels.items():
                 logging.getLogger(name).setLevel(level)
-
-
-def _parse(proto: bytes):  # type: ignore[no-untyped-def]
-    import onnx
-
-    return onnx.ModelProto.FromString(proto)

@@ -36,7 +36,12 @@ def verify(bundle: Path) -> ParityReport:
         )
     before = recorded["graphs"]["onnxruntime"]
     tokenizer = load_tokenizer(bundle, manifest)
-    texts = parity_texts(tokenizer, manifest.prefix, recorded["parity_tokens"])
+    used = {text["name"] for text in before["texts"]}
+    texts = [
+        text
+        for text in parity_texts(tokenizer, manifest.prefix, recorded["parity_tokens"])
+        if text.name in used
+    ]
     with OrtRuntime(bundle / manifest.artifact("onnxruntime").path) as runtime:
         vectors = embed(runtime, texts, tokenizer)
         names = {"reference": before["reference"], "executed": runtime.name}

@@ -26,7 +26,7 @@ class OrtRuntime(RuntimeBase):
             self._session = ort.InferenceSession(
                 graph, sess_options=options, providers=["CPUExecutionProvider"]
             )
-        except (RuntimeError, *_ORT_ERRORS) as error:
+        except _ORT_ERRORS as error:
             raise AdaptrtError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
@@ -39,7 +39,7 @@ class OrtRuntime(RuntimeBase):
         """Execute once; every output of the graph by name."""
         try:
             values = self._session.run(None, dict(inputs))
-        except (RuntimeError, *_ORT_ERRORS) as error:
+        except _ORT_ERRORS as error:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
@@ -50,8 +50,18 @@ class OrtRuntime(RuntimeBase):
 
 
 _STATE = ort.capi.onnxruntime_pybind11_state
-_ORT_ERRORS: tuple[type[Exception], ...] = tuple(
-    getattr(_STATE, name)
-    for name in ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile",
-                 "NotImplemented", "RuntimeException")
-)  # fmt: skip
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    *(
+        getattr(_STATE, name)
+        for name in (
+            "Fail",
+            "InvalidArgument",
+            "InvalidGraph",
+            "InvalidProtobuf",
+            "NoSuchFile",
+            "NotImplemented",
+            "RuntimeException",
+        )
+    ),
+)

@@ -47,15 +47,13 @@ class TextTokenizer:
             raise InputError(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES}")
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # noqa: BLE001  (the library raises bare Exception)
+        except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{path}: not a tokenizer file ({error})") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.max_tokens, self.pad_id = max_tokens, pad_id
 
-    def encode(
-        self, texts: Sequence[str], *, prefix: str = "", strict: bool = False
-    ) -> list[Ids]:
+    def encode(self, texts: Sequence[str], *, prefix: str = "", strict: bool = False) -> list[Ids]:
         """One row of ids per text, special tokens included, no padding.
 
         A text over ``max_tokens`` keeps its beginning and its end-of-text token and gives a
@@ -65,6 +63,8 @@ class TextTokenizer:
         for index, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(f"text {index}: got {type(text).__name__}, expected str")
+            if not _is_unicode(text):
+                raise InputError(f"text {index}: holds a lone surrogate, expected valid Unicode")
         rows = []
         for index, encoding in enumerate(self._tokenizer.encode_batch([prefix + t for t in texts])):
             ids = np.asarray(encoding.ids, np.int64)
@@ -88,3 +88,11 @@ class TextTokenizer:
         for row, (out, seen) in zip(rows, zip(ids, mask, strict=True), strict=True):
             out[: len(row)], seen[: len(row)] = row, 1
         return Tokens(ids, mask)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

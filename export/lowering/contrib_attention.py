@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import CONTRIB, constant, node, nodes, replace
+from export.lowering.rewrite import CONTRIB, constant, drop_unused, node, nodes, replace
 
 
 class UseContribAttention(InPlacePass):
@@ -26,13 +26,16 @@ class UseContribAttention(InPlacePass):
         for old in found:
             heads = old.attributes["q_num_heads"].as_int()
             q, k, v = old.inputs[:3]
-            branches = {
-                branch: _branch(old, [q, k, v, *mask], heads, branch)
-                for branch, mask in (("then_branch", ()), ("else_branch", (None, padding)))
-            }
-            new = node("If", [full], old.outputs[0], name=f"{old.name}.if", **branches)
+            new = node(
+                "If",
+                [full],
+                old.outputs[0],
+                name=f"{old.name}.if",
+                then_branch=_branch(old, [q, k, v], heads, "flash"),
+                else_branch=_branch(old, [q, k, v, None, padding], heads, "masked"),
+            )
             replace(model, [old], [new])
-        _remove_dead_mask(model)
+        drop_unused(model)
         model.graph.opset_imports[CONTRIB] = 1
         return PassResult(model, modified=True)
 
@@ -50,17 +53,9 @@ def _mask_values(model: ir.Model) -> tuple[ir.Value, ir.Value]:
     return full.outputs[0], padding.outputs[0]
 
 
-def _branch(
-    old: ir.Node, inputs: list[ir.Value | None], heads: int, branch: str
-) -> ir.Graph:
+def _branch(old: ir.Node, inputs: list[ir.Value | None], heads: int, branch: str) -> ir.Graph:
     name = f"{old.name}.{branch}"
     made = node(
         "MultiHeadAttention", inputs, old.outputs[0], name=name, domain=CONTRIB, num_heads=heads
     )
     return ir.Graph([], [made.outputs[0]], nodes=[made], name=name)
-
-
-def _remove_dead_mask(model: ir.Model) -> None:
-    from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-    RemoveUnusedNodesPass()(model)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import constant, node, nodes, producer, replace
+from export.lowering.rewrite import Chain, constant, drop_unused, nodes, producer
 
 
 class ExpandAttention(InPlacePass):
@@ -22,9 +22,7 @@ class ExpandAttention(InPlacePass):
         found = nodes(model, "Attention")
         for index, old in enumerate(found):
             _expand(model, old, f"attention.{index}")
-        from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-        RemoveUnusedNodesPass()(model)
+        drop_unused(model)
         return PassResult(model, modified=bool(found))
 
 
@@ -34,31 +32,25 @@ def _expand(model: ir.Model, old: ir.Node, name: str) -> None:
     if result.shape is None or result.dtype is None or not isinstance(result.shape[-1], int):
         raise ValueError(f"{old.name}: the type of its output is unknown")
     width = result.shape[-1]
-    made: list[ir.Node] = []
-
-    def op(kind: str, inputs: list[ir.Value | None], suffix: str,
-           **attributes: int | list[int]) -> ir.Value:  # fmt: skip
-        made.append(node(kind, inputs, name=f"{name}.{suffix}", **attributes))
-        return made[-1].outputs[0]
-
     dtype = result.dtype.numpy()
-    info = ml_dtypes.finfo(dtype)
+    least = np.array(ml_dtypes.finfo(dtype).min).astype(dtype)
     split = constant(model, "attention.heads", np.array([0, 0, heads, width // heads], np.int64))
     join = constant(model, "attention.joined", np.array([0, 0, width], np.int64))
     scale = constant(model, "attention.scale", np.array((width // heads) ** -0.5).astype(dtype))
-    lowest = constant(model, "attention.lowest", np.array(info.min).astype(dtype))
+    lowest = constant(model, "attention.lowest", least)
     expand = producer(mask, "Expand")
     keys = expand.inputs[0] if expand is not None else mask
+    chain = Chain(name)
 
     def per_head(value: ir.Value | None, suffix: str, perm: list[int]) -> ir.Value:
-        return op("Transpose", [op("Reshape", [value, split], suffix)], f"{suffix}.t", perm=perm)
+        rows = chain.op("Reshape", [value, split], suffix)
+        return chain.op("Transpose", [rows], f"{suffix}.t", perm=perm)
 
-    queries = op("Mul", [per_head(q, "q", [0, 2, 1, 3]), scale], "q.scaled")
-    scores = op("MatMul", [queries, per_head(k, "k", [0, 2, 3, 1])], "scores")
-    masked = op("Where", [keys, scores, lowest], "masked")
-    weights = op("Softmax", [masked], "weights", axis=-1)
-    mixed = op("MatMul", [weights, per_head(v, "v", [0, 2, 1, 3])], "mixed")
-    rows = op("Transpose", [mixed], "rows", perm=[0, 2, 1, 3])
-    joined = op("Reshape", [rows, join], "joined")
-    joined.type, joined.shape = result.type, result.shape
-    replace(model, [old], made)
+    queries = chain.op("Mul", [per_head(q, "q", [0, 2, 1, 3]), scale], "q.scaled")
+    scores = chain.op("MatMul", [queries, per_head(k, "k", [0, 2, 3, 1])], "scores")
+    masked = chain.op("Where", [keys, scores, lowest], "masked")
+    weights = chain.op("Softmax", [masked], "weights", axis=-1)
+    mixed = chain.op("MatMul", [weights, per_head(v, "v", [0, 2, 1, 3])], "mixed")
+    rows = chain.op("Transpose", [mixed], "rows", perm=[0, 2, 1, 3])
+    chain.op("Reshape", [rows, join], "joined")
+    chain.replace(model, old)

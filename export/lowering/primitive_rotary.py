@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import constant, node, nodes, replace
+from export.lowering.rewrite import Chain, constant, nodes
 
 
 class ExpandRotary(InPlacePass):
@@ -28,34 +28,27 @@ class ExpandRotary(InPlacePass):
 def _expand(model: ir.Model, old: ir.Node, shared: dict[str, ir.Value], name: str) -> None:
     x, cos, sin, positions = old.inputs
     heads = old.attributes["num_heads"].as_int()
-    made: list[ir.Node] = []
-
-    def op(kind: str, inputs: list[ir.Value | None], suffix: str, outputs: int = 1,
-           **attributes: int) -> ir.Node:  # fmt: skip
-        new = node(kind, inputs, name=f"{name}.{suffix}", outputs=outputs, **attributes)
-        made.append(new)
-        return new
-
-    axis = constant(model, "rope.head_axis", np.array([2], np.int64))
-    for key, table in (("cos", cos), ("sin", sin)):
-        if key not in shared:
-            rows = op("Gather", [table, positions], f"{key}.rows", axis=0)
-            shared[key] = op("Unsqueeze", [rows.outputs[0], axis], key).outputs[0]
     width = x.shape[-1] if x is not None and x.shape is not None else None
     if not isinstance(width, int):
         raise ValueError(f"{old.name}: the width of its input is unknown")
     split = constant(model, "rope.heads", np.array([0, 0, heads, width // heads], np.int64))
     join = constant(model, "rope.joined", np.array([0, 0, width], np.int64))
-    per_head = op("Reshape", [x, split], "per_head").outputs[0]
-    x1, x2 = op("Split", [per_head], "halves", outputs=2, axis=-1, num_outputs=2).outputs
+    axis = constant(model, "rope.head_axis", np.array([2], np.int64))
+    chain = Chain(name)
+    for key, table in (("cos", cos), ("sin", sin)):
+        if key not in shared:
+            rows = chain.op("Gather", [table, positions], f"{key}.rows", axis=0)
+            shared[key] = chain.op("Unsqueeze", [rows, axis], key)
+    per_head = chain.op("Reshape", [x, split], "per_head")
+    chain.op("Split", [per_head], "halves", outputs=2, axis=-1, num_outputs=2)
+    x1, x2 = chain.nodes[-1].outputs
     terms = {
-        f"{half}{key}": op("Mul", [value, shared[key]], f"{half}.{key}").outputs[0]
+        f"{half}{key}": chain.op("Mul", [value, shared[key]], f"{half}.{key}")
         for half, value in (("1", x1), ("2", x2))
         for key in ("cos", "sin")
     }
-    low = op("Sub", [terms["1cos"], terms["2sin"]], "low").outputs[0]
-    high = op("Add", [terms["2cos"], terms["1sin"]], "high").outputs[0]
-    both = op("Concat", [low, high], "rotated", axis=-1).outputs[0]
-    joined = op("Reshape", [both, join], "joined")
-    joined.outputs[0].type, joined.outputs[0].shape = old.outputs[0].type, old.outputs[0].shape
-    replace(model, [old], made)
+    low = chain.op("Sub", [terms["1cos"], terms["2sin"]], "low")
+    high = chain.op("Add", [terms["2cos"], terms["1sin"]], "high")
+    both = chain.op("Concat", [low, high], "rotated", axis=-1)
+    chain.op("Reshape", [both, join], "joined")
+    chain.replace(model, old)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+Attribute = int | float | Sequence[int] | ir.Graph
 CONTRIB = "com.microsoft"  # ONNX Runtime's own operators
 
 
@@ -42,7 +45,7 @@ def replace(model: ir.Model, old: Sequence[ir.Node], new: Sequence[ir.Node]) -> 
     )  # fmt: skip
 
 
-def constant(model: ir.Model, name: str, value: np.ndarray) -> ir.Value:  # type: ignore[type-arg]
+def constant(model: ir.Model, name: str, value: NDArray[Any]) -> ir.Value:
     """An initializer of the given name, made once per model."""
     if name not in model.graph.initializers:
         tensor = ir.Tensor(value, name=name)
@@ -60,7 +63,7 @@ def node(
     name: str,
     domain: str = "",
     outputs: int = 1,
-    **attributes: int | float | Sequence[int] | ir.Graph,
+    **attributes: Attribute,
 ) -> ir.Node:
     """A node named ``name`` whose outputs carry that name too; types are copied from ``like``."""
     made = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
@@ -69,3 +72,29 @@ def node(
         if like is not None:
             output.type, output.shape = like.type, like.shape if outputs == 1 else None
     return made
+
+
+class Chain:
+    """The nodes of one replacement, in order, named after it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[ir.Node] = []
+
+    def op(
+        self, op_type: str, inputs: Sequence[ir.Value | None], suffix: str, **attributes: Any
+    ) -> ir.Value:
+        """Append a node; its first output."""
+        self.nodes.append(node(op_type, inputs, name=f"{self.name}.{suffix}", **attributes))
+        return self.nodes[-1].outputs[0]
+
+    def replace(self, model: ir.Model, old: ir.Node) -> None:
+        """Put the chain in ``old``'s place; its last output takes over ``old``'s type."""
+        last = self.nodes[-1].outputs[0]
+        last.type, last.shape = old.outputs[0].type, old.outputs[0].shape
+        replace(model, [old], self.nodes)
+
+
+def drop_unused(model: ir.Model) -> None:
+    """Remove nodes and initializers that nothing uses any more."""
+    RemoveUnusedNodesPass()(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import nodes, producer
+from export.lowering.rewrite import drop_unused, nodes, producer
 
 
 class AdaptAttention(InPlacePass):
@@ -25,7 +25,5 @@ class AdaptAttention(InPlacePass):
                 attention.replace_input_with(3, expand.inputs[0])
             if attention.outputs[0].dtype == ir.DataType.FLOAT:
                 attention.attributes.add(ir.AttrInt64("TRT_decomposable", 1))
-        from onnx_ir.passes.common import RemoveUnusedNodesPass
-
-        RemoveUnusedNodesPass()(model)
+        drop_unused(model)
         return PassResult(model, modified=bool(found))

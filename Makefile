@@ -26,6 +26,9 @@ help: ## This list
 	@echo "  TASK          retrieval.query, retrieval.passage, separation, classification,"
 	@echo "                text-matching, base, or all [classification]"
 	@echo "  ADAPTER_PATH  a PEFT folder of your own, used under TASK's name"
+	@echo "  ADAPTER       merged, switchable (every task, chosen per row), slot [merged]"
+	@echo "  INTERFACE     sentence, or official: that of the published ONNX file [sentence]"
+	@echo "  RANK          of ADAPTER=slot [16]"
 	@echo "  PRECISION     fp32, fp16, bf16 [fp16]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, onnxruntime, auto [auto]"
 	@echo "  GPU           architectures for tensorrt_rtx [sm86,sm89,sm120]"
@@ -40,7 +43,8 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	  --gpu "$(GPU)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
 	  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
-	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
+	  $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
+	  $(if $(RANK),--rank "$(RANK)") $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)

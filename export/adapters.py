@@ -8,7 +8,7 @@ where a linear layer's W is ``[in, out]`` (the graph computes ``x·W``) and an e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,61 @@ class Adapter:
 
     task: str
     modules: Mapping[str, LoraPair]
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Adapters side by side: column block t of ``down`` and row block t of ``up`` are adapter t's.
+
+    ``y = x·W + ((x·down) ⊙ select)·up`` with ``select`` the one-hot of the row's task, repeated
+    over its columns: an adapter that is not selected contributes exactly zero. An adapter takes
+    as many columns as its widest module; narrower modules are padded with zeros. ``width`` is
+    the number of columns; an empty bank of some width is a slot to be filled at run time.
+    """
+
+    adapters: tuple[Adapter, ...]
+    width: int
+
+    @classmethod
+    def of(cls, adapters: Sequence[Adapter]) -> Bank:
+        """The narrowest bank that holds the adapters."""
+        return cls(tuple(adapters), sum(map(adapter_rank, adapters)))
+
+    def columns(self) -> Iterator[tuple[int, Adapter, slice]]:
+        """Each adapter's index and its columns."""
+        start = 0
+        for index, adapter in enumerate(self.adapters):
+            stop = start + adapter_rank(adapter)
+            yield index, adapter, slice(start, stop)
+            start = stop
+
+    def tasks(self) -> NDArray[np.int64]:
+        """The ``task_id`` that owns each column, ``[width]``."""
+        owners = np.full(self.width, -2, np.int64)
+        for index, _, columns in self.columns():
+            owners[columns] = index
+        return owners
+
+    def down(self, module: str, rows: int) -> Matrix:
+        """``[rows, width]``."""
+        bank = np.zeros((rows, self.width), np.float32)
+        for _, adapter, columns in self.columns():
+            if (pair := adapter.modules.get(module)) is not None:
+                bank[:, columns.start : columns.start + pair.rank] = pair.down
+        return bank
+
+    def up(self, module: str, columns: int) -> Matrix:
+        """``[width, columns]``, the scaling folded in."""
+        bank = np.zeros((self.width, columns), np.float32)
+        for _, adapter, rows in self.columns():
+            if (pair := adapter.modules.get(module)) is not None:
+                bank[rows.start : rows.start + pair.rank] = pair.up * np.float32(pair.scaling)
+        return bank
+
+
+def adapter_rank(adapter: Adapter) -> int:
+    """The rank of an adapter's widest module."""
+    return max((pair.rank for pair in adapter.modules.values()), default=0)
 
 
 def merge(weight: Matrix, pair: LoraPair | None, rows: slice = slice(None)) -> Matrix:

@@ -52,7 +52,8 @@ def check_hashes(bundle: Path) -> Manifest:
     manifest = read_manifest(bundle)
     changed = [a.path for a in manifest.artifacts if sha256(bundle / a.path) != a.sha256]
     known = {a.path for a in manifest.artifacts} | {FILE}
-    changed += sorted(p.name for p in bundle.iterdir() if p.name not in known)
+    present = (p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if not p.is_dir())
+    changed += sorted(path for path in present if path not in known)
     if changed:
         raise GateError(
             f"{bundle}: {', '.join(changed)} differ from the manifest's SHA-256; "
@@ -62,7 +63,7 @@ def check_hashes(bundle: Path) -> Manifest:
 
 
 def _flush(folder: Path) -> None:
-    for path in (*folder.iterdir(), folder):
+    for path in (*folder.rglob("*"), folder):
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)

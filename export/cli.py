@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from export.spec import BuildSpec, Limits, Precision, Target
+from export.spec import AdapterMode, BuildSpec, Interface, Limits, Precision, Target
 from runtimes.cuda import device_sm
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.manifest import Manifest
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _engine(arguments: argparse.Namespace) -> int:
-    from export.pipeline import build_tasks
+    from export.pipeline import build_bundles
     from export.source import SAMPLE
 
     if arguments.model is None:
@@ -61,6 +61,9 @@ def _engine(arguments: argparse.Namespace) -> int:
         adapter_path=arguments.adapter_path,
         gpus=gpus,
         limits=Limits(max_batch=arguments.max_batch, max_tokens=arguments.max_tokens),
+        adapter=AdapterMode.parse("ADAPTER", arguments.adapter),
+        interface=Interface.parse("INTERFACE", arguments.interface),
+        rank=arguments.rank,
         out=arguments.out,
         workspace_gib=arguments.workspace,
         parity_tokens=arguments.parity_tokens,
@@ -69,7 +72,7 @@ def _engine(arguments: argparse.Namespace) -> int:
         raise InputError("TASK=all with ADAPTER_PATH: name your adapter's task instead")
     tasks = None if arguments.task == ALL_TASKS else (arguments.task,)
     start = time.perf_counter()
-    for path, manifest in build_tasks(spec, tasks):
+    for path, manifest in build_bundles(spec, tasks):
         print(_summary(path, manifest, time.perf_counter() - start))
         start = time.perf_counter()
     return 0
@@ -129,9 +132,9 @@ def _encode(arguments: argparse.Namespace) -> int:
     texts = arguments.text or [line.rstrip("\n") for line in sys.stdin]
     if arguments.out is not None and arguments.out.suffix != ".npy":
         raise InputError(f"--out: got {arguments.out}, expected a name that ends in .npy")
-    with Embedder.load(arguments.bundle) as embedder:
+    with Embedder.load(arguments.bundle, adapter=arguments.adapter) as embedder:
         vectors = embedder.encode(
-            texts, dimensions=arguments.dimensions, prefix=arguments.prefix,
+            texts, task=arguments.task, dimensions=arguments.dimensions, prefix=arguments.prefix,
             strict=arguments.strict,
         )  # fmt: skip
     if arguments.out is not None:
@@ -143,18 +146,33 @@ def _encode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _adapter(arguments: argparse.Namespace) -> int:
+    from export.adapter_export import write_adapter
+
+    write_adapter(arguments.peft, arguments.bundle, arguments.out)
+    print(arguments.out)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="adaptrt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _engine_options(commands.add_parser("engine", help="build verified engine bundles"))
+    command = commands.add_parser("adapter", help="a PEFT folder as a file for a slot bundle")
+    command.add_argument("--peft", type=Path, required=True)
+    command.add_argument("--bundle", type=Path, required=True)
+    command.add_argument("--out", type=Path, required=True, help="name.onnx_adapter")
+    command.set_defaults(run=_adapter)
     command = commands.add_parser("verify", help="re-hash a bundle and run its parity again")
     command.add_argument("--bundle", type=Path, required=True)
     command.set_defaults(run=_verify)
     command = commands.add_parser("encode", help="texts to vectors, as JSON lines or .npy")
     command.add_argument("--bundle", type=Path, required=True)
     command.add_argument("--out", type=Path, help="write a .npy file instead of JSON lines")
+    command.add_argument("--task", help="for a switchable bundle: which adapter")
+    command.add_argument("--adapter", type=Path, help="an .onnx_adapter file for a slot")
     command.add_argument("--dimensions", type=int, help="cut the vectors to this length")
     command.add_argument("--no-prefix", dest="prefix", action="store_false",
                          help="leave out the task's instruction")  # fmt: skip
@@ -171,6 +189,11 @@ def _engine_options(command: argparse.ArgumentParser) -> None:
     add("--task", default="classification",
         help="an adapter's name, base for none, all for one bundle per adapter")  # fmt: skip
     add("--adapter-path", type=Path, help="a PEFT folder of your own, used under --task's name")
+    add("--adapter", default="merged",
+        help="merged, switchable (every task in one bundle) or slot (%(default)s)")  # fmt: skip
+    add("--interface", default="sentence",
+        help="sentence, or official: that of the published ONNX file")  # fmt: skip
+    add("--rank", type=int, default=16, help="of a slot (default: %(default)s)")
     add("--precision", default="fp16", help="fp32, fp16 or bf16 (default: %(default)s)")
     add("--target", default="auto",
         help="tensorrt_rtx, tensorrt, onnxruntime or auto (default: %(default)s)")  # fmt: skip

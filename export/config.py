@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,10 @@ class EncoderConfig:
     def max_tokens(self) -> int:
         """Longest text in tokens; XLM-RoBERTa keeps two position slots for padding."""
         return self.max_positions - 2
+
+    def architecture(self) -> dict[str, int | float]:
+        """The fields that decide the graph and the shapes, as the manifest holds them."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
 
     def prefix(self, task: str) -> str:
         """The instruction put before a text of this task; empty where there is none."""

@@ -11,6 +11,7 @@ holds integers exactly only to 2048) and only the tables are cast. DESIGN.md has
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,56 +20,109 @@ from torch import Tensor, nn
 from torch.onnx import ops
 
 from export.config import EncoderConfig
+from export.spec import AdapterMode, GraphForm, Interface
 from export.weights import Slot
 
 
-class Table(nn.Module):
-    """An embedding table, ``[entries, width]``."""
+class LowRank(nn.Module):
+    """Adds the low-rank path of a bank or a slot to a module; absent at width 0."""
 
-    def __init__(self, entries: int, width: int, dtype: torch.dtype) -> None:
+    def add_bank(self, inputs: int, outputs: int, dtype: torch.dtype, width: int) -> None:
+        """Parameters ``lora_down [inputs, width]`` and ``lora_up [width, outputs]``."""
+        self.width = width
+        if width:
+            self.lora_down = nn.Parameter(torch.empty(inputs, width, dtype=dtype))
+            self.lora_up = nn.Parameter(torch.empty(width, outputs, dtype=dtype))
+
+    def lift(self, low: Tensor, select: Tensor | None) -> Tensor:
+        """``(low ⊙ select)·up``; a slot has one adapter and nothing to select."""
+        return torch.matmul(low if select is None else low * select, self.lora_up)
+
+
+class Table(LowRank):
+    """An embedding table ``[entries, width]``; a bank is gathered before it is multiplied."""
+
+    def __init__(self, entries: int, width: int, dtype: torch.dtype, bank: int = 0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(entries, width, dtype=dtype))
+        self.add_bank(entries, width, dtype, bank)
+
+    def forward(self, ids: Tensor, select: Tensor | None) -> Tensor:
+        """``[...]`` → FP32 ``[..., width]``: ``E[ids] + (A[ids] ⊙ select)·B``."""
+        rows = nn.functional.embedding(ids, self.weight).float()
+        if not self.width:
+            return rows
+        low = nn.functional.embedding(ids, self.lora_down)
+        return rows + self.lift(low, select).float()
 
 
-class Linear(nn.Module):
-    """``x·W + b`` with W ``[in, out]``: one MatMul and one Add in the graph, no transpose."""
+class Linear(LowRank):
+    """``x·W + ((x·A) ⊙ select)·B + b`` with W ``[in, out]``: no transpose in the graph.
 
-    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype) -> None:
+    The bias comes last, where executors fuse it with what follows.
+    """
+
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype, bank: int = 0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(inputs, outputs, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype))
+        self.add_bank(inputs, outputs, dtype, bank)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, select: Tensor | None) -> Tensor:
         """``[..., in]`` → ``[..., out]``."""
-        return torch.matmul(x, self.weight) + self.bias
+        y = torch.matmul(x, self.weight)
+        if self.width:
+            y = y + self.lift(torch.matmul(x, self.lora_down), select)
+        return y + self.bias
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every layer shares in one call: RoPE's tables and positions, the mask, the task."""
+
+    cos: Tensor
+    sin: Tensor
+    positions: Tensor
+    mask: Tensor
+    select: Tensor | None
 
 
 class Layer(nn.Module):
     """One post-norm transformer layer: residual sums and LayerNorm in FP32."""
 
-    def __init__(self, config: EncoderConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
         super().__init__()
         h, ff = config.hidden, config.intermediate
         self.heads, self.dtype = config.heads, dtype
         self.mixer = nn.ModuleDict(
-            {"Wqkv": Linear(h, 3 * h, dtype), "out_proj": Linear(h, h, dtype)}
+            {"Wqkv": Linear(h, 3 * h, dtype, bank), "out_proj": Linear(h, h, dtype, bank)}
         )
-        self.mlp = nn.ModuleDict({"fc1": Linear(h, ff, dtype), "fc2": Linear(ff, h, dtype)})
+        self.mlp = nn.ModuleDict(
+            {"fc1": Linear(h, ff, dtype, bank), "fc2": Linear(ff, h, dtype, bank)}
+        )
         self.norm1 = nn.LayerNorm(h, config.layer_norm_eps)
         self.norm2 = nn.LayerNorm(h, config.layer_norm_eps)
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor, Tensor], mask: Tensor) -> Tensor:
-        """``x [batch, sequence, hidden]`` FP32 → the same; ``rope`` is (cos, sin, positions)."""
-        cos, sin, positions = rope
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """``x [batch, sequence, hidden]`` → the same in FP32."""
         x = x.to(self.dtype)
-        q, k, v = self.mixer["Wqkv"](x).chunk(3, dim=-1)
-        q = ops.rotary_embedding(q, cos, sin, positions, num_heads=self.heads)
-        k = ops.rotary_embedding(k, cos, sin, positions, num_heads=self.heads)
-        y = ops.attention(q, k, v, mask, q_num_heads=self.heads, kv_num_heads=self.heads)[0]
-        x = self.norm1(x.float() + self.mixer["out_proj"](y).float()).to(self.dtype)
-        y = self.mlp["fc2"](nn.functional.gelu(self.mlp["fc1"](x)))
+        y = self._attend(x, context)
+        x = self.norm1(x.float() + y.float()).to(self.dtype)
+        y = nn.functional.gelu(self.mlp["fc1"](x, context.select))
+        y = self.mlp["fc2"](y, context.select)
         normed: Tensor = self.norm2(x.float() + y.float())
         return normed
+
+    def _attend(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = self.mixer["Wqkv"](x, context.select).chunk(3, dim=-1)
+        rope = (context.cos, context.sin, context.positions)
+        q = ops.rotary_embedding(q, *rope, num_heads=self.heads)
+        k = ops.rotary_embedding(k, *rope, num_heads=self.heads)
+        mixed = ops.attention(
+            q, k, v, context.mask, q_num_heads=self.heads, kv_num_heads=self.heads
+        )[0]
+        projected: Tensor = self.mixer["out_proj"](mixed, context.select)
+        return projected
 
 
 class Rope(nn.Module):
@@ -84,51 +138,87 @@ class Rope(nn.Module):
 class Embeddings(nn.Module):
     """Word vectors plus the vector of token type 0, the only one the model uses."""
 
-    def __init__(self, config: EncoderConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
         super().__init__()
-        self.word_embeddings = Table(config.vocab, config.hidden, dtype)
-        self.token_type_embeddings = Table(config.token_types, config.hidden, torch.float32)
+        self.word_embeddings = Table(config.vocab, config.hidden, dtype, bank)
+        types = torch.float32  # a single row: no reason to round it
+        self.token_type_embeddings = Table(config.token_types, config.hidden, types, bank)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, select: Tensor | None) -> Tensor:
         """``[batch, sequence]`` → FP32 ``[batch, sequence, hidden]``."""
-        words = nn.functional.embedding(input_ids, self.word_embeddings.weight)
-        return words.float() + self.token_type_embeddings.weight[0]
+        first = torch.zeros((1, 1), dtype=torch.int64, device=input_ids.device)
+        exact = None if select is None else select.float()
+        token_type = self.token_type_embeddings(first, exact)
+        words: Tensor = self.word_embeddings(input_ids, select)
+        return words + token_type
 
 
 class Layers(nn.Module):
     """The stack; a module of its own for the parameters' names."""
 
-    def __init__(self, config: EncoderConfig, dtype: torch.dtype) -> None:
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(config, dtype) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Layer(config, dtype, bank) for _ in range(config.layers))
+
+
+class TaskColumns(nn.Module):
+    """Which task owns each column of the bank, int64 ``[width]``."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.task = nn.Buffer(torch.empty(width, dtype=torch.int64))
 
 
 class Encoder(nn.Module):
-    """Token ids to unit vectors."""
+    """Token ids to unit vectors (or, with the official interface, to token vectors)."""
 
-    def __init__(self, config: EncoderConfig, dtype: torch.dtype, max_tokens: int) -> None:
+    def __init__(
+        self,
+        config: EncoderConfig,
+        dtype: torch.dtype,
+        max_tokens: int,
+        form: GraphForm = GraphForm(),  # noqa: B008  (frozen)
+    ) -> None:
         super().__init__()
-        h = config.hidden
-        self.embeddings = Embeddings(config, dtype)
-        self.emb_ln = nn.LayerNorm(h, config.layer_norm_eps)
-        self.encoder = Layers(config, dtype)
+        self.dtype, self.form = dtype, form
+        self.embeddings = Embeddings(config, dtype, form.embedding_rank)
+        self.emb_ln = nn.LayerNorm(config.hidden, config.layer_norm_eps)
+        self.encoder = Layers(config, dtype, form.rank)
         self.rope = Rope(config, max_tokens, dtype)
+        if form.adapter is AdapterMode.SWITCHABLE:
+            self.bank = TaskColumns(form.rank)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, task_id: Tensor | None = None
+    ) -> Tensor:
         """``input_ids``, ``attention_mask`` int64 ``[batch, sequence]`` → FP32 ``[batch, hidden]``.
 
-        Every row must have at least one unmasked token; rows of the result have length 1.
+        Every row must have at least one unmasked token; rows of the result have length 1. A
+        switchable encoder takes ``task_id`` int64 ``[batch]`` (a scalar with the official
+        interface), -1 for the base model.
         """
         batch, sequence = input_ids.shape
-        x = self.emb_ln(self.embeddings(input_ids))
         positions = torch.arange(sequence, device=input_ids.device).unsqueeze(0)
-        rope = (self.rope.cos, self.rope.sin, positions.expand(batch, sequence))
         keys = attention_mask.to(torch.bool)[:, None, None, :]
-        # ONNX Runtime wants the query length in the mask's shape; TensorRT's copy drops the Expand.
-        mask = keys.expand(batch, 1, sequence, sequence)
+        context = Context(
+            cos=self.rope.cos,
+            sin=self.rope.sin,
+            positions=positions.expand(batch, sequence),
+            # ONNX Runtime wants the query length in the mask's shape; TensorRT's copy drops it.
+            mask=keys.expand(batch, 1, sequence, sequence),
+            select=None if task_id is None else self._select(task_id),
+        )
+        x = self.emb_ln(self.embeddings(input_ids, context.select))
         for layer in self.encoder.layers:
-            x = layer(x, rope, mask)
+            x = layer(x, context)
+        if self.form.interface is Interface.OFFICIAL:
+            tokens: Tensor = x
+            return tokens
         return unit_mean(x, attention_mask)
+
+    def _select(self, task_id: Tensor) -> Tensor:
+        """One where the row's task owns the column, else zero, ``[batch, 1, width]``."""
+        return torch.eq(task_id.reshape(-1, 1, 1), self.bank.task).to(self.dtype)
 
 
 def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:
@@ -140,14 +230,19 @@ def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def load_encoder(
-    config: EncoderConfig, dtype: str, max_tokens: int, weights: Path, slots: tuple[Slot, ...]
+    config: EncoderConfig,
+    dtype: str,
+    max_tokens: int,
+    folder: Path,
+    slots: tuple[Slot, ...],
+    form: GraphForm = GraphForm(),  # noqa: B008  (frozen)
 ) -> Encoder:
-    """The module with the very weights of a bundle, mapped from its weight file."""
+    """The module with the very weights of a bundle, mapped from its weight files."""
     with torch.device("meta"):
-        encoder = Encoder(config, getattr(torch, dtype), max_tokens).eval()
+        encoder = Encoder(config, getattr(torch, dtype), max_tokens, form).eval()
     state = {}
     for slot in slots:
-        raw = np.memmap(weights, np.uint8, "c", slot.offset, (slot.nbytes,))
+        raw = np.memmap(folder / slot.file, np.uint8, "c", slot.offset, (slot.nbytes,))
         state[slot.name] = torch.from_numpy(raw).view(getattr(torch, slot.dtype)).view(slot.shape)
     encoder.load_state_dict(state, strict=True, assign=True)
     return encoder

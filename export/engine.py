@@ -80,7 +80,7 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse_from_file(str(graph)):
         raise AdaptrtError(f"{graph.name}: TensorRT cannot read the graph: {_parse_errors(parser)}")
-    config = _configure(trt, builder, spec)
+    config = _configure(trt, builder, network, spec)
     with tqdm(total=0, desc=f"engine {spec.gpu or 'local'}", disable=None, leave=False) as bar:
         monitor = make_monitor(trt, bar)
         config.progress_monitor = monitor
@@ -95,12 +95,14 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
         spec.timing_cache.write_bytes(config.get_timing_cache().serialize())
 
 
-def _configure(trt: Any, builder: Any, spec: EngineSpec) -> Any:
+def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace)
     profile = builder.create_optimization_profile()
-    for name in ("input_ids", "attention_mask"):
-        profile.set_shape(name, *spec.shapes())
+    for index in range(network.num_inputs):
+        value = network.get_input(index)
+        rank = len(value.shape)  # task_id has no sequence axis
+        profile.set_shape(value.name, *(shape[:rank] for shape in spec.shapes()))
     if config.add_optimization_profile(profile) < 0:
         raise AdaptrtError(f"TensorRT refused the optimisation profile {spec.shapes()}")
     if spec.gpu is not None:

@@ -32,6 +32,8 @@ class ParityText:
 
     name: str
     ids: Ids
+    task: str = ""
+    task_id: int | None = None  # what a switchable graph takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class TextResult:
     """How one text compares."""
 
     name: str
+    task: str
     tokens: int
     cosine: float
     max_abs: float
@@ -89,7 +92,7 @@ def _encode_within(tokenizer: TextTokenizer, texts: Sequence[str], prefix: str) 
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return tokenizer.encode(texts, prefix=prefix)
+        return tokenizer.encode(texts, prefix)
 
 
 def _join(texts: Sequence[str], sizes: Sequence[int], goal: int) -> str:
@@ -136,7 +139,10 @@ def embed(runtime: Runtime, texts: Sequence[ParityText], tokenizer: TextTokenize
     plan = list(batches(texts))
     for batch in tqdm(plan, desc=f"parity {runtime.name}", disable=None, leave=False):
         tokens = tokenizer.pad([texts[i].ids for i in batch])
-        rows = runtime.run(tokens.inputs())["sentence_embedding"]
+        inputs = dict(tokens.inputs())
+        if texts[batch[0]].task_id is not None:
+            inputs["task_id"] = np.array([texts[i].task_id for i in batch], np.int64)
+        rows = runtime.run(inputs)["sentence_embedding"]
         if result is None:
             result = np.empty((len(texts), rows.shape[1]), np.float32)
         result[batch] = rows
@@ -158,7 +164,7 @@ def compare(
     cosines = row_cosines(reference, vectors)
     gaps = np.abs(reference.astype(np.float64) - vectors).max(axis=1)
     results = tuple(
-        TextResult(name=t.name, tokens=len(t.ids), cosine=float(c), max_abs=float(g))
+        TextResult(name=t.name, task=t.task, tokens=len(t.ids), cosine=float(c), max_abs=float(g))
         for t, c, g in zip(texts, cosines, gaps, strict=True)
     )
     least = float(cosines.min())
@@ -187,7 +193,9 @@ def require(report: ParityReport, graph: str) -> None:
     if report.passed:
         return
     worst = sorted(report.texts, key=lambda t: -np.inf if np.isnan(t.cosine) else t.cosine)[:3]
-    listed = ", ".join(f"{t.name} ({t.tokens} tokens): {t.cosine:.7f}" for t in worst)
+    listed = ", ".join(
+        f"{t.task} {t.name} ({t.tokens} tokens): {t.cosine:.7f}".strip() for t in worst
+    )
     raise GateError(
         f"parity failed for {graph}: minimum cosine {report.min_cosine:.7f}, expected at least "
         f"{report.threshold}; worst texts: {listed}; nothing was published"

@@ -61,6 +61,46 @@ class Target(Choice):
     ONNXRUNTIME = "onnxruntime"
 
 
+class AdapterMode(Choice):
+    """How adapters enter the graph."""
+
+    MERGED = "merged"  # one task, added into the weights
+    SWITCHABLE = "switchable"  # every task beside the weights, chosen per row by task_id
+    SLOT = "slot"  # an empty low-rank slot beside the weights, filled at run time
+
+
+class Interface(Choice):
+    """Which inputs and outputs the graph has."""
+
+    SENTENCE = "sentence"  # task_id [batch]; sentence_embedding [batch, hidden]
+    OFFICIAL = "official"  # the official file's: scalar task_id; text_embeds [batch, seq, hidden]
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """What the traced graph looks like beside its architecture and element type.
+
+    ``rank`` is the width of the low-rank path beside every linear layer (all adapters' ranks
+    together, or the slot's), ``embedding_rank`` of that beside the embedding tables.
+    """
+
+    adapter: AdapterMode = AdapterMode.MERGED
+    interface: Interface = Interface.SENTENCE
+    rank: int = 0
+    embedding_rank: int = 0
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The graph's inputs in order."""
+        names = ("input_ids", "attention_mask")
+        return (*names, "task_id") if self.adapter is AdapterMode.SWITCHABLE else names
+
+    @property
+    def output_name(self) -> str:
+        """The graph's one output."""
+        return "text_embeds" if self.interface is Interface.OFFICIAL else "sentence_embedding"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The dynamic shapes a bundle accepts: batch 1…max_batch, sequence 1…max_tokens."""
@@ -90,6 +130,9 @@ class BuildSpec:
     requested_target: str = "auto"
     gpus: tuple[str, ...] = ("sm86", "sm89", "sm120")
     limits: Limits = Limits()
+    adapter: AdapterMode = AdapterMode.MERGED
+    interface: Interface = Interface.SENTENCE
+    rank: int = 16  # of a slot
     workspace_gib: float = 4.0
     parity_tokens: int = 2048  # the longest text of the gate
 
@@ -103,6 +146,8 @@ class BuildSpec:
         for gpu in self.gpus:
             if not _SM.fullmatch(gpu):
                 raise InputError(f"GPU: got {gpu!r}, expected a name such as sm86, sm89 or sm120")
+        if not 1 <= self.rank <= 1024:
+            raise InputError(f"RANK: got {self.rank}, expected 1 to 1024")
         if self.parity_tokens < 1:
             raise InputError(f"PARITY_TOKENS: got {self.parity_tokens}, expected at least 1")
         if self.workspace_gib <= 0:

@@ -20,17 +20,17 @@ import torch
 
 from export.config import EncoderConfig
 from export.encoder import Encoder
+from export.spec import AdapterMode, GraphForm, Interface
 from export.weights import Slot, layout
 
 OPSET = 23  # the first with Attention and RotaryEmbedding
-WEIGHT_FILE = "model.onnx_data"
 # Any lengths do; batch and sequence differ so that the exporter cannot take them for one symbol.
 _TRACED = (2, 7)
 
 
 @dataclass(frozen=True)
 class PortableGraph:
-    """The traced graph as a serialised model whose weights lie in ``WEIGHT_FILE``."""
+    """The traced graph as a serialised model whose weights lie in the slots' files."""
 
     proto: bytes
     slots: tuple[Slot, ...]
@@ -43,14 +43,25 @@ class PortableGraph:
 
 
 @lru_cache(maxsize=4)
-def trace(config: EncoderConfig, dtype: str, max_batch: int, max_tokens: int) -> PortableGraph:
-    """The portable graph for one architecture and element type; cached, so tasks share it."""
-    with torch.device("meta"):
-        encoder = Encoder(config, getattr(torch, dtype), max_tokens).eval()
-        # Two tensors: the exporter would take one passed twice for a single input.
-        example = tuple(torch.ones(_TRACED, dtype=torch.int64) for _ in range(2))
+def trace(
+    config: EncoderConfig,
+    dtype: str,
+    max_batch: int,
+    max_tokens: int,
+    form: GraphForm = GraphForm(),  # noqa: B008  (frozen)
+) -> PortableGraph:
+    """The portable graph for one architecture, type and form; cached, so tasks share it."""
     batch = torch.export.Dim("batch", min=1, max=max(max_batch, 2))
     sequence = torch.export.Dim("sequence", min=1, max=max_tokens)
+    scalar = form.interface is Interface.OFFICIAL
+    shapes = {"input_ids": _TRACED, "attention_mask": _TRACED,
+              "task_id": () if scalar else _TRACED[:1]}  # fmt: skip
+    axes = {"input_ids": {0: batch, 1: sequence}, "attention_mask": {0: batch, 1: sequence},
+            "task_id": {} if scalar else {0: batch}}  # fmt: skip
+    with torch.device("meta"):
+        encoder = Encoder(config, getattr(torch, dtype), max_tokens, form).eval()
+        # One tensor each: the exporter would take one passed twice for a single input.
+        example = tuple(torch.ones(shapes[n], dtype=torch.int64) for n in form.input_names)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             encoder,
@@ -58,9 +69,9 @@ def trace(config: EncoderConfig, dtype: str, max_batch: int, max_tokens: int) ->
             dynamo=True,
             optimize=False,  # below, once the weights are out of its sight
             opset_version=OPSET,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["sentence_embedding"],
-            dynamic_shapes=({0: batch, 1: sequence}, {0: batch, 1: sequence}),
+            input_names=list(form.input_names),
+            output_names=[form.output_name],
+            dynamic_shapes=tuple(axes[n] for n in form.input_names),
             verbose=False,
         )
         if program is None:  # only with the exporter's legacy arguments
@@ -68,9 +79,12 @@ def trace(config: EncoderConfig, dtype: str, max_batch: int, max_tokens: int) ->
         model = program.model
         weights = _detach_weights(model, set(encoder.state_dict()))
         _optimize(model)
-    slots = layout({name: _typed_shape(weights[name]) for name in weights})
+    share = form.adapter is AdapterMode.MERGED and form.embedding_rank > 0
+    slots = layout({name: _typed_shape(weights[name]) for name in weights}, share=share)
     _attach_slots(model, slots)
     _clean(model)
+    if form.adapter is AdapterMode.SLOT:
+        _open_slot(model)
     return PortableGraph(ir.to_proto(model).SerializeToString(deterministic=True), slots, dtype)
 
 
@@ -101,9 +115,16 @@ def _attach_slots(model: ir.Model, slots: tuple[Slot, ...]) -> None:
         if dtype is None:
             raise RuntimeError(f"the exporter left {slot.name} without a type")
         value.const_value = ir.ExternalTensor(
-            WEIGHT_FILE, slot.offset, slot.nbytes, dtype,
+            slot.file, slot.offset, slot.nbytes, dtype,
             shape=ir.Shape(slot.shape), name=slot.name, base_dir=Path(),
         )  # fmt: skip
+
+
+def _open_slot(model: ir.Model) -> None:
+    """Make the low-rank tensors optional inputs: initializers that a caller may override."""
+    for name, value in model.graph.initializers.items():
+        if name.endswith((".lora_down", ".lora_up")):
+            model.graph.inputs.append(value)
 
 
 def _clean(model: ir.Model) -> None:

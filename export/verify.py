@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export.bundle import check_hashes
 from export.parity import (
     ParityReport,
+    ParityText,
     compare,
     embed,
     parity_texts,
@@ -18,7 +21,9 @@ from export.parity import (
 from runtimes.embedder import load_tokenizer
 from runtimes.errors import GateError, InputError
 from runtimes.files import read_json
-from runtimes.ort import OrtRuntime
+from runtimes.manifest import Manifest
+from runtimes.ort import OrtRuntime, PooledOrtRuntime
+from runtimes.tokens import TextTokenizer
 
 
 def verify(bundle: Path) -> ParityReport:
@@ -36,13 +41,9 @@ def verify(bundle: Path) -> ParityReport:
         )
     before = recorded["graphs"]["onnxruntime"]
     tokenizer = load_tokenizer(bundle, manifest)
-    used = {text["name"] for text in before["texts"]}
-    texts = [
-        text
-        for text in parity_texts(tokenizer, manifest.prefix, recorded["parity_tokens"])
-        if text.name in used
-    ]
-    with OrtRuntime(bundle / manifest.artifact("onnxruntime").path) as runtime:
+    texts = _texts(manifest, tokenizer, recorded["parity_tokens"], before["texts"])
+    executor = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
+    with executor(bundle / manifest.artifact("onnxruntime").path) as runtime:
         vectors = embed(runtime, texts, tokenizer)
         names = {"reference": before["reference"], "executed": runtime.name}
     reference = np.load(bundle / manifest.artifact("reference").path, allow_pickle=False)
@@ -58,3 +59,21 @@ def verify(bundle: Path) -> ParityReport:
             f"{before['min_cosine']:.7f}"
         )
     return report
+
+
+def _texts(
+    manifest: Manifest, tokenizer: TextTokenizer, longest: int, recorded: list[dict[str, Any]]
+) -> list[ParityText]:
+    """The recorded texts in their order, tokenised anew with each one's task's prefix."""
+    known = {
+        (task, text.name): replace(text, task=task, task_id=_task_id(manifest, task))
+        for task, prefix in manifest.prefixes.items()
+        for text in parity_texts(tokenizer, prefix, longest)
+    }
+    return [known[entry["task"], entry["name"]] for entry in recorded]
+
+
+def _task_id(manifest: Manifest, task: str) -> int | None:
+    if manifest.adapter != "switchable":
+        return None
+    return manifest.tasks.index(task) if task in manifest.tasks else -1

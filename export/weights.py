@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from export.adapters import Adapter, Matrix, merge
+from export.adapters import Adapter, Bank, Matrix, merge
 from export.checkpoint import Checkpoint
 from export.config import EncoderConfig
 from export.modules import adaptable_modules
 from runtimes.errors import InputError
 
 BLOCK_ROWS = 16384  # rows of an embedding table in memory at a time: 64 MB at 1024 columns
+Array = NDArray[Any]
+WEIGHT_FILE = "model.onnx_data"
+SHARED_FILE = "model.shared.onnx_data"
 _PAGE = 4096  # mapped files want page-aligned tensors
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int64": np.dtype(np.int64),
 }
 
 
@@ -34,6 +42,7 @@ class Slot:
     dtype: str
     shape: tuple[int, ...]
     offset: int
+    file: str
 
     @property
     def nbytes(self) -> int:
@@ -48,30 +57,50 @@ class CastReport:
     flushed: Mapping[str, float]  # share of nonzero values that became zero, where above 1 %
 
 
-def layout(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[Slot, ...]:
+def layout(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, share: bool = False
+) -> tuple[Slot, ...]:
     """Offsets for named (dtype, shape) tensors, in name order, each on a page of its own.
 
     Depends on nothing but the graph, so every task's weight file has the same layout and one
-    traced graph serves all of them.
+    traced graph serves all of them. With ``share``, tensors that no adapter changes go into a
+    file of their own, which the tasks of one build have in common.
     """
     slots: list[Slot] = []
-    offset = 0
+    ends = {WEIGHT_FILE: 0, SHARED_FILE: 0}
     for name in sorted(tensors):
-        slot = Slot(name, *tensors[name], offset)
+        file = SHARED_FILE if share and not _changes_with_task(name) else WEIGHT_FILE
+        slot = Slot(name, *tensors[name], ends[file], file)
         slots.append(slot)
-        offset += -(-slot.nbytes // _PAGE) * _PAGE
+        ends[file] += -(-slot.nbytes // _PAGE) * _PAGE
     return tuple(slots)
 
 
-def tensor_blocks(
-    checkpoint: Checkpoint, adapter: Adapter, name: str, max_tokens: int
-) -> Iterator[Matrix]:
-    """One tensor of the graph in FP32, merged with the adapter, as consecutive blocks of rows."""
+def _changes_with_task(name: str) -> bool:
+    """Linear layers' matrices are merged; embedding tables keep their adapters beside them."""
+    return ".lora_" in name or re.search(r"(Wqkv|out_proj|fc1|fc2)\.weight$", name) is not None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What fills a graph's weight file: an adapter to merge, a bank to lay beside (or neither)."""
+
+    checkpoint: Checkpoint
+    adapter: Adapter
+    bank: Bank | None = None
+
+
+def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Array]:
+    """One tensor of the graph, merged and in FP32 (or integers), as consecutive blocks of rows."""
+    checkpoint, adapter = contents.checkpoint, contents.adapter
     config = checkpoint.config
     if name.startswith("rope."):
         yield rope_table(config, name.removeprefix("rope."), max_tokens)
         return
     owner, _, part = name.rpartition(".")
+    if contents.bank is not None and (owner == "bank" or part.startswith("lora_")):
+        yield _bank_tensor(contents.bank, config, owner, part)
+        return
     module = adaptable_modules(config).get(owner) if part == "weight" else None
     if module is None:
         yield checkpoint.read(name)
@@ -83,6 +112,15 @@ def tensor_blocks(
     for start in range(0, module.rows, BLOCK_ROWS):
         rows = slice(start, min(start + BLOCK_ROWS, module.rows))
         yield merge(checkpoint.read(name, rows), pair, rows)
+
+
+def _bank_tensor(bank: Bank, config: EncoderConfig, owner: str, part: str) -> Array:
+    if owner == "bank":
+        return bank.tasks()
+    module = adaptable_modules(config)[owner]
+    if part == "lora_down":
+        return bank.down(owner, module.rows)
+    return bank.up(owner, module.columns)
 
 
 def rope_table(config: EncoderConfig, which: str, max_tokens: int) -> Matrix:
@@ -101,38 +139,68 @@ def rope_table(config: EncoderConfig, which: str, max_tokens: int) -> Matrix:
 
 
 def write_weights(
-    path: Path, slots: tuple[Slot, ...], checkpoint: Checkpoint, adapter: Adapter, max_tokens: int
+    folder: Path,
+    slots: tuple[Slot, ...],
+    contents: Contents,
+    max_tokens: int,
+    shared: Path | None = None,
 ) -> CastReport:
-    """Write every slot to ``path``; memory stays near one block of one tensor.
+    """Write the weight files of a bundle; memory stays near one block of one tensor.
 
-    Raises :class:`InputError` naming every tensor with a value the element type cannot hold.
+    ``shared`` is a file of this layout's shared tensors that was written before; it is hard-linked
+    (copied where the file system cannot). Raises :class:`InputError` naming every tensor with a
+    value the element type cannot hold.
     """
-    overflowed: dict[str, int] = {}
-    flushed: dict[str, float] = {}
-    with path.open("wb") as stream:
-        for slot in tqdm(slots, desc="weights", unit="tensor", disable=None, leave=False):
-            stream.seek(slot.offset)
-            lost = nonzero = 0
-            for block in tensor_blocks(checkpoint, adapter, slot.name, max_tokens):
-                cast = _cast(block, DTYPES[slot.dtype])
-                if not np.isfinite(cast).all():
-                    overflowed[slot.name] = int((~np.isfinite(cast)).sum())
-                lost += int(((cast == 0) & (block != 0)).sum())
-                nonzero += int(np.count_nonzero(block))
-                stream.write(cast.tobytes())
-            if lost > 0.01 * nonzero:
-                flushed[slot.name] = lost / nonzero
-            if (written := stream.tell() - slot.offset) != slot.nbytes:
-                raise InputError(f"{slot.name}: {written} bytes, expected {slot.nbytes}")
-        stream.truncate(-(-stream.tell() // _PAGE) * _PAGE)
-    if overflowed:
+    if shared is not None:
+        _link(shared, folder / SHARED_FILE)
+        slots = tuple(slot for slot in slots if slot.file != SHARED_FILE)
+    counts: dict[str, _Counts] = {}
+    for file in sorted({slot.file for slot in slots}):
+        mine = [slot for slot in slots if slot.file == file]
+        with (folder / file).open("wb") as stream:
+            for slot in tqdm(mine, desc="weights", unit="tensor", disable=None, leave=False):
+                stream.seek(slot.offset)
+                counts[slot.name] = _write_slot(stream, slot, contents, max_tokens)
+            stream.truncate(-(-stream.tell() // _PAGE) * _PAGE)
+    if overflowed := {name: c.overflowed for name, c in counts.items() if c.overflowed}:
         names = ", ".join(f"{name} ({count} values)" for name, count in overflowed.items())
         raise InputError(
             f"weights above 65504 do not fit in FP16: {names}; use PRECISION=bf16 or fp32"
         )
-    return CastReport(flushed)
+    return CastReport(
+        {name: c.flushed / c.nonzero for name, c in counts.items() if c.flushed > 0.01 * c.nonzero}
+    )
 
 
-def _cast(block: Matrix, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+@dataclass
+class _Counts:
+    overflowed: int = 0
+    flushed: int = 0
+    nonzero: int = 0
+
+
+def _write_slot(stream: BinaryIO, slot: Slot, contents: Contents, max_tokens: int) -> _Counts:
+    counts = _Counts()
+    dtype = DTYPES[slot.dtype]
+    for block in tensor_blocks(contents, slot.name, max_tokens):
+        cast = _cast(block, dtype)
+        if cast.dtype != block.dtype:
+            counts.overflowed += int((~np.isfinite(cast)).sum())
+            counts.flushed += int(((cast == 0) & (block != 0)).sum())
+            counts.nonzero += int(np.count_nonzero(block))
+        stream.write(np.ascontiguousarray(cast).tobytes())
+    if (written := stream.tell() - slot.offset) != slot.nbytes:
+        raise InputError(f"{slot.name}: {written} bytes, expected {slot.nbytes}")
+    return counts
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _cast(block: Array, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
     with np.errstate(over="ignore", under="ignore"):  # both are counted by the caller
         return block.astype(dtype, copy=False)

@@ -26,27 +26,48 @@ class Embedder(RuntimeBase):
     (1, 256)
     """
 
-    def __init__(self, manifest: Manifest, tokenizer: TextTokenizer, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        tokenizer: TextTokenizer,
+        runtime: Runtime,
+        folder: Path | None = None,
+    ) -> None:
         self.manifest, self.tokenizer, self.runtime = manifest, tokenizer, runtime
+        self._folder = folder
 
     @classmethod
     def load(
-        cls, bundle: str | Path, *, runtime: str = "onnxruntime", threads: int | None = None
+        cls,
+        bundle: str | Path,
+        *,
+        runtime: str = "onnxruntime",
+        threads: int | None = None,
+        adapter: str | Path | None = None,
     ) -> Self:
         """Open a bundle.
 
         ``runtime`` names the executor and is never replaced by another: ``onnxruntime`` runs the
-        bundle's CPU graph (half-precision weights, FP32 arithmetic). Raises
-        :class:`InputError` for a bundle that is incomplete or has no graph for the executor.
+        bundle's CPU graph (half-precision weights, FP32 arithmetic). ``adapter`` is an
+        ``.onnx_adapter`` file for a bundle with a slot. Raises :class:`InputError` for a bundle
+        that is incomplete or has no graph for the executor, and for an adapter that was made for
+        another model.
         """
         folder = Path(bundle)
         manifest = read_manifest(folder)
         if runtime != "onnxruntime":
             raise InputError(f"runtime: got {runtime!r}, expected 'onnxruntime'")
-        from runtimes.ort import OrtRuntime
+        from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
+        path = None
+        if adapter is not None:
+            from runtimes.adapter_file import check_adapter
+
+            path = check_adapter(Path(adapter), manifest)
+        kind = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
         graph = folder / manifest.artifact("onnxruntime").path
-        return cls(manifest, load_tokenizer(folder, manifest), OrtRuntime(graph, threads=threads))
+        executor = kind(graph, threads=threads, adapter=path)
+        return cls(manifest, load_tokenizer(folder, manifest), executor, folder)
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -57,12 +78,15 @@ class Embedder(RuntimeBase):
         self,
         texts: Sequence[str],
         *,
+        task: str | Sequence[str] | None = None,
         dimensions: int | None = None,
         prefix: bool = True,
         strict: bool = False,
     ) -> Vectors:
         """One unit vector per text, FP32 ``[n, dimensions]``, in the order given.
 
+        ``task`` is one name for all texts or one per text; a switchable bundle needs it (``base``
+        is the model without an adapter), a merged bundle knows its own and refuses others.
         ``prefix`` puts the task's instruction before each text, as the model was trained.
         ``dimensions`` cuts (Matryoshka) and normalises again. ``strict`` refuses a text that is
         longer than the bundle takes, which otherwise is truncated with a ``TruncationWarning``.
@@ -70,22 +94,49 @@ class Embedder(RuntimeBase):
         if isinstance(texts, str):
             raise InputError("texts: got one str, expected a list of them: encode([text])")
         width = self._width(dimensions)
-        rows = self.tokenizer.encode(
-            texts, prefix=self.manifest.prefix if prefix else "", strict=strict
-        )
+        tasks = self._tasks(task, len(texts))
+        prefixes = [self.manifest.prefixes[t] if prefix else "" for t in tasks]
+        rows = self.tokenizer.encode(texts, prefixes, strict=strict)
         vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
         for batch in equal_length_batches([len(r) for r in rows], self.manifest.max_batch):
-            tokens = self.tokenizer.pad([rows[i] for i in batch])
-            vectors[batch] = self.runtime.run(tokens.inputs())["sentence_embedding"]
+            inputs: dict[str, Ids] = dict(self.tokenizer.pad([rows[i] for i in batch]).inputs())
+            if self._switchable:
+                inputs["task_id"] = np.array([self._task_id(tasks[i]) for i in batch], np.int64)
+            vectors[batch] = self.runtime.run(inputs)["sentence_embedding"]
         return truncate(vectors, width)
-
-    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
-        """The token ids that :meth:`encode` would embed."""
-        return self.tokenizer.encode(texts, prefix=self.manifest.prefix)
 
     def close(self) -> None:
         """Free the runtime."""
         self.runtime.close()
+
+    @property
+    def _switchable(self) -> bool:
+        return self.manifest.adapter == "switchable"
+
+    def _task_id(self, task: str) -> int:
+        return -1 if task not in self.manifest.tasks else self.manifest.tasks.index(task)
+
+    def _tasks(self, task: str | Sequence[str] | None, count: int) -> list[str]:
+        known = tuple(self.manifest.prefixes)
+        if task is None:
+            if self._switchable:
+                raise InputError(f"task: none given, expected one of {', '.join(known)}")
+            task = self.manifest.task
+        tasks = [task] * count if isinstance(task, str) else list(task)
+        if len(tasks) != count:
+            raise InputError(f"task: got {len(tasks)} tasks for {count} texts")
+        for name in tasks:
+            if name not in known:
+                raise InputError(f"task: got {name!r}, {self._where(name, known)}")
+        return tasks
+
+    def _where(self, task: str, known: Sequence[str]) -> str:
+        if self._switchable:
+            return f"expected one of {', '.join(known)}"
+        name = f"{task}-{self.manifest.precision}"
+        if self._folder is not None and (self._folder.parent / name / "manifest.json").is_file():
+            return f"this bundle has {self.manifest.task}; load {self._folder.parent / name}"
+        return f"this bundle has {self.manifest.task}; build one with `make engine TASK={task}`"
 
     def _width(self, dimensions: int | None) -> int:
         if dimensions is None:

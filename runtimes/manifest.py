@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from runtimes.errors import InputError
@@ -32,14 +32,19 @@ class Manifest:
 
     schema: int
     model: Mapping[str, Any]
+    architecture: Mapping[str, Any]
     task: str
+    tasks: tuple[str, ...]
     adapter: str
+    slot_rank: int | None
+    interface: str
     precision: str
     target: Mapping[str, Any]
     max_batch: int
     max_tokens: int
     dimensions: tuple[int, ...]
     prefix: str
+    prefixes: Mapping[str, str]
     pad_id: int
     artifacts: tuple[Artifact, ...]
     parity: Mapping[str, Any]
@@ -81,7 +86,8 @@ def read_manifest(bundle: Path) -> Manifest:
         )
     try:
         artifacts = tuple(Artifact(**entry) for entry in raw.pop("artifacts"))
-        manifest = Manifest(artifacts=artifacts, **raw | {"dimensions": tuple(raw["dimensions"])})
+        lists = {name: tuple(raw[name]) for name in ("dimensions", "tasks")}
+        manifest = Manifest(artifacts=artifacts, **raw | lists)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a manifest of this version ({error})") from error
     for entry in artifacts:
@@ -90,8 +96,9 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def _check_file(bundle: Path, entry: Artifact) -> None:
-    if Path(entry.path).name != entry.path:
-        raise InputError(f"{bundle / FILE}: {entry.path!r} is not a plain file name")
+    path = PurePosixPath(entry.path)
+    if path.is_absolute() or ".." in path.parts:
+        raise InputError(f"{bundle / FILE}: {entry.path!r} leads out of the bundle")
     file = bundle / entry.path
     if not file.is_file():
         raise InputError(f"{file}: no such file, but the manifest names it; copy the whole bundle")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
+from numpy.typing import NDArray
 
 from runtimes.base import Arrays, RuntimeBase
 from runtimes.errors import AdaptrtError, InputError
@@ -13,7 +15,9 @@ from runtimes.errors import AdaptrtError, InputError
 class OrtRuntime(RuntimeBase):
     """A graph in ONNX Runtime's CPU provider, and no other: nothing moves between devices."""
 
-    def __init__(self, graph: Path, *, threads: int | None = None) -> None:
+    def __init__(
+        self, graph: Path, *, threads: int | None = None, adapter: Path | None = None
+    ) -> None:
         if not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = ort.SessionOptions()
@@ -28,6 +32,11 @@ class OrtRuntime(RuntimeBase):
             )
         except _ORT_ERRORS as error:
             raise AdaptrtError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
+        self._options = ort.RunOptions()
+        if adapter is not None:
+            self._adapter = ort.LoraAdapter()  # must outlive every run
+            self._adapter.Load(str(adapter))
+            self._options.add_active_adapter(self._adapter)
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
     @property
@@ -38,7 +47,7 @@ class OrtRuntime(RuntimeBase):
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every output of the graph by name."""
         try:
-            values = self._session.run(None, dict(inputs))
+            values = self._session.run(None, dict(inputs), self._options)
         except _ORT_ERRORS as error:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
@@ -47,6 +56,28 @@ class OrtRuntime(RuntimeBase):
     def close(self) -> None:
         """Free the session's memory."""
         del self._session
+
+
+class PooledOrtRuntime(OrtRuntime):
+    """A graph with the official interface behind the encoder's contract: mean-pools outside.
+
+    The official ``task_id`` is one number per call, so rows of different tasks run apart.
+    """
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Execute once per task among the rows."""
+        mask, tasks = inputs["attention_mask"], inputs["task_id"]
+        vectors: dict[int, NDArray[np.float32]] = {}
+        for task in np.unique(tasks):
+            rows = np.flatnonzero(tasks == task)
+            feeds = {"input_ids": inputs["input_ids"][rows], "attention_mask": mask[rows],
+                     "task_id": np.array(task, np.int64)}  # fmt: skip
+            tokens = super().run(feeds)["text_embeds"]
+            weights = mask[rows][..., None].astype(np.float32)
+            means = (tokens * weights).sum(axis=1) / weights.sum(axis=1)
+            vectors |= dict(zip(rows, means / np.linalg.norm(means, axis=1, keepdims=True),
+                                strict=True))  # fmt: skip
+        return {"sentence_embedding": np.stack([vectors[i] for i in range(len(tasks))])}
 
 
 _STATE = ort.capi.onnxruntime_pybind11_state

@@ -53,9 +53,12 @@ class TextTokenizer:
         self._tokenizer.no_padding()
         self.max_tokens, self.pad_id = max_tokens, pad_id
 
-    def encode(self, texts: Sequence[str], *, prefix: str = "", strict: bool = False) -> list[Ids]:
+    def encode(
+        self, texts: Sequence[str], prefix: str | Sequence[str] = "", *, strict: bool = False
+    ) -> list[Ids]:
         """One row of ids per text, special tokens included, no padding.
 
+        ``prefix`` is put before each text: one for all, or one per text.
         A text over ``max_tokens`` keeps its beginning and its end-of-text token and gives a
         :class:`TruncationWarning`; with ``strict`` it raises. An empty text is the two special
         tokens (after the prefix, if any).
@@ -65,8 +68,10 @@ class TextTokenizer:
                 raise InputError(f"text {index}: got {type(text).__name__}, expected str")
             if not _is_unicode(text):
                 raise InputError(f"text {index}: holds a lone surrogate, expected valid Unicode")
+        prefixes = [prefix] * len(texts) if isinstance(prefix, str) else prefix
+        whole = [before + text for before, text in zip(prefixes, texts, strict=True)]
         rows = []
-        for index, encoding in enumerate(self._tokenizer.encode_batch([prefix + t for t in texts])):
+        for index, encoding in enumerate(self._tokenizer.encode_batch(whole)):
             ids = np.asarray(encoding.ids, np.int64)
             if len(ids) > self.max_tokens:
                 ids = self._truncate(ids, index, strict)

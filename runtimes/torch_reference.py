@@ -68,7 +68,5 @@ class TorchModule(RuntimeBase):
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once."""
         with torch.inference_mode():
-            output = self._module(
-                torch.from_numpy(inputs["input_ids"]), torch.from_numpy(inputs["attention_mask"])
-            )
+            output = self._module(**{n: torch.from_numpy(a) for n, a in inputs.items()})
         return {"sentence_embedding": output.numpy()}

@@ -25,11 +25,7 @@ class WidenToFloat32(InPlacePass):
         if not halves:
             return PassResult(model, modified=False)
         for cast in nodes(model, "Cast"):
-            source, target = cast.inputs[0], cast.outputs[0]
-            floats = (*_HALF, ir.DataType.FLOAT)
-            if source is not None and source.dtype in floats and target.dtype in floats:
-                target.replace_all_uses_with(source)
-                model.graph.remove(cast, safe=True)
+            _widen_cast(model, cast)
         for made in model.graph:
             for output in made.outputs:
                 if output.dtype in _HALF:
@@ -37,6 +33,19 @@ class WidenToFloat32(InPlacePass):
         for value in halves:
             _widen(model, value)
         return PassResult(model, modified=True)
+
+
+def _widen_cast(model: ir.Model, cast: ir.Node) -> None:
+    """A cast between floats goes; one from integers or booleans gives FP32."""
+    source, target = cast.inputs[0], cast.outputs[0]
+    floats = (*_HALF, ir.DataType.FLOAT)
+    if source is None or target.dtype not in floats:
+        return
+    if source.dtype in floats:
+        target.replace_all_uses_with(source)
+        model.graph.remove(cast, safe=True)
+    else:
+        cast.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT.value)
 
 
 def _widen(model: ir.Model, value: ir.Value) -> None:

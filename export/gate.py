@@ -1,0 +1,159 @@
+"""Runs a staged bundle's graphs against the reference and writes ``parity.json``."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from export.bundle import write_json
+from export.checkpoint import Checkpoint
+from export.lowering import Kind
+from export.parity import (
+    ParityReport,
+    ParityText,
+    compare,
+    embed,
+    parity_texts,
+    require,
+    row_cosines,
+    texts_sha256,
+    thin,
+)
+from export.plan import BundlePlan
+from export.spec import BuildSpec, Interface, Precision, Target
+from export.trace import PortableGraph
+from runtimes.base import Runtime
+from runtimes.embedder import Vectors
+from runtimes.tokens import TextTokenizer
+
+REFERENCE_FILE = "reference.npy"
+PARITY_FILE = "parity.json"
+_NOISE_TEXTS = 8
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What is verified: a plan, staged in ``folder``. ``index`` counts the build's bundles."""
+
+    folder: Path
+    files: dict[Kind, str]
+    spec: BuildSpec
+    plan: BundlePlan
+    checkpoint: Checkpoint
+    tokenizer: TextTokenizer
+    graph: PortableGraph
+    index: int
+
+    def run(self) -> dict[str, ParityReport]:
+        """Every report by name, the one that speaks for the target first.
+
+        Raises :class:`GateError` at the first graph that does not agree.
+        """
+        texts = self._texts()
+        reference, name, noise = self._reference(texts)
+        np.save(self.folder / REFERENCE_FILE, reference)
+        reports: dict[str, ParityReport] = {}
+        for kind in self._kinds():
+            with self._open(kind) as runtime:
+                for label, order in self._passes(kind, texts):
+                    vectors = _embed_in(order, runtime, texts, self.tokenizer)
+                    names = {"reference": name, "executed": runtime.name}
+                    threshold = self.spec.precision.min_cosine
+                    report = compare(reference, vectors, texts, names=names, threshold=threshold)
+                    require(report, label)
+                    reports[label] = report
+            gc.collect()
+        write_json(self.folder / PARITY_FILE, {
+            "texts_sha256": texts_sha256(),
+            "parity_tokens": self.spec.parity_tokens,
+            "reference_bf16_min_cosine": noise,
+            "graphs": {k: r.summary() | {"texts": [vars(t) for t in r.texts]}
+                       for k, r in reports.items()},
+        })  # fmt: skip
+        return reports
+
+    def _texts(self) -> list[ParityText]:
+        texts: list[ParityText] = []
+        for number, task in enumerate(self.plan.verified_tasks):
+            prefix = self.plan.prefixes[task]
+            mine = parity_texts(self.tokenizer, prefix, self.spec.parity_tokens)
+            if self.index + number > 0:
+                mine = thin(mine, self.index + number)
+            task_id = self.plan.task_id(task)
+            texts += [replace(text, task=task, task_id=task_id) for text in mine]
+        return texts
+
+    def _kinds(self) -> tuple[Kind, ...]:
+        """Without a GPU the portable graph, the very types of the engine, speaks for it."""
+        first = (Kind.ONNXRUNTIME, Kind.PORTABLE)
+        if self.spec.target is not Target.ONNXRUNTIME:
+            first = (Kind.PORTABLE, Kind.ONNXRUNTIME)
+        return tuple(kind for kind in first if kind in self.plan.kinds)
+
+    def _passes(self, kind: Kind, texts: list[ParityText]) -> Iterator[tuple[str, list[list[int]]]]:
+        """Orders to run the texts in: all together, tasks mixed; on the first graph also apart."""
+        tasks = self.plan.verified_tasks
+        together = [list(range(len(texts)))]
+        apart = [[i for i, t in enumerate(texts) if t.task == task] for task in tasks]
+        if self.plan.form.interface is Interface.OFFICIAL:
+            yield kind.value, apart  # one task per call is all its scalar task_id can say
+            return
+        yield kind.value, together
+        if len(tasks) > 1 and kind is self._kinds()[0]:
+            yield f"{kind.value}, one task at a time", apart
+
+    def _open(self, kind: Kind) -> Runtime:
+        """An executor; BF16, which ONNX Runtime's CPU lacks, runs as the traced module."""
+        spec = self.spec
+        if kind is not Kind.ONNXRUNTIME and spec.precision is Precision.BF16:
+            from export.encoder import load_encoder
+            from runtimes.torch_reference import TorchModule
+
+            return TorchModule(load_encoder(
+                self.checkpoint.config, self.graph.dtype, spec.limits.max_tokens,
+                self.folder, self.graph.slots, self.plan.form,
+            ))  # fmt: skip
+        from runtimes.ort import OrtRuntime, PooledOrtRuntime
+
+        official = self.plan.form.interface is Interface.OFFICIAL
+        runtime = PooledOrtRuntime if official else OrtRuntime
+        return runtime(self.folder / self.files[kind])
+
+    def _reference(self, texts: list[ParityText]) -> tuple[Vectors, str, float]:
+        """The reference's vectors, its name, and its own BF16-to-FP32 cosine on some texts."""
+        import torch
+
+        from export.reference import reference_model
+        from runtimes.torch_reference import FlashReference
+
+        vectors: dict[int, Vectors] = {}
+        name, noise = "", 1.0
+        for number, task in enumerate(self.plan.verified_tasks):
+            model = reference_model(self.checkpoint, task)
+            reference = FlashReference(model)
+            name = reference.name
+            chosen = [i for i, t in enumerate(texts) if t.task == task]
+            plain = [replace(texts[i], task_id=None) for i in chosen]
+            found = embed(reference, plain, self.tokenizer)
+            vectors |= dict(zip(chosen, found, strict=True))
+            if number == 0:
+                for parameter in model.parameters():  # not .to(): that would round RoPE's too
+                    parameter.data = parameter.data.to(torch.bfloat16)
+                rounded = embed(FlashReference(model), plain[:_NOISE_TEXTS], self.tokenizer)
+                noise = float(row_cosines(found[: len(rounded)], rounded).min())
+        return np.stack([vectors[i] for i in range(len(texts))]), name, noise
+
+
+def _embed_in(
+    groups: list[list[int]], runtime: Runtime, texts: list[ParityText], tokenizer: TextTokenizer
+) -> Vectors:
+    """Vectors in the texts' order, computed group by group."""
+    vectors: dict[int, Vectors] = {}
+    for group in groups:
+        found = embed(runtime, [texts[i] for i in group], tokenizer)
+        vectors |= dict(zip(group, found, strict=True))
+    return np.stack([vectors[i] for i in range(len(texts))])

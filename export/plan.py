@@ -1,0 +1,116 @@
+"""Turns what was asked for into what one bundle is: its graph's form, its weights, its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from export.adapters import Adapter, Bank, adapter_rank
+from export.checkpoint import Checkpoint
+from export.lowering import Kind
+from export.modules import TOKEN_TYPE, WORD
+from export.spec import (
+    BASE_TASK,
+    AdapterMode,
+    BuildSpec,
+    GraphForm,
+    Interface,
+    Precision,
+    Target,
+)
+from export.weights import Contents
+from runtimes.errors import InputError
+
+_EMBEDDINGS = (WORD, TOKEN_TYPE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundlePlan:
+    """One bundle: ``tasks`` in the order of ``task_id`` (one for a merged bundle)."""
+
+    name: str
+    form: GraphForm
+    contents: Contents
+    tasks: tuple[str, ...]
+    prefixes: Mapping[str, str]
+
+    def task_id(self, task: str) -> int | None:
+        """What the graph takes for a task: -1 for the base model, None where it takes nothing."""
+        if self.form.adapter is not AdapterMode.SWITCHABLE:
+            return None
+        return -1 if task == BASE_TASK else self.tasks.index(task)
+
+    @property
+    def verified_tasks(self) -> tuple[str, ...]:
+        """Every task the gate compares: the base model too where the graph can give it."""
+        switchable = self.form.adapter is AdapterMode.SWITCHABLE
+        return (*self.tasks, BASE_TASK) if switchable else self.tasks
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The graphs the bundle holds. Only ONNX Runtime fills slots and has official clients."""
+        if self.form.interface is Interface.OFFICIAL:
+            return (Kind.ONNXRUNTIME,)
+        if self.form.adapter is AdapterMode.SLOT:
+            return (Kind.PORTABLE, Kind.ONNXRUNTIME)
+        return tuple(Kind)
+
+
+def plan_bundle(spec: BuildSpec, checkpoint: Checkpoint, task: str, *, shared: bool) -> BundlePlan:
+    """The plan for one task (or for all of them, switchable).
+
+    ``shared`` keeps a merged bundle's embedding adapter beside the table, so that the table is
+    the same for every task. Raises :class:`InputError` for combinations that make no sense.
+    """
+    _check(spec)
+    match spec.adapter:
+        case AdapterMode.SWITCHABLE:
+            return _switchable(spec, checkpoint)
+        case AdapterMode.SLOT:
+            form = GraphForm(AdapterMode.SLOT, rank=spec.rank, embedding_rank=spec.rank)
+            contents = Contents(checkpoint, checkpoint.adapter(task), Bank((), spec.rank))
+            name = f"{task}-slot-{spec.precision}"
+        case AdapterMode.MERGED:
+            form, contents = _merged(checkpoint, checkpoint.adapter(task), shared=shared)
+            name = f"{task}-{spec.precision}"
+    prefixes = {task: checkpoint.config.prefix(task)}
+    return BundlePlan(name=name, form=form, contents=contents, tasks=(task,), prefixes=prefixes)
+
+
+def _switchable(spec: BuildSpec, checkpoint: Checkpoint) -> BundlePlan:
+    bank = Bank.of([checkpoint.adapter(task) for task in checkpoint.tasks])
+    official = spec.interface is Interface.OFFICIAL
+    return BundlePlan(
+        name=f"{'official' if official else 'switchable'}-{spec.precision}",
+        form=GraphForm(spec.adapter, spec.interface, rank=bank.width, embedding_rank=bank.width),
+        contents=Contents(checkpoint, Adapter(BASE_TASK, {}), bank),
+        tasks=checkpoint.tasks,
+        prefixes={t: checkpoint.config.prefix(t) for t in (*checkpoint.tasks, BASE_TASK)},
+    )
+
+
+def _merged(
+    checkpoint: Checkpoint, adapter: Adapter, *, shared: bool
+) -> tuple[GraphForm, Contents]:
+    if not shared:
+        return GraphForm(), Contents(checkpoint, adapter)
+    linear = {n: p for n, p in adapter.modules.items() if n not in _EMBEDDINGS}
+    beside = Adapter(adapter.task, {n: adapter.modules[n] for n in _EMBEDDINGS
+                                    if n in adapter.modules})  # fmt: skip
+    contents = Contents(checkpoint, Adapter(adapter.task, linear), Bank.of([beside]))
+    return GraphForm(embedding_rank=adapter_rank(beside)), contents
+
+
+def _check(spec: BuildSpec) -> None:
+    official = spec.interface is Interface.OFFICIAL
+    if official and spec.adapter is not AdapterMode.SWITCHABLE:
+        raise InputError(
+            "INTERFACE=official has a task_id, so it needs every adapter: add ADAPTER=switchable"
+        )
+    ort_only = official or spec.adapter is AdapterMode.SLOT
+    if ort_only and spec.target is not Target.ONNXRUNTIME:
+        raise InputError(
+            "ADAPTER=slot and INTERFACE=official are for ONNX Runtime: add TARGET=onnxruntime"
+        )
+    if spec.adapter is AdapterMode.SLOT and spec.precision is Precision.BF16:
+        raise InputError("ADAPTER=slot: ONNX Runtime adapter files hold no BF16; use fp32 or fp16")

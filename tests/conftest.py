@@ -1,0 +1,87 @@
+"""Fixtures that cost more than a second are made once per run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.source import SAMPLE
+from tests.support import SAMPLE_HF, build, run_cli
+from tests.zoo import write_original
+
+
+@pytest.fixture(scope="session")
+def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint, 64 wide with 2 layers, in the original format. Not to be changed."""
+    return write_original(tmp_path_factory.mktemp("zoo") / "small")
+
+
+@pytest.fixture(scope="session")
+def small(small_folder: Path) -> Checkpoint:
+    return open_checkpoint(small_folder)
+
+
+@pytest.fixture
+def damaged(small_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the small checkpoint for one test to damage."""
+    return Path(shutil.copytree(small_folder, tmp_path / "damaged"))
+
+
+@pytest.fixture(scope="session")
+def original() -> Checkpoint:
+    """The embedded sample."""
+    return open_checkpoint(SAMPLE)
+
+
+@pytest.fixture(scope="session")
+def native() -> Checkpoint:
+    """The same sample in the native format."""
+    return open_checkpoint(SAMPLE_HF)
+
+
+@pytest.fixture(scope="session")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the session's bundles are; nothing in it may be changed."""
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="session")
+def fp16_bundle(out: Path) -> Path:
+    """classification-fp16 with a TensorRT-RTX engine, at the command's own defaults."""
+    assert run_cli("engine", "--gpu", "sm89", "--target", "tensorrt_rtx", "--out", out) == 0
+    return out / "sample" / "classification-fp16"
+
+
+@pytest.fixture(scope="session")
+def fp32_bundle(out: Path) -> Path:
+    assert build(out, tokens=600) == 0
+    return out / "sample" / "classification-fp32"
+
+
+@pytest.fixture(scope="session")
+def bf16_bundle(out: Path) -> Path:
+    assert build(out, precision="bf16") == 0
+    return out / "sample" / "classification-bf16"
+
+
+@pytest.fixture(scope="session")
+def query_bundle(out: Path) -> Path:
+    """retrieval.query, the task with a prefix."""
+    assert build(out, "--task", "retrieval.query") == 0
+    return out / "sample" / "retrieval.query-fp32"
+
+
+@pytest.fixture(scope="session")
+def small_bundle(out: Path, small_folder: Path) -> Path:
+    """separation-fp32 of the random checkpoint: 5 MB, so cheap to copy."""
+    assert build(out, "--model", small_folder, "--task", "separation") == 0
+    return out / "small" / "separation-fp32"
+
+
+@pytest.fixture
+def bundle_copy(small_bundle: Path, tmp_path: Path) -> Path:
+    """A bundle for one test to damage."""
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))

@@ -1,0 +1,216 @@
+"""What several test modules share: damaged checkpoints, text graphs, a fake runtime, the CLI."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime as ort
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
+
+from export.adapters import Adapter
+from export.checkpoint import Checkpoint
+from export.cli import main
+from export.lowering import Kind, lower
+from export.pipeline import GRAPH_FILES
+from export.source import SAMPLE
+from export.trace import WEIGHT_FILE, trace
+from export.weights import CastReport, Slot, tensor_blocks, write_weights
+from runtimes.base import RuntimeBase
+from runtimes.manifest import SCHEMA, Manifest
+from runtimes.tokens import TextTokenizer
+
+SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
+PAD_ID = 1
+Array = np.ndarray[Any, Any]
+
+
+def run_cli(*arguments: object) -> int:
+    """``adaptrt`` in this process; the exit code."""
+    return main([str(argument) for argument in arguments])
+
+
+def build(out: Path, *arguments: object, precision: str = "fp32", tokens: int = 64) -> int:
+    """``adaptrt engine`` without TensorRT; the gate's texts stay short."""
+    return run_cli(
+        "engine", "--target", "onnxruntime", "--precision", precision,
+        "--parity-tokens", tokens, "--out", out, *arguments,
+    )  # fmt: skip
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    """Every path below ``folder``, dot-folders too, with the bytes of the files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b""
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def edit_json(path: Path, drop: tuple[str, ...] = (), **changes: Any) -> None:
+    """Change or drop keys of a JSON object on disk."""
+    value = {k: v for k, v in json.loads(path.read_text()).items() if k not in drop}
+    path.write_text(json.dumps(value | changes))
+
+
+def edit_tensors(path: Path, edit: Callable[[dict[str, Array]], None]) -> None:
+    """Rewrite a safetensors file after ``edit`` changed its dictionary in place."""
+    tensors = load_file(path)
+    edit(tensors)
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
+
+
+def write_native(original: Path, folder: Path) -> Path:
+    """The base model of an original checkpoint in the native format, without adapters."""
+    folder.mkdir(parents=True)
+    config = json.loads((original / "config.json").read_text())
+    kept = {k: config[k] for k in (
+        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+        "vocab_size", "type_vocab_size", "max_position_embeddings", "layer_norm_eps",
+        "pad_token_id", "hidden_act",
+    )}  # fmt: skip
+    kept |= {
+        "model_type": "jina_embeddings_v3",
+        "architectures": ["JinaEmbeddingsV3Model"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": config["rotary_emb_base"]},
+    }
+    (folder / "config.json").write_text(json.dumps(kept))
+    shutil.copyfile(original / "tokenizer.json", folder / "tokenizer.json")
+    tensors = load_file(original / "model.safetensors")
+    base = {
+        re.sub(r"\.parametrizations\.weight\.original$", ".weight", k).removeprefix("roberta."): v
+        for k, v in tensors.items()
+        if "lora_" not in k
+    }
+    save_file(base, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def parse_graph(text: str, **weights: Array) -> ir.Model:
+    """ONNX text to a typed model; ``weights`` become initializers."""
+    proto = onnx.parser.parse_model(text)
+    for name, value in weights.items():
+        proto.graph.initializer.append(numpy_helper.from_array(value, name))
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
+
+
+def op_types(model: ir.Model) -> list[str]:
+    """``domain::op`` of every node of the main graph, in order; the standard domain is bare."""
+    return [f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in model.graph]
+
+
+def run_model(model: ir.Model, inputs: Mapping[str, Array]) -> Array:
+    """The first output, by ONNX Runtime."""
+    return session(ir.to_proto(model).SerializeToString()).run(None, dict(inputs))[0]
+
+
+def session(model: bytes | str) -> ort.InferenceSession:
+    """An ONNX Runtime session on the CPU that keeps its warnings to itself."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(model, sess_options=options, providers=["CPUExecutionProvider"])
+
+
+def write_graphs(
+    folder: Path, checkpoint: Checkpoint, task: str, dtype: str, tokens: int = 8192
+) -> Path:
+    """All four graphs of one task and their weights, as a bundle holds them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    graph = trace(checkpoint.config, dtype, 32, tokens)
+    for kind, name in GRAPH_FILES.items():
+        proto = ir.to_proto(lower(graph.model(), kind))
+        (folder / name).write_bytes(proto.SerializeToString())
+    adapter = checkpoint.adapter(task)
+    write_slots(folder / WEIGHT_FILE, graph.slots, checkpoint, adapter, tokens)
+    return folder
+
+
+def write_slots(
+    path: Path, slots: tuple[Slot, ...], checkpoint: Checkpoint, adapter: Adapter, tokens: int = 64
+) -> CastReport:
+    """One task's weight file."""
+    return write_weights(path, slots, checkpoint, adapter, tokens)
+
+
+def blocks(checkpoint: Checkpoint, adapter: Adapter, name: str, tokens: int = 64) -> list[Array]:
+    """One merged tensor as the blocks it is written in."""
+    return list(tensor_blocks(checkpoint, adapter, name, tokens))
+
+
+def merged_tensor(checkpoint: Checkpoint, adapter: Adapter, name: str) -> Array:
+    """One merged tensor, whole."""
+    return np.concatenate(blocks(checkpoint, adapter, name))
+
+
+def graph_path(folder: Path, kind: Kind) -> Path:
+    """Where :func:`write_graphs` put a graph."""
+    return folder / GRAPH_FILES[kind]
+
+
+def padded(lengths: list[int], *, vocab: int = 16000, seed: int = 0) -> dict[str, Array]:
+    """A right-padded batch of random ids."""
+    rng = np.random.default_rng(seed)
+    ids = np.full((len(lengths), max(lengths)), PAD_ID, np.int64)
+    mask = np.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, :length] = rng.integers(5, vocab, length)
+        mask[row, :length] = 1
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def cosines(a: Array, b: Array) -> Array:
+    """Row by row in FP64; written apart from the product's own."""
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    return np.einsum("ij,ij->i", x, y) / np.sqrt(
+        np.einsum("ij,ij->i", x, x) * np.einsum("ij,ij->i", y, y)
+    )
+
+
+class CallableRuntime(RuntimeBase):
+    """The fake behind the runtime seam: a function from ids and mask to vectors."""
+
+    name = "fake"
+
+    def __init__(self, function: Callable[[Array, Array], Array]) -> None:
+        self.function = function
+        self.calls: list[tuple[int, ...]] = []
+        self.closed = False
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        self.calls.append(ids.shape)
+        return {"sentence_embedding": self.function(ids, mask)}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def sample_tokenizer(max_tokens: int = 8192) -> TextTokenizer:
+    return TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=max_tokens, pad_id=PAD_ID)
+
+
+def make_manifest(**changes: Any) -> Manifest:
+    """A manifest with no artefacts."""
+    return replace(
+        Manifest(
+            schema=SCHEMA, model={"name": "fake"}, task="retrieval.query", adapter="merged",
+            precision="fp32", target={"name": "onnxruntime"}, max_batch=4, max_tokens=64,
+            dimensions=(2, 4, 8), prefix="query: ", pad_id=PAD_ID, artifacts=(), parity={},
+            versions={"adaptrt": "0"},
+        ),
+        **changes,
+    )  # fmt: skip
+
+
+def bfloat16(values: Array) -> Array:
+    return np.asarray(values).astype(ml_dtypes.bfloat16)

@@ -148,7 +148,7 @@ class Embeddings(nn.Module):
         """``[batch, sequence]`` → FP32 ``[batch, sequence, hidden]``."""
         first = torch.zeros((1, 1), dtype=torch.int64, device=input_ids.device)
         exact = None if select is None else select.float()
-        token_type = self.token_type_embeddings(first, exact)
+        token_type: Tensor = self.token_type_embeddings(first, exact)
         words: Tensor = self.word_embeddings(input_ids, select)
         return words + token_type
 
@@ -163,6 +163,8 @@ class Layers(nn.Module):
 
 class TaskColumns(nn.Module):
     """Which task owns each column of the bank, int64 ``[width]``."""
+
+    task: Tensor
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -218,7 +220,8 @@ class Encoder(nn.Module):
 
     def _select(self, task_id: Tensor) -> Tensor:
         """One where the row's task owns the column, else zero, ``[batch, 1, width]``."""
-        return torch.eq(task_id.reshape(-1, 1, 1), self.bank.task).to(self.dtype)
+        owned: Tensor = torch.eq(task_id.reshape(-1, 1, 1), self.bank.task)
+        return owned.to(self.dtype)
 
 
 def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def check_adapter(path: Path, manifest: Manifest) -> Path:
     if not path.is_file():
         raise InputError(f"{path}: no such adapter file; `adaptrt adapter` writes one")
     try:
-        adapter = AdapterFormat.read_adapter(path)
+        adapter = AdapterFormat.read_adapter(str(path))
         found = {name: tuple(v.shape()) for name, v in adapter.get_parameters().items()}
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: not an ONNX Runtime adapter file ({error})") from error

@@ -66,7 +66,8 @@ class Embedder(RuntimeBase):
             path = check_adapter(Path(adapter), manifest)
         kind = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
         graph = folder / manifest.artifact("onnxruntime").path
-        executor = kind(graph, threads=threads, adapter=path)
+        tasks = manifest.tasks if manifest.adapter == "switchable" else ()
+        executor = kind(graph, threads=threads, adapter=path, tasks=tasks)
         return cls(manifest, load_tokenizer(folder, manifest), executor, folder)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,14 @@ class OrtRuntime(RuntimeBase):
     """A graph in ONNX Runtime's CPU provider, and no other: nothing moves between devices."""
 
     def __init__(
-        self, graph: Path, *, threads: int | None = None, adapter: Path | None = None
+        self,
+        graph: Path,
+        *,
+        threads: int | None = None,
+        adapter: Path | None = None,
+        tasks: Sequence[str] = (),
     ) -> None:
+        """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts."""
         if not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = ort.SessionOptions()
@@ -32,6 +39,7 @@ class OrtRuntime(RuntimeBase):
             )
         except _ORT_ERRORS as error:
             raise AdaptrtError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
+        self._tasks = tuple(tasks)
         self._options = ort.RunOptions()
         if adapter is not None:
             self._adapter = ort.LoraAdapter()  # must outlive every run
@@ -46,12 +54,22 @@ class OrtRuntime(RuntimeBase):
 
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every output of the graph by name."""
+        self._check_tasks(inputs)
         try:
             values = self._session.run(None, dict(inputs), self._options)
         except _ORT_ERRORS as error:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def _check_tasks(self, inputs: Arrays) -> None:
+        """The graph would silently take an unknown number for the base model."""
+        if not self._tasks or "task_id" not in inputs:
+            return
+        for number in np.unique(inputs["task_id"]):
+            if not -1 <= number < len(self._tasks):
+                listed = ", ".join(f"{i} {name}" for i, name in enumerate(self._tasks))
+                raise InputError(f"task_id: got {number}, expected one of -1 base, {listed}")
 
     def close(self) -> None:
         """Free the session's memory."""

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx.parser
@@ -25,14 +24,15 @@ from export.cli import main
 from export.lowering import Kind, lower
 from export.pipeline import GRAPH_FILES
 from export.source import SAMPLE
-from export.trace import WEIGHT_FILE, trace
-from export.weights import CastReport, Slot, tensor_blocks, write_weights
+from export.trace import trace
+from export.weights import CastReport, Contents, Slot, tensor_blocks, write_weights
 from runtimes.base import RuntimeBase
 from runtimes.manifest import SCHEMA, Manifest
 from runtimes.tokens import TextTokenizer
 
 SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
 PAD_ID = 1
+PREFIX = "query: "
 Array = np.ndarray[Any, Any]
 
 
@@ -131,20 +131,24 @@ def write_graphs(
         proto = ir.to_proto(lower(graph.model(), kind))
         (folder / name).write_bytes(proto.SerializeToString())
     adapter = checkpoint.adapter(task)
-    write_slots(folder / WEIGHT_FILE, graph.slots, checkpoint, adapter, tokens)
+    write_slots(folder, graph.slots, checkpoint, adapter, tokens)
     return folder
 
 
 def write_slots(
-    path: Path, slots: tuple[Slot, ...], checkpoint: Checkpoint, adapter: Adapter, tokens: int = 64
+    folder: Path,
+    slots: tuple[Slot, ...],
+    checkpoint: Checkpoint,
+    adapter: Adapter,
+    tokens: int = 64,
 ) -> CastReport:
-    """One task's weight file."""
-    return write_weights(path, slots, checkpoint, adapter, tokens)
+    """One task's weight file in ``folder``."""
+    return write_weights(folder, slots, Contents(checkpoint, adapter), tokens)
 
 
 def blocks(checkpoint: Checkpoint, adapter: Adapter, name: str, tokens: int = 64) -> list[Array]:
     """One merged tensor as the blocks it is written in."""
-    return list(tensor_blocks(checkpoint, adapter, name, tokens))
+    return list(tensor_blocks(Contents(checkpoint, adapter), name, tokens))
 
 
 def merged_tensor(checkpoint: Checkpoint, adapter: Adapter, name: str) -> Array:
@@ -200,17 +204,15 @@ def sample_tokenizer(max_tokens: int = 8192) -> TextTokenizer:
 
 
 def make_manifest(**changes: Any) -> Manifest:
-    """A manifest with no artefacts."""
+    """A merged bundle's manifest with no artefacts."""
     return replace(
         Manifest(
-            schema=SCHEMA, model={"name": "fake"}, task="retrieval.query", adapter="merged",
-            precision="fp32", target={"name": "onnxruntime"}, max_batch=4, max_tokens=64,
-            dimensions=(2, 4, 8), prefix="query: ", pad_id=PAD_ID, artifacts=(), parity={},
+            schema=SCHEMA, model={"name": "fake", "sha256": "0" * 64}, architecture={},
+            task="retrieval.query", tasks=("retrieval.query",), adapter="merged", slot_rank=None,
+            interface="sentence", precision="fp32", target={"name": "onnxruntime"}, max_batch=4,
+            max_tokens=64, dimensions=(2, 4, 8), prefix=PREFIX,
+            prefixes={"retrieval.query": PREFIX}, pad_id=PAD_ID, artifacts=(), parity={},
             versions={"adaptrt": "0"},
         ),
         **changes,
     )  # fmt: skip
-
-
-def bfloat16(values: Array) -> Array:
-    return np.asarray(values).astype(ml_dtypes.bfloat16)

@@ -43,7 +43,7 @@ def outputs(model: ir.Model) -> Array:
 GELU_FUSED = {
     "erf by default": "s = Add (x, bias) y = Gelu (s) z = Identity (r)",
     "erf by name": 's = Add (x, bias) y = Gelu <approximate = "none"> (s) z = Identity (r)',
-    "two of them": "s = Add (x, bias) y = Gelu (s) t = Add (r, beta) z = Gelu (t)",
+    "two of them": "s = Add (x, bias) [a] y = Gelu (s) t = Add (r, beta) [b] z = Gelu (t)",
 }
 GELU_LEFT = {
     "tanh form": 's = Add (x, bias) y = Gelu <approximate = "tanh"> (s) z = Identity (r)',

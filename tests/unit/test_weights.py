@@ -19,7 +19,7 @@ from transformers.models.jina_embeddings_v3.modeling_jina_embeddings_v3 import (
 import export.weights
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.trace import trace
-from export.weights import layout, rope_table
+from export.weights import WEIGHT_FILE, layout, rope_table
 from runtimes.errors import InputError
 from tests.support import blocks, edit_tensors, merged_tensor, write_slots
 
@@ -71,10 +71,9 @@ def test_file_holds_every_merged_tensor_cast_once(
     adapter = small.adapter("separation")
     names = {WORD: (16000, 64), f"{FC2}.weight": (128, 64), "emb_ln.bias": (64,)}
     slots = layout({name: (dtype, shape) for name, shape in names.items()})
-    path = tmp_path / "weights"
-    report = write_slots(path, slots, small, adapter)
+    report = write_slots(tmp_path, slots, small, adapter)
     assert dict(report.flushed) == {}
-    raw = path.read_bytes()
+    raw = (tmp_path / WEIGHT_FILE).read_bytes()
     assert len(raw) % PAGE == 0
     for slot in slots:
         data = np.frombuffer(raw, numpy_type, int(np.prod(slot.shape)), slot.offset)
@@ -100,7 +99,7 @@ def test_weight_beyond_fp16_is_refused_by_name(damaged: Path, tmp_path: Path, va
     slots = trace(checkpoint.config, "float16", 32, 8192).slots
     words = rf"65504.*{FC2}\.weight \(1 values\).*PRECISION=bf16 or fp32"
     with pytest.raises(InputError, match=words):
-        write_slots(tmp_path / "w", slots, checkpoint, checkpoint.adapter("base"), 8192)
+        write_slots(tmp_path, slots, checkpoint, checkpoint.adapter("base"), 8192)
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(65504.0, "float16"), (1e6, "bfloat16")])
@@ -109,7 +108,7 @@ def test_largest_weight_a_type_holds_is_taken(
 ) -> None:
     checkpoint = spoiled(damaged, value)
     slots = layout({f"{FC2}.weight": (dtype, (128, 64))})
-    report = write_slots(tmp_path / "w", slots, checkpoint, checkpoint.adapter("base"))
+    report = write_slots(tmp_path, slots, checkpoint, checkpoint.adapter("base"))
     assert dict(report.flushed) == {}
 
 
@@ -119,7 +118,7 @@ def test_bulk_flush_to_zero_is_reported_by_name(
 ) -> None:
     checkpoint = spoiled(damaged, 1e-9, count)
     slots = layout({f"{FC2}.weight": ("float16", (128, 64)), "emb_ln.bias": ("float16", (64,))})
-    report = write_slots(tmp_path / "w", slots, checkpoint, checkpoint.adapter("base"))
+    report = write_slots(tmp_path, slots, checkpoint, checkpoint.adapter("base"))
     expected = {} if share is None else {f"{FC2}.weight": pytest.approx(share)}
     assert dict(report.flushed) == expected
 
@@ -155,7 +154,7 @@ def test_every_task_fills_the_same_layout(small: Checkpoint, tmp_path: Path) -> 
     slots = trace(small.config, "float32", 32, 8192).slots
     contents = {}
     for task in ("classification", "separation", "base"):
-        write_slots(tmp_path / task, slots, small, small.adapter(task), 8192)
-        contents[task] = (tmp_path / task).read_bytes()
+        write_slots(tmp_path, slots, small, small.adapter(task), 8192)
+        contents[task] = (tmp_path / WEIGHT_FILE).read_bytes()
     assert len({len(raw) for raw in contents.values()}) == 1
     assert len(set(contents.values())) == 3

@@ -1,0 +1,149 @@
+"""The Embedder over a fake runtime: order, batches, prefix, dimensions, refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtimes.embedder import BATCH_TOKENS, Embedder, equal_length_batches, truncate
+from runtimes.errors import InputError
+from runtimes.tokens import TruncationWarning
+from tests.support import PREFIX, Array, CallableRuntime, make_manifest, sample_tokenizer
+
+WIDTH = 8
+
+
+def vector_of(ids: Array) -> Array:
+    """A unit vector that depends on every id and its place."""
+    rng = np.random.default_rng([*ids.tolist()])
+    vector = rng.standard_normal(WIDTH)
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+def fake(ids: Array, mask: Array) -> Array:
+    assert mask.all()  # equal lengths: nothing is padded
+    return np.stack([vector_of(row) for row in ids])
+
+
+def embedder(max_tokens: int = 64, **changes: Any) -> Embedder:
+    manifest = make_manifest(max_tokens=max_tokens, **changes)
+    return Embedder(manifest, sample_tokenizer(max_tokens), CallableRuntime(fake))
+
+
+def expected(text: str, prefix: str = PREFIX) -> Array:
+    return vector_of(sample_tokenizer().encode([prefix + text])[0])
+
+
+TEXTS = ["five words are in here", "one", "", "two words", "uno", "a much longer text " * 3, "one"]
+
+
+def test_rows_are_in_the_order_of_the_texts() -> None:
+    subject = embedder()
+    vectors = subject.encode(TEXTS)
+    assert vectors.dtype == np.float32
+    np.testing.assert_array_equal(vectors, np.stack([expected(t) for t in TEXTS]))
+    assert len(subject.runtime.calls) < len(TEXTS)  # equal lengths went together
+
+
+def test_no_texts_give_an_empty_matrix_of_the_right_width() -> None:
+    subject = embedder()
+    assert subject.encode([]).shape == (0, WIDTH)
+    assert subject.encode([], dimensions=4).shape == (0, 4)
+    assert subject.runtime.calls == []
+
+
+def test_prefix_is_on_unless_switched_off() -> None:
+    subject = embedder()
+    np.testing.assert_array_equal(subject.encode(["x"])[0], expected("x"))
+    np.testing.assert_array_equal(subject.encode(["x"], prefix=False)[0], expected("x", ""))
+
+
+@pytest.mark.parametrize("width", [2, 4, 8])
+def test_cut_vectors_have_length_one_again(width: int) -> None:
+    """Truncated vectors left unnormalised: discussion 60 of the model."""
+    vectors = embedder().encode(TEXTS, dimensions=width)
+    assert vectors.shape == (len(TEXTS), width)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    full = np.stack([expected(t) for t in TEXTS])[:, :width]
+    np.testing.assert_allclose(
+        vectors, full / np.linalg.norm(full, axis=1, keepdims=True), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("width", [0, 1, 3, 9, 256, -2])
+def test_unknown_dimension_lists_the_known_ones(width: int) -> None:
+    with pytest.raises(InputError, match=f"dimensions: got {width}, expected one of 2, 4, 8"):
+        embedder().encode(["x"], dimensions=width)
+
+
+def test_single_string_is_refused_instead_of_embedding_its_letters() -> None:
+    with pytest.raises(InputError, match=r"got one str, expected a list of them"):
+        embedder().encode("hello")
+
+
+def test_iterator_is_not_mistaken_for_an_empty_list() -> None:
+    """A generator is used up by the first look at it; rows must not vanish in silence."""
+    try:
+        vectors = embedder().encode(text for text in TEXTS)
+    except (InputError, TypeError):
+        return
+    np.testing.assert_array_equal(vectors, np.stack([expected(t) for t in TEXTS]))
+
+
+def test_tuple_and_numpy_strings_are_texts_too() -> None:
+    rows = np.stack([expected("one"), expected("two")])
+    np.testing.assert_array_equal(embedder().encode(("one", "two")), rows)
+    np.testing.assert_array_equal(embedder().encode(np.array(["one", "two"])), rows)
+
+
+def test_long_text_warns_and_is_that_of_its_beginning() -> None:
+    with pytest.warns(TruncationWarning, match="text 1: .* the bundle takes 16; the end is cut"):
+        vectors = embedder(16).encode(["x", "word " * 40])
+    ids = sample_tokenizer().encode([PREFIX + "word " * 40])[0]
+    np.testing.assert_array_equal(vectors[1], vector_of(np.array([*ids[:15], 2])))
+
+
+def test_strict_refuses_a_long_text_before_anything_runs() -> None:
+    subject = embedder(16)
+    with pytest.raises(InputError, match="text 1: .*the bundle takes 16; split the text"):
+        subject.encode(["x", "word " * 40], strict=True)
+    assert subject.runtime.calls == []
+
+
+@pytest.mark.parametrize("text", ["\ud800", None, 5, b"x"])
+def test_what_is_no_text_is_refused(text: Any) -> None:
+    with pytest.raises(InputError, match="text 0: "):
+        embedder().encode([text])
+
+
+def test_context_manager_closes_the_runtime() -> None:
+    with embedder() as subject:
+        assert not subject.runtime.closed
+    assert subject.runtime.closed
+
+
+def test_dimensions_are_the_manifests() -> None:
+    assert embedder().dimensions == (2, 4, 8)
+
+
+@pytest.mark.parametrize("max_batch", [1, 4, 32])
+@pytest.mark.parametrize("lengths", [[3] * 10, [5, 1, 5, 2, 5], [8192, 4096, 4096, 1], [9000]])
+def test_batches_have_equal_lengths_and_bounded_size(lengths: list[int], max_batch: int) -> None:
+    plan = list(equal_length_batches(lengths, max_batch))
+    assert sorted(i for batch in plan for i in batch) == list(range(len(lengths)))
+    for batch in plan:
+        assert len({lengths[i] for i in batch}) == 1
+        assert len(batch) <= max_batch
+        assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= BATCH_TOKENS
+
+
+def test_no_more_calls_than_needed() -> None:
+    assert len(list(equal_length_batches([3] * 10 + [4] * 4, 4))) == 4
+
+
+def test_full_width_is_passed_through_untouched() -> None:
+    rows = np.ones((2, 3), np.float32)
+    assert truncate(rows, 3) is rows

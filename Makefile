@@ -10,9 +10,10 @@ GPU ?= sm86,sm89,sm120
 MAX_BATCH ?= 32
 MAX_TOKENS ?= 8192
 OUT ?= build
+BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine verify test check bench-build clean
+.PHONY: help engine verify test check bench bench-build clean
 
 help: ## This list
 	@echo "make engine TASK=classification PRECISION=fp16"
@@ -59,7 +60,11 @@ check: $(VENV)/.installed-dev ## Lint and type-check
 	$(BIN)/mypy
 
 bench-build: $(VENV)/.installed ## Time and memory of building a full-size random checkpoint
-	$(BIN)/python -m tests.bench_build --out "$(OUT)/bench-build"
+	$(BIN)/python -m tests.bench.build --out "$(OUT)/bench-build"
+
+bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=small|mid|full)
+	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \
+	  $(if $(BENCH_SKIP),--skip "$(BENCH_SKIP)")
 
 clean: ## Remove bundles and caches; the virtual environment stays
 	rm -rf build .mypy_cache .ruff_cache
@@ -75,4 +80,8 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 import torch
 
 import export.encoder
@@ -99,7 +98,7 @@ def test_task_id_out_of_range_is_refused_with_the_list(bundles: Path, number: in
 
 def test_merged_bundle_names_the_bundle_that_has_the_task(bundles: Path) -> None:
     with Embedder.load(bundles / "separation-fp32") as embedder:
-        with pytest.raises(InputError, match="load .*classification-fp32"):
+        with pytest.raises(InputError, match=r"load .*classification-fp32"):
             embedder.encode(TEXTS, task="classification")
         with pytest.raises(InputError, match="TASK=mine"):
             embedder.encode(TEXTS, task="mine")

@@ -108,7 +108,7 @@ def test_long_text_warns_and_is_that_of_its_beginning() -> None:
 
 def test_strict_refuses_a_long_text_before_anything_runs() -> None:
     subject = embedder(16)
-    with pytest.raises(InputError, match="text 1: .*the bundle takes 16; split the text"):
+    with pytest.raises(InputError, match=r"text 1: .*the bundle takes 16; split the text"):
         subject.encode(["x", "word " * 40], strict=True)
     assert subject.runtime.calls == []
 

@@ -1,0 +1,68 @@
+"""What is timed: texts of exact token counts, and a corpus of mixed lengths."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+
+from export.parity import TEXTS
+from export.source import SAMPLE
+from runtimes.tokens import TextTokenizer
+
+CORPUS_TEXTS = 256
+LENGTHS = (128, 512, 2048, 8192)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Texts to embed in one call. ``heavy`` cases run once per process, the others thrice."""
+
+    name: str
+    texts: tuple[str, ...]
+    tokens: int
+    heavy: bool
+
+
+def all_cases(lengths: tuple[int, ...] = LENGTHS) -> list[Case]:
+    """Batch 1 at each length, 8 × 512, and the skewed corpus; light ones first.
+
+    The order lets one process report peak memory case by case.
+    """
+    tokenizer = TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=8192, pad_id=1)
+    words = [w for line in TEXTS.read_text(encoding="utf-8").splitlines()
+             for w in json.loads(line)["text"].split()]  # fmt: skip
+    cases = [Case(f"1x{n}", (text_of(n, words, tokenizer),), n, n >= 2048) for n in lengths]
+    eight = tuple(text_of(512, words[i:] + words[:i], tokenizer) for i in range(8))
+    cases.insert(2, Case("8x512", eight, 8 * 512, heavy=True))
+    corpus = skewed_corpus(words, tokenizer)
+    total = sum(len(ids) for ids in tokenizer.encode(corpus))
+    cases.insert(3, Case("corpus", tuple(corpus), total, heavy=True))
+    return cases
+
+
+def text_of(tokens: int, words: list[str], tokenizer: TextTokenizer) -> str:
+    """A text of exactly so many tokens, the two special ones included."""
+    sizes = [len(ids) - 2 for ids in tokenizer.encode(words)]  # the tokenizer splits at spaces
+    chosen: list[str] = []
+    left = tokens - 2
+    for word, size in cycle(zip(words, sizes, strict=True)):
+        if size > left:
+            break
+        chosen.append(word)
+        left -= size
+    text = " ".join([*chosen, *["a"] * left])
+    if (got := len(tokenizer.encode([text])[0])) != tokens:
+        raise ValueError(f"{got} tokens, expected {tokens}")
+    return text
+
+
+def skewed_corpus(words: list[str], tokenizer: TextTokenizer) -> list[str]:
+    """256 texts of log-normal length, about 8 to 4096 tokens, most of them short."""
+    rng = np.random.default_rng(0)
+    lengths = np.clip(rng.lognormal(3.6, 1.1, CORPUS_TEXTS), 4, 2000).astype(int)
+    starts = rng.integers(0, len(words), CORPUS_TEXTS)
+    doubled = words * 3
+    return [" ".join(doubled[s : s + n]) for s, n in zip(starts, lengths, strict=True)]

@@ -1,0 +1,158 @@
+"""Who is timed. Each takes texts and gives vectors; each runs in a process of its own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtimes.tokens import TextTokenizer
+
+Encode = Callable[[Sequence[str]], NDArray[np.float32]]
+PADDED_BATCH = 32  # sentence-transformers' default
+NAIVE_FILE = "naive.onnx"
+
+
+def tokenizer_of(folder: Path) -> TextTokenizer:
+    return TextTokenizer(folder / "tokenizer.json", max_tokens=8192, pad_id=1)
+
+
+def reference(work: Path) -> Encode:
+    """PyTorch's FlashAttention kernel, one unpadded text at a time, no adapter layers."""
+    from export.checkpoint import open_checkpoint
+    from export.reference import reference_model
+    from runtimes.torch_reference import FlashReference
+
+    runtime = FlashReference(reference_model(open_checkpoint(work / "model"), "base"))
+    tokenizer = tokenizer_of(work / "model")
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = [tokenizer.pad([ids]).inputs() for ids in tokenizer.encode(texts)]
+        return np.concatenate([runtime.run(row)["sentence_embedding"] for row in rows])
+
+    return encode
+
+
+def naive(work: Path) -> Encode:
+    """``torch.onnx.export`` of the transformers model in ONNX Runtime, one text at a time."""
+    import onnxruntime as ort
+
+    session = ort.InferenceSession(work / NAIVE_FILE, providers=["CPUExecutionProvider"])
+    tokenizer = tokenizer_of(work / "model")
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors = []
+        for ids in tokenizer.encode(texts):
+            tokens = session.run(None, dict(tokenizer.pad([ids]).inputs()))[0][0]
+            mean = tokens.mean(axis=0)
+            vectors.append(mean / np.linalg.norm(mean))
+        return np.stack(vectors)
+
+    return encode
+
+
+def rebuilding(work: Path) -> Encode:
+    """The official file's way of switching tasks, otherwise our portable graph."""
+    from runtimes.ort import OrtRuntime
+    from tests.bench.rebuild import FILE
+
+    runtime, tokenizer = OrtRuntime(work / FILE), tokenizer_of(work / "model")
+    task = np.array(3, np.int64)
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        rows = [tokenizer.pad([ids]).inputs() for ids in tokenizer.encode(texts)]
+        return np.concatenate([runtime.run(r | {"task_id": task})["sentence_embedding"]
+                               for r in rows])  # fmt: skip
+
+    return encode
+
+
+def sentence_transformers(work: Path) -> Encode:
+    """The library as its users call it: batches of 32, padded to the longest."""
+    from sentence_transformers import SentenceTransformer, models
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        body = models.Transformer(str(work / "native"), max_seq_length=8192)
+        pooling = models.Pooling(body.get_word_embedding_dimension(), pooling_mode="mean")
+        model = SentenceTransformer(modules=[body, pooling, models.Normalize()], device="cpu")
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        vectors: NDArray[np.float32] = model.encode(
+            list(texts), batch_size=PADDED_BATCH, show_progress_bar=False
+        )
+        return vectors
+
+    return encode
+
+
+def _bundle(name: str, task: str | None) -> Callable[[Path], Encode]:
+    def load(work: Path) -> Encode:
+        from runtimes import Embedder
+
+        embedder = Embedder.load(work / "bundles" / "model" / name)
+        return lambda texts: embedder.encode(texts, task=task, prefix=False)
+
+    return load
+
+
+CONTENDERS: dict[str, Callable[[Path], Encode]] = {
+    "PyTorch FlashAttention": reference,
+    "naive ONNX export": naive,
+    "sentence-transformers": sentence_transformers,
+    "adaptrt": _bundle("base-fp32", None),
+    "rebuild per call": rebuilding,
+    "adaptrt switchable": _bundle("switchable-fp32", "classification"),
+}
+
+
+def prepare(work: Path, size: str) -> None:
+    """Checkpoint, bundles, naive export and native folder, each made once per work folder."""
+    from export.cli import main
+    from tests.bench import rebuild
+    from tests.zoo import SIZES, write_original
+
+    model = work / "model"
+    if not (model / "model.safetensors").is_file():
+        write_original(model, SIZES[size])
+    for name, options in (("base-fp32", ["--task", "base"]),
+                          ("switchable-fp32", ["--adapter", "switchable"])):  # fmt: skip
+        if not (work / "bundles" / "model" / name).is_dir():
+            code = main(["engine", "--model", str(model), "--target", "onnxruntime",
+                         "--precision", "fp32", "--parity-tokens", "64",
+                         "--out", str(work / "bundles"), *options])  # fmt: skip
+            if code:
+                raise SystemExit(code)
+    if not (work / NAIVE_FILE).is_file():
+        _export_naive(work)
+    if not (work / rebuild.FILE).is_file():
+        rebuild.export_rebuild(model, work / rebuild.FILE)
+
+
+def _export_naive(work: Path) -> None:
+    """The transformers model as its users export it (opset 18), and a native copy of it."""
+    import shutil
+
+    import torch
+
+    from export.checkpoint import open_checkpoint
+    from export.reference import reference_model
+
+    model = reference_model(open_checkpoint(work / "model"), "base").eval()
+    model.save_pretrained(work / "native")  # type: ignore[operator]
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        source = Path("export/sample") / name
+        shutil.copyfile(source, work / "native" / name)
+    example = (torch.ones((2, 16), dtype=torch.int64), torch.ones((2, 16), dtype=torch.int64))
+    axes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("sequence", max=8192)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model, example, str(work / NAIVE_FILE), dynamo=True, opset_version=18,
+            input_names=["input_ids", "attention_mask"], output_names=["last_hidden_state"],
+            dynamic_shapes={"input_ids": axes, "attention_mask": axes}, external_data=True,
+            verbose=False,
+        )  # fmt: skip

@@ -1,0 +1,268 @@
+"""Publishing a bundle atomically, and noticing any change to a published one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.bundle import check_hashes, staging, write_json
+from runtimes.errors import AdaptrtError, GateError, InputError
+from runtimes.manifest import FILE, Manifest, make_artifact, read_manifest
+from tests.support import edit_json, listing, make_manifest
+
+
+def fill(folder: Path, text: str = "weights") -> None:
+    """The smallest complete bundle."""
+    (folder / "weights").write_text(text)
+    (folder / "graph.onnx").write_text("graph")
+    artifacts = (
+        make_artifact(folder, "weights", "weights"),
+        make_artifact(folder, "graph.onnx", "onnxruntime", precision="fp32"),
+    )
+    write_json(folder / FILE, make_manifest(artifacts=artifacts).to_json())
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    folder = tmp_path / "out" / "model" / "task-fp32"
+    with staging(folder) as staged:
+        fill(staged)
+    return folder
+
+
+@pytest.fixture
+def dead_pid() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_manifest_survives_the_disk(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert isinstance(manifest, Manifest)
+    expected = make_manifest(artifacts=manifest.artifacts)
+    assert manifest == expected
+    assert {a.path: a.bytes for a in manifest.artifacts} == {"weights": 7, "graph.onnx": 5}
+    assert json.loads((bundle / FILE).read_text()) == json.loads(json.dumps(asdict(expected)))
+
+
+def test_nothing_is_visible_before_the_end_and_no_staging_after(tmp_path: Path) -> None:
+    final = tmp_path / "out" / "task-fp32"
+    with staging(final) as staged:
+        fill(staged)
+        assert not final.exists()
+        assert staged.parent == final.parent  # one file system: the rename is atomic
+    assert [p.name for p in final.parent.iterdir()] == ["task-fp32"]
+    check_hashes(final)
+
+
+def test_second_build_replaces_the_first(bundle: Path) -> None:
+    with staging(bundle) as staged:
+        fill(staged, "newer")
+    assert (bundle / "weights").read_text() == "newer"
+    assert [p.name for p in bundle.parent.iterdir()] == [bundle.name]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError, KeyboardInterrupt, SystemExit, GateError, MemoryError]
+)
+def test_interrupted_build_leaves_the_former_bundle(
+    bundle: Path, error: type[BaseException]
+) -> None:
+    before = listing(bundle.parent)
+
+    def interrupted() -> None:
+        with staging(bundle) as staged:
+            fill(staged, "half")
+            raise error("in the middle")
+
+    with pytest.raises(error, match="in the middle"):
+        interrupted()
+    assert listing(bundle.parent) == before
+
+
+def test_interrupted_first_build_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with staging(tmp_path / "out" / "model" / "task") as staged:
+            fill(staged)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert [p for p in (tmp_path / "out").rglob("*") if p.is_file() or p.name[0] == "."] == []
+
+
+def write_unlisted(staged: Path) -> None:
+    (staged / "stray").write_text("x")
+
+
+def spoil(staged: Path) -> None:
+    (staged / "weights").write_text("NEWER")
+
+
+def unlist(staged: Path) -> None:
+    (staged / FILE).unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "error"), [(write_unlisted, GateError), (spoil, GateError), (unlist, InputError)]
+)
+def test_staged_folder_is_read_back_before_it_is_published(
+    bundle: Path, damage: Callable[[Path], None], error: type[Exception]
+) -> None:
+    before = listing(bundle.parent)
+
+    def build() -> None:
+        with staging(bundle) as staged:
+            fill(staged, "newer")
+            damage(staged)
+
+    with pytest.raises(error):
+        build()
+    assert listing(bundle.parent) == before
+
+
+def test_leftover_of_a_dead_process_is_removed(bundle: Path, dead_pid: int) -> None:
+    leftover = bundle.parent / f".{bundle.name}.staging-{dead_pid}"
+    leftover.mkdir()
+    (leftover / "half").write_text("x")
+    with staging(bundle) as staged:
+        fill(staged)
+        assert not leftover.exists()
+
+
+def test_staging_of_a_live_process_is_left_alone(bundle: Path) -> None:
+    other = bundle.parent / f".{bundle.name}.staging-{os.getppid()}"
+    other.mkdir()
+    with staging(bundle) as staged:
+        fill(staged)
+    assert other.is_dir()
+
+
+def test_bundle_of_a_build_killed_between_the_renames_returns(bundle: Path, dead_pid: int) -> None:
+    bundle.rename(bundle.parent / f".{bundle.name}.former-{dead_pid}")
+
+    def fails() -> None:
+        with staging(bundle):
+            raise RuntimeError("this build fails too")
+
+    with pytest.raises(RuntimeError):
+        fails()
+    check_hashes(bundle)
+
+
+def test_out_that_is_a_file_is_an_error_naming_it(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+
+    def build() -> None:
+        with staging(tmp_path / "out" / "model" / "task"):
+            pass
+
+    with pytest.raises(AdaptrtError, match="OUT: cannot write below"):
+        build()
+
+
+def flip(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize("name", ["weights", "graph.onnx"])
+def test_one_flipped_bit_is_a_gate_error_naming_the_file(bundle: Path, name: str) -> None:
+    flip(bundle / name)
+    with pytest.raises(GateError, match=name):
+        check_hashes(bundle)
+
+
+@pytest.mark.parametrize("place", ["stray.txt", ".hidden", "sub/stray.txt"])
+def test_extra_file_is_a_gate_error_naming_it(bundle: Path, place: str) -> None:
+    (bundle / place).parent.mkdir(exist_ok=True)
+    (bundle / place).write_text("x")
+    with pytest.raises(GateError, match=place.replace(".", r"\.")):
+        check_hashes(bundle)
+
+
+def test_missing_file_is_an_input_error_naming_it(bundle: Path) -> None:
+    (bundle / "weights").unlink()
+    with pytest.raises(InputError, match="weights: no such file, but the manifest names it"):
+        read_manifest(bundle)
+
+
+def test_truncated_file_is_noticed_without_hashing(bundle: Path) -> None:
+    (bundle / "weights").write_text("wei")
+    with pytest.raises(InputError, match="weights: 3 bytes, expected 7"):
+        read_manifest(bundle)
+
+
+def artifact_path(path: Any) -> dict[str, Any]:
+    return {"artifacts": [{"path": path, "kind": "weights", "bytes": 7, "sha256": "0" * 64}]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (artifact_path("../weights"), "leads out of the bundle|not a plain file name"),
+        (artifact_path("/etc/passwd"), "leads out of the bundle|not a plain file name"),
+        (artifact_path("a/../../weights"), "leads out of the bundle|not a plain file name"),
+        (artifact_path(".."), "leads out of the bundle|no such file"),
+        (artifact_path(""), "no such file"),
+        (artifact_path("weights\x00"), "no such file"),
+        (artifact_path(5), "manifest"),
+        (artifact_path(None), "manifest"),
+        ({"artifacts": None}, "not a manifest of this version"),
+        ({"artifacts": ["weights"]}, "not a manifest of this version"),
+        ({"artifacts": [{"path": "weights"}]}, "not a manifest of this version"),
+        ({"dimensions": None}, "not a manifest of this version"),
+        ({"surprise": 1}, "not a manifest of this version"),
+        ({"schema": 0}, "schema 0, expected 1"),
+        ({"schema": None}, "schema None, expected 1"),
+    ],
+    ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
+)
+def test_forged_manifest_is_an_input_error(
+    bundle: Path, changes: dict[str, Any], words: str
+) -> None:
+    shutil.copyfile(bundle / "weights", bundle.parent / "weights")
+    edit_json(bundle / FILE, **changes)
+    with pytest.raises(InputError, match=words):
+        read_manifest(bundle)
+
+
+def test_manifest_without_a_field_is_an_input_error(bundle: Path) -> None:
+    edit_json(bundle / FILE, drop=("max_tokens",))
+    with pytest.raises(InputError, match="max_tokens"):
+        read_manifest(bundle)
+
+
+def test_link_out_of_the_bundle_with_other_contents_is_noticed(
+    bundle: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").write_text("secrets")  # as long as the real file
+    (bundle / "weights").unlink()
+    (bundle / "weights").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(GateError, match="weights"):
+        check_hashes(bundle)
+
+
+@pytest.mark.parametrize("name", ["absent", "file"])
+def test_bundle_that_is_no_folder_is_an_input_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"BUNDLE: .* is not a folder"):
+        read_manifest(tmp_path / name)
+
+
+def test_artifact_of_an_absent_kind_lists_the_kinds_there_are(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    assert manifest.artifact("weights").path == "weights"
+    with pytest.raises(InputError, match="no 'tensorrt' artefact, only onnxruntime, weights"):
+        manifest.artifact("tensorrt")

@@ -1,0 +1,149 @@
+"""Every TensorRT name the project uses exists in the real 11.4 and TensorRT-RTX bindings."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorrt_rtx_bindings as rtx
+
+from tests.unit.trt_contract import LIBRARIES, SLIPS
+
+ROOT = Path(__file__).parents[2]
+# Only TensorRT-RTX builds ahead of time for other GPUs; the code asks for these with a GPU list.
+RTX_ONLY = {"ComputeCapability"}
+STUBS = """
+void *createInferBuilder_INTERNAL(void *logger, int version) { return 0; }
+void *createInferRefitter_INTERNAL(void *engine, void *logger, int version) { return 0; }
+void *createInferRuntime_INTERNAL(void *logger, int version) { return 0; }
+void *createNvOnnxParser_INTERNAL(void *network, void *logger, int version) { return 0; }
+void *createNvOnnxParserRefitter_INTERNAL(void *refitter, void *logger, int version) { return 0; }
+void *getBuilderPluginRegistry(int capability) { return 0; }
+void *getPluginRegistry(void) { return 0; }
+int getNvOnnxParserVersion(void) { return 110400; }
+int initLibNvInferPlugins(void *logger, const char *space) { return 1; }
+"""
+
+
+@pytest.fixture(scope="module")
+def contract(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What came out of :mod:`tests.unit.trt_contract`."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler for the stub libraries")
+    if importlib.util.find_spec("tensorrt_bindings") is None:
+        pytest.skip("tensorrt_cu13_bindings is not installed (extra: dev)")
+    folder = tmp_path_factory.mktemp("stubs")
+    (folder / "stubs.c").write_text(STUBS)
+    for name in LIBRARIES:
+        file = f"lib{name}.so.11"
+        command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", file, "stubs.c"]
+        subprocess.run(command, cwd=folder, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.unit.trt_contract", str(folder)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def used_names() -> dict[str, set[str]]:
+    """``A.b`` of every ``trt.A.b`` in the project's code, with the files that use it."""
+    used: dict[str, set[str]] = {}
+    for path in (*ROOT.glob("export/**/*.py"), *ROOT.glob("runtimes/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and (name := dotted(node)):
+                used.setdefault(name, set()).add(path.name)
+    return used
+
+
+def dotted(node: ast.expr) -> str:
+    """``A.b`` for ``trt.A.b``; empty for anything else."""
+    parts: list[str] = []
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    is_trt = isinstance(node, ast.Name) and node.id == "trt"
+    return ".".join(reversed(parts)) if is_trt else ""
+
+
+def test_bindings_are_the_real_11_4(contract: dict[str, Any]) -> None:
+    assert contract["version"].startswith("11.4.")
+    assert "Builder.build_serialized_network" in contract["names"]
+
+
+def test_every_name_in_the_code_exists_in_11_4(contract: dict[str, Any]) -> None:
+    used = used_names()
+    assert {"Builder", "OnnxParser", "MemoryPoolType.WORKSPACE"} <= used.keys()
+    known = set(contract["names"]) | {"__version__", "__name__"}
+    missing = {n: f for n, f in used.items() if n not in known and n.split(".")[0] not in RTX_ONLY}
+    assert missing == {}
+
+
+def test_every_name_in_the_code_exists_in_tensorrt_rtx() -> None:
+    missing = []
+    for name in used_names():
+        value = rtx
+        for part in name.split("."):
+            if not hasattr(value, part):
+                missing.append(name)
+                break
+            value = getattr(value, part)
+    assert missing == []
+
+
+def test_engine_build_makes_only_calls_that_11_4_takes(contract: dict[str, Any]) -> None:
+    assert contract["build"] == "ok"
+    assert contract["engine"] == "plan"
+    assert contract["flags"] == [contract["strongly typed"]]
+    assert contract["profiles"] == [
+        "('input_ids', (1, 1), (4, 256), (4, 512))",
+        "('attention_mask', (1, 1), (4, 256), (4, 512))",
+    ]
+
+
+def test_timing_cache_is_written_and_read_again(contract: dict[str, Any]) -> None:
+    assert contract["timings"] == "timings"
+    assert contract["second build"] == "ok"
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_misspelt_name_is_caught(contract: dict[str, Any], slip: str) -> None:
+    """The negative control: the same run with one name changed must fail."""
+    assert contract["slips"][slip].startswith(("AttributeError: ", "TypeError: "))
+
+
+def test_refused_graph_names_the_node(contract: dict[str, Any]) -> None:
+    assert contract["refused graph"].startswith("AdaptrtError: model.onnx: ")
+    assert (
+        "node encoder.layers.3.mlp.fc1.MatMul (MatMul): does not fit" in contract["refused graph"]
+    )
+
+
+def test_refused_profile_is_an_error(contract: dict[str, Any]) -> None:
+    assert contract["refused profile"].startswith("AdaptrtError: ")
+    assert "profile" in contract["refused profile"]
+
+
+def test_build_without_a_plan_gives_the_builders_last_words(contract: dict[str, Any]) -> None:
+    assert contract["no plan"].startswith("AdaptrtError: ")
+    assert "out of workspace" in contract["no plan"]
+    assert "chatter" not in contract["no plan"]
+
+
+def test_builder_that_cannot_be_made_is_a_missing_driver(contract: dict[str, Any]) -> None:
+    """The bindings raise TypeError ("factory function returned nullptr"), they do not give None."""
+    assert contract["no driver"].startswith("MissingError: ")
+    assert "driver" in contract["no driver"]
+
+
+def test_progress_monitor_drives_the_bar_and_goes_on(contract: dict[str, Any]) -> None:
+    assert contract["monitor"] == [7, 4, 1, 1, 1, 1]

@@ -1,0 +1,237 @@
+"""Runs ``export.engine`` against the real TensorRT 11.4 bindings on a machine without a GPU.
+
+``python -m tests.unit.trt_contract STUBS`` prints what came out as JSON. The bindings' classes,
+enums and signatures are the real ones, behind stub libraries that make nothing; objects that only
+a driver could make are autospec'ed doubles whose calls are checked against the signatures that
+pybind11 wrote into the docstrings. A process of its own, since the stubs are loaded for good.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import json
+import re
+import sys
+import tempfile
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import export.engine
+from export.engine import EngineSpec
+from export.spec import Limits
+from runtimes.errors import AdaptrtError
+
+LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
+SPEC = EngineSpec(limits=Limits(max_batch=4, max_tokens=512), gpu=None, workspace=1 << 20)
+# One slip per kind of name.
+SLIPS = {
+    "method": ("set_memory_pool_limit(", "set_memory_pool_limits("),
+    "enum member": ("MemoryPoolType.WORKSPACE", "MemoryPoolType.WORKSPACES"),
+    "flag": (".STRONGLY_TYPED", ".STRONG_TYPED"),
+    "assigned attribute": ("config.progress_monitor =", "config.progress_monitors ="),
+    "class": ("trt.OnnxParser(", "trt.ONNXParser("),
+    "keyword": ("ignore_mismatch=", "ignore_mismatches="),
+    "argument count": ("create_timing_cache(known)", "create_timing_cache(known, known)"),
+    "argument type": (
+        "set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE",
+        'set_memory_pool_limit("WORKSPACE"',
+    ),
+    "network's name": ("network.num_inputs", "network.nb_inputs"),
+}
+
+
+def load_bindings(stubs: Path) -> Any:
+    for name in LIBRARIES:
+        ctypes.CDLL(str(stubs / f"lib{name}.so.11"), mode=ctypes.RTLD_GLOBAL)
+    import tensorrt_bindings
+
+    return tensorrt_bindings
+
+
+def double(real: Any, cls: type, **values: Any) -> Any:
+    """An autospec'ed instance: no name that ``cls`` lacks, no call its signature refuses."""
+    made = mock.create_autospec(cls, instance=True, spec_set=True)
+    for name in (n for n in dir(cls) if not n.startswith("_")):
+        if signatures := _signatures(real, getattr(cls, name, None), name):
+            getattr(made, name).side_effect = _checked(name, signatures)
+    for name, value in values.items():
+        if callable(getattr(cls, name, None)):
+            getattr(made, name).return_value = value
+        else:
+            setattr(made, name, value)
+    return made
+
+
+def _signatures(real: Any, method: Any, name: str) -> list[inspect.Signature]:
+    doc = getattr(method, "__doc__", None) or ""
+    found = re.findall(rf"^(?:\d+\. )?{re.escape(name)}\(self: [\w.]+(.*)\) ->", doc, re.MULTILINE)
+    return [_signature(real, text.lstrip(", ")) for text in found]
+
+
+def _signature(real: Any, text: str) -> inspect.Signature:
+    parameters: list[inspect.Parameter] = []
+    for part in re.split(r", (?=\w+:)", text) if text else []:
+        name, _, rest = part.partition(": ")
+        annotation, equals, _ = rest.partition(" = ")
+        # pybind11 allows what Python does not: no default after one that has.
+        optional = equals or (parameters and parameters[-1].default is None)
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                default=None if optional else inspect.Parameter.empty,
+                annotation=_own_type(real, annotation),
+            )
+        )
+    return inspect.Signature(parameters)
+
+
+def _own_type(real: Any, annotation: str) -> Any:
+    """TensorRT's own types are checked, but for Dims, which converts from tuples."""
+    name = annotation.rpartition(".")[2]
+    own = annotation.startswith("tensorrt_bindings.") and name not in ("Dims", "DimsExprs")
+    return getattr(real, name, object) if own else object
+
+
+def _checked(name: str, signatures: list[inspect.Signature]) -> Callable[..., Any]:
+    def check(*args: Any, **kwargs: Any) -> Any:
+        refusals = []
+        for signature in signatures:
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError as error:
+                refusals.append(str(error))
+                continue
+            wrong = [
+                n for n, v in bound.arguments.items()
+                if not isinstance(v, signature.parameters[n].annotation)
+            ]  # fmt: skip
+            if not wrong:
+                return mock.DEFAULT
+            refusals.append(f"wrong type for {', '.join(wrong)}")
+        raise TypeError(f"{name}: {'; '.join(refusals)}")
+
+    return check
+
+
+def flavour(real: Any, *, parses: bool = True, profile: int = 0, plan: Any = b"plan") -> Any:
+    """The bindings with a Builder and an OnnxParser that need no driver."""
+    tensors = [double(real, real.ITensor, name=n, shape=(-1, -1))
+               for n in ("input_ids", "attention_mask")]  # fmt: skip
+    network = double(real, real.INetworkDefinition, num_inputs=len(tensors))
+    network.get_input.side_effect = lambda index: tensors[index]
+    cache = double(real, real.ITimingCache, serialize=b"timings")
+    config = double(
+        real, real.IBuilderConfig, add_optimization_profile=profile, create_timing_cache=cache,
+        set_timing_cache=True, get_timing_cache=cache,
+    )  # fmt: skip
+    builder = double(
+        real, real.Builder, create_network=network, create_builder_config=config,
+        create_optimization_profile=double(real, real.IOptimizationProfile),
+        build_serialized_network=plan,
+    )  # fmt: skip
+    error = double(real, real.ParserError, node_name="encoder.layers.3.mlp.fc1.MatMul",
+                   node_operator="MatMul", desc="does not fit")  # fmt: skip
+    parser = double(real, real.OnnxParser, parse_from_file=parses, num_errors=1, get_error=error)
+    loggers: list[Any] = []
+
+    def make_builder(logger: Any) -> Any:
+        loggers.append(logger)
+        if plan is None:
+            logger.log(real.ILogger.ERROR, "out of workspace")
+            logger.log(real.ILogger.WARNING, "chatter")
+        return builder
+
+    def make_parser(network: Any, logger: Any) -> Any:
+        if not isinstance(network, real.INetworkDefinition) or logger not in loggers:
+            raise TypeError("OnnxParser(network, logger)")
+        return parser
+
+    module = types.ModuleType("tensorrt")
+    module.__dict__.update(
+        {k: v for k, v in vars(real).items() if not k.startswith("__")},
+        Builder=make_builder, OnnxParser=make_parser, made=(builder, config, network),
+    )  # fmt: skip
+    return module
+
+
+def outcome(call: Callable[[], Any]) -> str:
+    """``ok``, or the error's type and words."""
+    try:
+        call()
+    except (AdaptrtError, AttributeError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "ok"
+
+
+def with_slip(real: Any, slip: tuple[str, str], folder: Path) -> str:
+    """The engine module with one name misspelt, run the same way."""
+    source = Path(export.engine.__file__).read_text()
+    if source.count(slip[0]) != 1:
+        return f"ok (the engine module no longer says {slip[0]!r} once)"
+    module = types.ModuleType("misspelt")
+    sys.modules["misspelt"] = module  # dataclasses look their module up
+    exec(compile(source.replace(*slip), "misspelt", "exec"), module.__dict__)
+    return outcome(lambda: build(flavour(real), folder, module.build_engine))
+
+
+def build(trt: Any, folder: Path, build_engine: Any = export.engine.build_engine) -> None:
+    from dataclasses import replace
+
+    cache = folder / "cache" / "tensorrt.timing"
+    build_engine(trt, folder / "model.onnx", folder / "engine", replace(SPEC, timing_cache=cache))
+
+
+def monitor(real: Any) -> list[int]:
+    """The real IProgressMonitor base, driving a bar."""
+    bar = mock.Mock(total=0, n=0)
+    bar.update.side_effect = lambda steps: setattr(bar, "n", bar.n + steps)
+    made = export.engine.make_monitor(real, bar)
+    made.phase_start("parse", None, 3)
+    made.phase_start("build", "parse", 4)
+    goes_on = [made.step_complete("build", step) for step in range(4)]
+    made.phase_finish("build")
+    return [bar.total, bar.n, *map(int, goes_on)]
+
+
+def main() -> None:
+    real = load_bindings(Path(sys.argv[1]))
+    folder = Path(tempfile.mkdtemp(dir=sys.argv[1]))
+    good = flavour(real)
+    result = {
+        "version": real.__version__,
+        "build": outcome(lambda: build(good, folder)),
+        "engine": (folder / "engine").read_bytes().decode(),
+        "timings": (folder / "cache" / "tensorrt.timing").read_bytes().decode(),
+        "second build": outcome(lambda: build(flavour(real), folder)),
+        "profiles": [str(call.args) for call in
+                     good.made[0].create_optimization_profile().set_shape.call_args_list],
+        "flags": good.made[0].create_network.call_args.args,
+        "strongly typed": 1 << int(real.NetworkDefinitionCreationFlag.STRONGLY_TYPED),
+        "refused graph": outcome(lambda: build(flavour(real, parses=False), folder)),
+        "refused profile": outcome(lambda: build(flavour(real, profile=-1), folder)),
+        "no plan": outcome(lambda: build(flavour(real, plan=None), folder)),
+        "no driver": outcome(lambda: build(real, folder)),
+        "monitor": monitor(real),
+        "slips": {name: with_slip(real, slip, folder) for name, slip in SLIPS.items()},
+        "names": dotted_names(real),
+    }  # fmt: skip
+    print(json.dumps(result))
+
+
+def dotted_names(real: Any) -> list[str]:
+    """``Class.member`` for everything in the bindings."""
+    names = set()
+    for name, value in vars(real).items():
+        names.add(name)
+        if inspect.isclass(value):
+            names |= {f"{name}.{member}" for member in dir(value)}
+    return sorted(names)
+
+
+if __name__ == "__main__":
+    main()

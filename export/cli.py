@@ -110,7 +110,8 @@ def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
     lines.append(
         f"  parity: {parity['rows']} texts, minimum cosine {parity['min_cosine']:.7f} "
         f"(gate {parity['threshold']}), mean {parity['mean_cosine']:.7f}\n"
-        f"          {parity['executed']} against {parity['reference']}"
+        f"          {parity['executed']} against {parity['reference']}; the reference itself in "
+        f"BF16: {parity['reference_bf16_min_cosine']:.7f}"
     )
     return "\n".join(lines)
 

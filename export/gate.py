@@ -36,6 +36,18 @@ _NOISE_TEXTS = 8
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """Reports by name, the one that speaks for the target first; all passed.
+
+    ``noise`` is the reference's own BF16-to-FP32 cosine (the least of some texts): what serving
+    the checkpoint in its stored type costs.
+    """
+
+    reports: dict[str, ParityReport]
+    noise: float
+
+
+@dataclass(frozen=True)
 class Gate:
     """What is verified: a plan, staged in ``folder``. ``index`` counts the build's bundles."""
 
@@ -48,11 +60,8 @@ class Gate:
     graph: PortableGraph
     index: int
 
-    def run(self) -> dict[str, ParityReport]:
-        """Every report by name, the one that speaks for the target first.
-
-        Raises :class:`GateError` at the first graph that does not agree.
-        """
+    def run(self) -> Verdict:
+        """Compare every graph; raises :class:`GateError` at the first that does not agree."""
         texts = self._texts()
         reference, name, noise = self._reference(texts)
         np.save(self.folder / REFERENCE_FILE, reference)
@@ -74,7 +83,7 @@ class Gate:
             "graphs": {k: r.summary() | {"texts": [vars(t) for t in r.texts]}
                        for k, r in reports.items()},
         })  # fmt: skip
-        return reports
+        return Verdict(reports, noise)
 
     def _texts(self) -> list[ParityText]:
         texts: list[ParityText] = []
@@ -128,22 +137,21 @@ class Gate:
         import torch
 
         from export.reference import reference_model
-        from runtimes.torch_reference import FlashReference
+        from runtimes.torch_reference import FlashReference, reference_settings
 
         vectors: dict[int, Vectors] = {}
         name, noise = "", 1.0
         for number, task in enumerate(self.plan.verified_tasks):
             model = reference_model(self.checkpoint, task)
-            reference = FlashReference(model)
+            reference = FlashReference(model, **reference_settings(self.spec.precision))
             name = reference.name
             chosen = [i for i, t in enumerate(texts) if t.task == task]
             plain = [replace(texts[i], task_id=None) for i in chosen]
             found = embed(reference, plain, self.tokenizer)
             vectors |= dict(zip(chosen, found, strict=True))
             if number == 0:
-                for parameter in model.parameters():  # not .to(): that would round RoPE's too
-                    parameter.data = parameter.data.to(torch.bfloat16)
-                rounded = embed(FlashReference(model), plain[:_NOISE_TEXTS], self.tokenizer)
+                stored = FlashReference(model, device=reference.device, dtype=torch.bfloat16)
+                rounded = embed(stored, plain[:_NOISE_TEXTS], self.tokenizer)
                 noise = float(row_cosines(found[: len(rounded)], rounded).min())
         return np.stack([vectors[i] for i in range(len(texts))]), name, noise
 

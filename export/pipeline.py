@@ -18,9 +18,8 @@ import onnx_ir as ir
 from export.bundle import staging, write_json
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.engine import EngineSpec, build_engine, check_gpus, load_tensorrt
-from export.gate import PARITY_FILE, REFERENCE_FILE, Gate
+from export.gate import PARITY_FILE, REFERENCE_FILE, Gate, Verdict
 from export.lowering import Kind, lower
-from export.parity import ParityReport
 from export.plan import BundlePlan, plan_bundle
 from export.source import Source, resolve
 from export.spec import AdapterMode, BuildSpec, Interface, Precision, Target
@@ -116,7 +115,7 @@ def _build(
         _copy_tokenizer(folder, opened, plan)
         cast = write_weights(inner, graph.slots, plan.contents, spec.limits.max_tokens, shared)
         _warn_flushed(cast, spec.precision)
-        reports = Gate(
+        verdict = Gate(
             folder, files, spec, plan, opened.checkpoint, opened.tokenizer, graph, index
         ).run()
         for gpu, name in _engine_names(spec):
@@ -125,7 +124,7 @@ def _build(
                 timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
             )  # fmt: skip
             build_engine(opened.trt, folder / files[Kind.TENSORRT], folder / name, engine)
-        manifest = _manifest(folder, files, opened, plan, reports, cast)
+        manifest = _manifest(folder, files, opened, plan, verdict, cast)
         write_json(folder / FILE, manifest.to_json())
     return final, manifest
 
@@ -183,11 +182,11 @@ def _manifest(
     files: dict[Kind, str],
     opened: Opened,
     plan: BundlePlan,
-    reports: dict[str, ParityReport],
+    verdict: Verdict,
     cast: CastReport,
 ) -> Manifest:
     spec, config = opened.spec, opened.checkpoint.config
-    main = next(iter(reports.values()))
+    main = next(iter(verdict.reports.values()))
     task = plan.tasks[0] if len(plan.tasks) == 1 else "all"
     return Manifest(
         schema=SCHEMA,
@@ -213,7 +212,8 @@ def _manifest(
         prefixes=dict(plan.prefixes),
         pad_id=config.pad_id,
         artifacts=tuple(_artifacts(folder, files, spec)),
-        parity=main.summary() | {"flushed_weights": dict(cast.flushed)},
+        parity=main.summary()
+        | {"reference_bf16_min_cosine": verdict.noise, "flushed_weights": dict(cast.flushed)},
         versions=_versions(opened.trt),
     )
 

@@ -5,6 +5,7 @@ The only runtime module that imports torch.
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import numpy as np
@@ -23,21 +24,31 @@ class FlashReference(RuntimeBase):
     raises and nothing falls back. Padded inputs are unpadded row by row, so no mask is involved.
     """
 
-    def __init__(self, model: nn.Module, *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        kernel: str = "sdpa",
+    ) -> None:
+        """Moves and casts ``model`` itself; ``kernel`` is sdpa or flash_attention_2."""
+        for parameter in model.parameters():  # not .to(dtype): that would round RoPE's frequencies
+            parameter.data = parameter.data.to(dtype)
+        if kernel != "sdpa":
+            model.set_attn_implementation(kernel)  # type: ignore[operator]
         self._model = model.eval().to(device)
-        self._device = device
+        self.device, self._dtype, self._kernel = device, dtype, kernel
 
     @property
     def name(self) -> str:
         """Kernel, device and element type."""
-        parameter = next(self._model.parameters())
-        kernel = getattr(getattr(self._model, "config", None), "_attn_implementation", "sdpa")
-        kernel = {"sdpa": "torch-sdpa-flash", "flash_attention_2": "flash-attn"}[kernel]
-        return f"{kernel}-{self._device}-{str(parameter.dtype).removeprefix('torch.')}"
+        kernel = {"sdpa": "torch-sdpa-flash", "flash_attention_2": "flash-attn"}[self._kernel]
+        return f"{kernel}-{self.device}-{str(self._dtype).removeprefix('torch.')}"
 
     def token_vectors(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
         """``[sequence]`` ids of one text → ``[sequence, hidden]`` in FP32."""
-        batch = torch.from_numpy(np.ascontiguousarray(ids))[None].to(self._device)
+        batch = torch.from_numpy(np.ascontiguousarray(ids))[None].to(self.device)
         with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             hidden: torch.Tensor = self._model(input_ids=batch).last_hidden_state[0].float()
         return hidden
@@ -52,6 +63,20 @@ class FlashReference(RuntimeBase):
             mean = self.token_vectors(ids[:length]).mean(0)
             rows.append((mean / mean.norm()).cpu().numpy())
         return {"sentence_embedding": np.stack(rows)}
+
+
+def reference_settings(precision: str) -> dict[str, Any]:
+    """How :class:`FlashReference` runs on this machine for a bundle's precision.
+
+    FlashAttention-2 takes FP16 and BF16 on a GPU only: there the reference runs in the bundle's
+    own type, through the flash-attn package where it is installed, else PyTorch's kernel.
+    Everywhere else it is FP32 through the CPU's flash kernel.
+    """
+    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    if half is None or not torch.cuda.is_available():
+        return {"device": "cpu", "dtype": torch.float32, "kernel": "sdpa"}
+    package = importlib.util.find_spec("flash_attn") is not None
+    return {"device": "cuda", "dtype": half, "kernel": "flash_attention_2" if package else "sdpa"}
 
 
 class TorchModule(RuntimeBase):

@@ -59,7 +59,7 @@ def test_fp32_attention_without_the_attribute_is_refused(fp32_graphs: Path, tmp_
     assert found
     broken = graph_path(fp32_graphs, Kind.TENSORRT).with_name("without.onnx")
     broken.write_bytes(ir.to_proto(model).SerializeToString())
-    with pytest.raises(AdaptrtError, match="built no engine for sm89: .*[Aa]ttention"):
+    with pytest.raises(AdaptrtError, match=r"built no engine for sm89: .*[Aa]ttention"):
         build_engine(trt, broken, tmp_path / "engine", SPEC)
     assert not (tmp_path / "engine").exists()
 

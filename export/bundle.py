@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ def staging(final: Path) -> Iterator[Path]:
     Whatever ends the block early, the former bundle stays as it was. What a killed process left
     behind is removed by the next build of the same bundle.
     """
+    made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(final)
@@ -36,6 +37,9 @@ def staging(final: Path) -> Iterator[Path]:
         _publish(folder, final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in made:  # those this build made, inner ones first, unless something is there
+            with suppress(OSError):
+                parent.rmdir()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -105,10 +105,11 @@ def padding_in_the_mean(patch: Patch) -> None:
     patch.setattr(export.encoder, "unit_mean", mean_of_all)
 
 
-CONTROLS = [
+WEIGHT_CONTROLS = [
     wrong_adapter, no_adapter, lost_embedding_adapter, exchanged_modules, scaling_of_one,
-    subtracted, rope_base_10000, no_positions, first_token_pooling, padding_in_the_mean,
+    subtracted, rope_base_10000, no_positions,
 ]  # fmt: skip
+GRAPH_CONTROLS = [first_token_pooling, padding_in_the_mean]
 
 
 @pytest.fixture
@@ -139,9 +140,8 @@ def check_refused(out: Path, capsys: pytest.CaptureFixture[str], *options: Any) 
     assert listing(out) == before
 
 
-@pytest.mark.parametrize("control", CONTROLS, ids=lambda control: control.__name__)
-@pytest.mark.usefixtures("fresh_trace")
-def test_wrong_build_exits_3_and_keeps_the_former_bundle(
+@pytest.mark.parametrize("control", WEIGHT_CONTROLS, ids=lambda control: control.__name__)
+def test_wrong_weights_exit_3_and_keep_the_former_bundle(
     former: Path, small_folder: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str],
     control: Any,
 ) -> None:  # fmt: skip
@@ -151,6 +151,17 @@ def test_wrong_build_exits_3_and_keeps_the_former_bundle(
         former.rename(target)
     control(monkeypatch)
     check_refused(target.parents[1], capsys, "--model", small_folder, "--task", task)
+
+
+@pytest.mark.parametrize("control", GRAPH_CONTROLS, ids=lambda control: control.__name__)
+@pytest.mark.usefixtures("fresh_trace")
+def test_wrong_pooling_exits_3_and_keeps_the_former_bundle(
+    former: Path, small_folder: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str],
+    control: Any,
+) -> None:  # fmt: skip
+    control(monkeypatch)
+    out = former.parents[1]
+    check_refused(out, capsys, "--model", small_folder, "--task", "separation")
 
 
 @pytest.mark.parametrize("control", [wrong_adapter, no_adapter, rope_base_10000],

@@ -170,7 +170,7 @@ def test_gate_refuses_a_wrong_bank(
     monkeypatch.setattr(export.plan.Bank, "of", lambda adapters: make(spoil(adapters)))
     assert build(checkpoint, tmp_path, "--precision", "fp32") == 3
     assert "worst texts" in capsys.readouterr().err
-    assert list((tmp_path / "model").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_gate_refuses_rope_base_10000(
@@ -182,7 +182,7 @@ def test_gate_refuses_rope_base_10000(
         lambda config, which, n: table(replace(config, rope_theta=10000.0), which, n),
     )  # fmt: skip
     assert build(checkpoint, tmp_path, "--precision", "fp32") == 3
-    assert list((tmp_path / "model").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_gate_refuses_the_first_token_in_place_of_the_mean(
@@ -196,7 +196,7 @@ def test_gate_refuses_the_first_token_in_place_of_the_mean(
         assert build(checkpoint, tmp_path, "--precision", "fp32") == 3
     finally:
         export.trace.trace.cache_clear()
-    assert list((tmp_path / "model").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_gate_refuses_the_pooler_output_in_place_of_the_mean(checkpoint: Path) -> None:

@@ -1,0 +1,104 @@
+"""A user's own PEFT fine-tune on the sample, from its folder to a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from peft import LoraConfig
+
+from runtimes import Embedder
+from runtimes.manifest import read_manifest
+from tests.peft_zoo import load_base, mean_vectors, quiet, train
+from tests.support import SAMPLE_HF, Array, build, cosines, sample_tokenizer
+
+TEXTS = ["Der Mieter kündigt fristgerecht.", "The court dismissed the appeal. " * 9, "契約"]
+CONFIG = LoraConfig(
+    r=7, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "fc2", "word_embeddings"],
+    rank_pattern={"fc2": 2}, alpha_pattern={"q_proj": 5},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("own") / "legal"
+    train(SAMPLE_HF, folder, CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundles(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same adapter on both formats, and the base."""
+    out = tmp_path_factory.mktemp("own-build")
+    own = ("--task", "legal-de", "--adapter-path", adapter)
+    assert build(out, *own) == 0
+    assert build(out, *own, "--model", SAMPLE_HF) == 0
+    assert build(out, "--task", "base") == 0
+    return out
+
+
+def encode(bundle: Path) -> Array:
+    with Embedder.load(bundle) as embedder:
+        return embedder.encode(TEXTS)
+
+
+def natively(adapter: Path | None) -> Array:
+    model = load_base(SAMPLE_HF)
+    if adapter is not None:
+        with quiet():
+            model.load_adapter(str(adapter), adapter_name="own")
+            model.set_adapter("own")
+    return mean_vectors(model, sample_tokenizer().encode(TEXTS))
+
+
+@pytest.mark.parametrize("model", ["sample", "sample-hf"])
+def test_vectors_are_pefts_own(adapter: Path, bundles: Path, model: str) -> None:
+    vectors = encode(bundles / model / "legal-de-fp32")
+    assert cosines(vectors, natively(adapter)).min() >= 0.999999
+
+
+def test_base_is_unaffected_and_differs(adapter: Path, bundles: Path) -> None:
+    base = encode(bundles / "sample" / "base-fp32")
+    assert cosines(base, natively(None)).min() >= 0.999999
+    assert cosines(base, natively(adapter)).max() < 0.999
+
+
+def test_manifest_names_the_task_and_tells_the_adapters_apart(bundles: Path) -> None:
+    own = read_manifest(bundles / "sample" / "legal-de-fp32")
+    base = read_manifest(bundles / "sample" / "base-fp32")
+    assert (own.task, base.task) == ("legal-de", "base")
+    assert own.prefix == ""
+    assert own.model["sha256"] != base.model["sha256"]  # the adapter is part of the model
+    assert own.parity["passed"] is True
+
+
+def test_own_adapter_may_take_a_published_tasks_name_and_prefix(
+    adapter: Path, tmp_path: Path
+) -> None:
+    options = ("--task", "retrieval.query", "--adapter-path", adapter)
+    assert build(tmp_path, *options) == 0
+    bundle = tmp_path / "sample" / "retrieval.query-fp32"
+    assert read_manifest(bundle).prefix.startswith("Represent the query")
+    with Embedder.load(bundle) as embedder:
+        vectors = embedder.encode(TEXTS, prefix=False)
+    assert cosines(vectors, natively(adapter)).min() >= 0.999999
+
+
+def test_adapter_for_another_width_exits_2(
+    adapter: Path, small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--model", small_folder, "--task", "legal-de", "--adapter-path", adapter)
+    assert build(tmp_path / "out", *options) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert str(adapter) in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_base_with_an_adapter_path_is_refused_instead_of_losing_it(
+    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Adapter silently lost, base embeddings returned: transformers #46766."""
+    assert build(tmp_path / "out", "--task", "base", "--adapter-path", adapter) == 2
+    assert "ADAPTER_PATH" in capsys.readouterr().err.splitlines()[-1]
+    assert np.array_equal([*tmp_path.iterdir()], [])

@@ -84,7 +84,7 @@ def resolve_target(asked: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
     ``auto`` is full TensorRT where its library and a GPU are there, else TensorRT-RTX. Full
     TensorRT builds for the GPU that is present, whatever the list says.
     """
-    gpus = tuple(g.strip().lower() for g in gpu_list.split(",") if g.strip())
+    gpus = tuple(dict.fromkeys(g.strip().lower() for g in gpu_list.split(",") if g.strip()))
     if asked == "auto":
         library = importlib.util.find_spec("tensorrt") is not None
         asked = Target.TENSORRT if library and device_sm() else Target.TENSORRT_RTX

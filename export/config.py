@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from export.spec import BASE_TASK, JINA_TASKS
 from runtimes.errors import InputError
@@ -17,6 +17,7 @@ JINA_PREFIXES = {
     "retrieval.passage": "Represent the document for retrieval: ",
 }
 MATRYOSHKA = (32, 64, 128, 256, 512, 768, 1024)
+T = TypeVar("T")
 MODEL_TYPES = {"xlm-roberta": "original", "jina_embeddings_v3": "native"}
 
 
@@ -65,7 +66,7 @@ def read_config(folder: Path) -> tuple[str, EncoderConfig]:
     path = folder / "config.json"
     raw = read_json(path)
     model_type = raw.get("model_type")
-    if model_type not in MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
         raise InputError(
             f"{path}: model_type is {model_type!r}, expected 'xlm-roberta' with task adapters or "
             "'jina_embeddings_v3'; point MODEL at a jina-embeddings-v3 checkpoint"
@@ -88,11 +89,11 @@ def _parse(path: Path, raw: dict[str, Any], kind: str) -> EncoderConfig:
         raise InputError(
             f"{path}: hidden_size {hidden} over {heads} heads, expected an even width per head"
         )
-    tasks = tuple(raw.get("lora_adaptations") or JINA_TASKS) if kind == "original" else JINA_TASKS
+    tasks = _list(path, raw, "lora_adaptations", JINA_TASKS, str)
     prefixes = raw.get("task_instructions") or JINA_PREFIXES
-    dimensions = tuple(raw.get("matryoshka_dimensions") or MATRYOSHKA)
-    if not all(isinstance(t, str) for t in tasks) or not isinstance(prefixes, dict):
-        raise InputError(f"{path}: lora_adaptations must be names and task_instructions an object")
+    dimensions = _list(path, raw, "matryoshka_dimensions", MATRYOSHKA, int)
+    if not isinstance(prefixes, dict):
+        raise InputError(f"{path}: task_instructions is {prefixes!r}, expected an object")
     return EncoderConfig(
         hidden=hidden,
         heads=heads,
@@ -104,9 +105,9 @@ def _parse(path: Path, raw: dict[str, Any], kind: str) -> EncoderConfig:
         layer_norm_eps=_number(path, raw, "layer_norm_eps"),
         rope_theta=_rope_theta(path, raw, kind),
         pad_id=_integer(path, raw, "pad_token_id"),
-        tasks=tasks,
+        tasks=tasks if kind == "original" else JINA_TASKS,
         prefixes={str(k): str(v) for k, v in prefixes.items()},
-        dimensions=tuple(sorted({int(d) for d in dimensions if 0 < int(d) < hidden} | {hidden})),
+        dimensions=tuple(sorted({d for d in dimensions if 0 < d < hidden} | {hidden})),
         lora_rank=_integer(path, raw, "lora_rank") if kind == "original" else 4,
         lora_alpha=_number(path, raw, "lora_alpha") if kind == "original" else 1.0,
     )
@@ -117,11 +118,23 @@ def _rope_theta(path: Path, raw: dict[str, Any], kind: str) -> float:
     if kind == "original":
         return _number(path, raw, "rotary_emb_base")
     rope = raw.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        raise InputError(f"{path}: rope_parameters is {rope!r}, expected an object")
     if rope.get("rope_type", "default") != "default":
         raise InputError(f"{path}: rope_type is {rope['rope_type']!r}, expected 'default'")
     return _number(
         path, {"rope_parameters.rope_theta": rope.get("rope_theta")}, "rope_parameters.rope_theta"
     )
+
+
+def _list(
+    path: Path, raw: dict[str, Any], key: str, default: tuple[T, ...], kind: type[T]
+) -> tuple[T, ...]:
+    """A list of one type, ``default`` where the key is absent or empty."""
+    value = raw.get(key) or default
+    if not isinstance(value, list | tuple) or not all(isinstance(v, kind) for v in value):
+        raise InputError(f"{path}: {key} is {value!r}, expected a list of {kind.__name__}")
+    return tuple(value)
 
 
 def _number(path: Path, raw: dict[str, Any], key: str) -> float:

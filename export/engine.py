@@ -72,9 +72,13 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
     last errors.
     """
     logger = make_logger(trt)
-    builder = trt.Builder(logger)
-    if builder is None:
-        raise MissingError("TensorRT made no builder; it needs an NVIDIA driver and a GPU")
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # how the bindings say that their library made none
+        raise MissingError(
+            f"TensorRT made no builder ({'; '.join(logger.errors) or error}); "
+            "it needs an NVIDIA driver and a GPU"
+        ) from error
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)

@@ -77,7 +77,7 @@ def parity_texts(
     """Short texts, paragraphs and documents up to about ``longest`` tokens, in a fixed order."""
     lines = [json.loads(line) for line in texts.read_text(encoding="utf-8").splitlines()]
     named = [(f"{i:02d}-{line['language']}", line["text"]) for i, line in enumerate(lines)]
-    sizes = [len(ids) for ids in tokenizer.encode([text for _, text in named])]
+    sizes = [len(ids) for ids in _encode_within(tokenizer, [text for _, text in named], "")]
     for goal in DOCUMENT_TOKENS:
         if goal <= min(longest, tokenizer.max_tokens):
             document = _join([line["text"] for line in lines], sizes, goal)

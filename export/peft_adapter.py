@@ -28,6 +28,8 @@ _UNSUPPORTED = (
     "layer_replication", "target_parameters", "trainable_token_indices",
     "alora_invocation_tokens", "arrow_config", "monteclora_config", "velora_config",
 )  # fmt: skip
+# Initialisations that also change the base weights, which the adapter file does not hold.
+_CHANGE_BASE = ("pissa", "olora", "loftq", "corda", "lora_ga")
 _QKV = ("q_proj", "k_proj", "v_proj")
 
 
@@ -62,6 +64,8 @@ def _check_supported(path: Path, raw: dict[str, Any]) -> None:
     if raw.get("peft_type") != "LORA":
         raise InputError(f"{path}: peft_type is {raw.get('peft_type')!r}, expected 'LORA'")
     used = [key for key in _UNSUPPORTED if raw.get(key)]
+    if str(raw.get("init_lora_weights")).startswith(_CHANGE_BASE):
+        used.append(f"init_lora_weights {raw['init_lora_weights']!r}")
     if raw.get("bias", "none") != "none":
         used.append("bias")
     if used:
@@ -121,7 +125,12 @@ def _read_pair(
 def _pattern(raw: dict[str, Any], table: str, key: str, default: Any) -> Any:
     """PEFT's per-module override: the first pattern that matches the module's name to its end."""
     module = key.split(".lora_")[0].removeprefix("base_model.model.")
-    for pattern, value in (raw.get(table) or {}).items():
+    patterns = raw.get(table) or {}
+    if not isinstance(patterns, dict):
+        raise InputError(f"adapter: {table} is {patterns!r}, expected an object")
+    for pattern, value in patterns.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise InputError(f"adapter: {table} of {pattern!r} is {value!r}, expected a number")
         try:
             matched = re.match(rf"(.*\.)?({pattern})$", module)
         except re.error as error:

@@ -84,7 +84,8 @@ def _shards(folder: Path, stem: str) -> list[Path]:
         others = sorted(p.name for p in folder.glob("*.bin"))
         hint = f" (found {', '.join(others)}: pickle files are never read)" if others else ""
         raise InputError(f"{single}: no such file{hint}; convert the checkpoint to safetensors")
-    names = sorted(set(map(str, (read_json(index).get("weight_map") or {}).values())))
+    weight_map = read_json(index).get("weight_map")
+    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
     if not names:
         raise InputError(f"{index}: weight_map is empty, expected tensor names and their files")
     for name in names:

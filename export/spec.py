@@ -141,6 +141,8 @@ class BuildSpec:
             raise InputError(
                 f"TASK: got {self.task!r}, expected letters, digits, '.', '_' and '-' only"
             )
+        if self.adapter_path is not None and self.task == BASE_TASK:
+            raise InputError("ADAPTER_PATH: TASK=base names no adapter; give yours a name")
         if self.target is not Target.ONNXRUNTIME and not self.gpus:
             raise InputError("GPU: the list is empty; name at least one, for example GPU=sm89")
         for gpu in self.gpus:

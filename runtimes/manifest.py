@@ -96,8 +96,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
 
 def _check_file(bundle: Path, entry: Artifact) -> None:
-    path = PurePosixPath(entry.path)
-    if path.is_absolute() or ".." in path.parts:
+    path = PurePosixPath(str(entry.path))
+    if not isinstance(entry.path, str) or path.is_absolute() or ".." in path.parts:
         raise InputError(f"{bundle / FILE}: {entry.path!r} leads out of the bundle")
     file = bundle / entry.path
     if not file.is_file():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import CONTRIB, node, nodes, only_use, producer, replace
+from export.lowering.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_bias
 
 
 class FuseBiasGelu(InPlacePass):
@@ -24,8 +24,10 @@ class FuseBiasGelu(InPlacePass):
                 continue
             if form is not None and form.as_string() != "none":
                 continue
+            if (operands := split_bias(biased)) is None:
+                continue
             new = node(
-                "BiasGelu", biased.inputs, gelu.outputs[0],
+                "BiasGelu", operands, gelu.outputs[0],
                 name=f"{gelu.name}.bias", domain=CONTRIB,
             )  # fmt: skip
             replace(model, [biased, gelu], [new])

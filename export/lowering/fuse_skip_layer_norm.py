@@ -5,7 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import CONTRIB, is_weight, node, nodes, only_use, producer, replace
+from export.lowering.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_bias
+
+_EPSILON = 1e-5  # the standard operator's default; the contrib one's is 1e-12
 
 
 class FuseSkipLayerNorm(InPlacePass):
@@ -18,20 +20,18 @@ class FuseSkipLayerNorm(InPlacePass):
         """Run the pass."""
         modified = False
         for norm in nodes(model, "LayerNormalization"):
-            total = producer(norm.inputs[0], "Add")
-            if total is None or not only_use(total.outputs[0]):
+            if (match := _match(norm)) is None:
                 continue
-            residual, branch = total.inputs
-            biased = producer(branch, "Add")
-            if biased is None or not only_use(biased.outputs[0]) or not _has_bias(biased):
-                continue
-            product, bias = biased.inputs
+            biased, total, product, bias, residual = match
+            epsilon = norm.attributes.get("epsilon")
             new = node(
                 "SkipLayerNormalization",
                 [product, residual, norm.inputs[1], norm.inputs[2], bias],
-                norm.outputs[0], name=f"{norm.name}.skip", domain=CONTRIB,
-                epsilon=norm.attributes["epsilon"].as_float(),
-            )  # fmt: skip
+                norm.outputs[0],
+                name=f"{norm.name}.skip",
+                domain=CONTRIB,
+                epsilon=_EPSILON if epsilon is None else epsilon.as_float(),
+            )
             replace(model, [biased, total, norm], [new])
             modified = True
         if modified:
@@ -39,7 +39,21 @@ class FuseSkipLayerNorm(InPlacePass):
         return PassResult(model, modified=modified)
 
 
-def _has_bias(biased: ir.Node) -> bool:
-    """The second operand is a weight, possibly widened by a Cast."""
-    cast = producer(biased.inputs[1], "Cast")
-    return is_weight(biased.inputs[1]) or (cast is not None and is_weight(cast.inputs[0]))
+def _match(
+    norm: ir.Node,
+) -> tuple[ir.Node, ir.Node, ir.Value, ir.Value, ir.Value] | None:
+    """(inner sum, outer sum, product, bias, residual) of a LayerNorm over the last axis."""
+    axis = norm.attributes.get("axis")
+    total = producer(norm.inputs[0], "Add")
+    if len(norm.inputs) < 3 or (axis is not None and axis.as_int() != -1):
+        return None
+    if total is None or not only_use(total.outputs[0]):
+        return None
+    for branch, residual in (total.inputs, reversed(total.inputs)):
+        biased = producer(branch, "Add")
+        if biased is None or not only_use(biased.outputs[0]):
+            continue
+        operands = split_bias(biased)
+        if operands is not None and residual is not None:
+            return biased, total, *operands, residual
+    return None

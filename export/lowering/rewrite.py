@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -29,9 +29,21 @@ def only_use(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def is_weight(value: ir.Value | None) -> bool:
+def is_weight(value: ir.Value | None) -> TypeGuard[ir.Value]:
     """Whether ``value`` is an initializer."""
     return value is not None and value.is_initializer()
+
+
+def split_bias(total: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """The operands of an Add as (product, bias) where one is a weight vector, maybe widened."""
+    for bias, product in (total.inputs, reversed(total.inputs)):
+        cast = producer(bias, "Cast")
+        weight = cast.inputs[0] if cast is not None else bias
+        if bias is None or product is None or not is_weight(weight):
+            continue
+        if weight.shape is not None and len(weight.shape) == 1:
+            return product, bias
+    return None
 
 
 def replace(model: ir.Model, old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:

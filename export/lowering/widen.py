@@ -42,7 +42,7 @@ def _widen_cast(model: ir.Model, cast: ir.Node) -> None:
     if source is None or target.dtype not in floats:
         return
     if source.dtype in floats:
-        target.replace_all_uses_with(source)
+        target.replace_all_uses_with(source, replace_graph_outputs=True)
         model.graph.remove(cast, safe=True)
     else:
         cast.attributes["to"] = ir.AttrInt64("to", ir.DataType.FLOAT.value)
@@ -56,7 +56,7 @@ def _widen(model: ir.Model, value: ir.Value) -> None:
         rows.type = value.type
         cast = node("Cast", [rows], name=f"{value.name}.rows", to=ir.DataType.FLOAT.value)
         cast.outputs[0].type, cast.outputs[0].shape = _FLOAT, rows.shape
-        rows.replace_all_uses_with(cast.outputs[0])
+        rows.replace_all_uses_with(cast.outputs[0], replace_graph_outputs=True)
         cast.replace_input_with(0, rows)
         model.graph.insert_after(gather, cast)
     rest = [use for use in users if use.node not in gathers]

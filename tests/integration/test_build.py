@@ -18,7 +18,7 @@ from export.trace import trace
 from runtimes import Embedder, InputError
 from runtimes.files import sha256
 from runtimes.manifest import read_manifest
-from tests.support import SAMPLE_HF, build, cosines, run_cli
+from tests.support import build, cosines, run_cli, write_native
 
 GRAPHS = {"model.onnx", "model.onnxruntime.onnx", "model.tensorrt.onnx", "model.primitive.onnx"}
 TEXTS = ["Guten Tag", "東京", "a longer text about nothing in particular " * 6]
@@ -114,9 +114,10 @@ def test_all_tasks_build_from_one_trace(
     assert capsys.readouterr().out.count("parity: ") == len(JINA_TASKS)
 
 
-def test_native_base_builds(tmp_path: Path) -> None:
-    assert build(tmp_path, "--model", SAMPLE_HF, "--task", "base") == 0
-    manifest = read_manifest(tmp_path / "sample-hf" / "base-fp32")
+def test_native_base_builds(small_folder: Path, tmp_path: Path) -> None:
+    native = write_native(small_folder, tmp_path / "small-hf")
+    assert build(tmp_path / "out", "--model", native, "--task", "base") == 0
+    manifest = read_manifest(tmp_path / "out" / "small-hf" / "base-fp32")
     assert (manifest.task, manifest.model["format"], manifest.prefix) == ("base", "native", "")
 
 
@@ -139,15 +140,16 @@ def test_small_limits_build_in_silence(
     assert re.sub(r"^target: .*\n", "", capfd.readouterr().err) == ""
 
 
-def test_two_builds_give_the_same_bytes(small_folder: Path, tmp_path: Path) -> None:
-    for out in ("first", "second"):
-        trace.cache_clear()
-        assert build(tmp_path / out, "--model", small_folder, "--task", "separation") == 0
-    bundles = [tmp_path / out / "small" / "separation-fp32" for out in ("first", "second")]
-    names = {p.name for p in bundles[0].iterdir()}
-    assert names == {p.name for p in bundles[1].iterdir()}
-    for name in (GRAPHS & names) | {"model.onnx_data", "tokenizer.json"}:
-        assert (bundles[0] / name).read_bytes() == (bundles[1] / name).read_bytes(), name
+def test_second_build_gives_the_same_bytes(
+    small_bundle: Path, small_folder: Path, tmp_path: Path
+) -> None:
+    trace.cache_clear()
+    assert build(tmp_path, "--model", small_folder, "--task", "separation") == 0
+    again = tmp_path / "small" / "separation-fp32"
+    names = {p.name for p in again.iterdir()}
+    assert names == {p.name for p in small_bundle.iterdir()}
+    for name in GRAPHS | {"model.onnx_data", "tokenizer.json"}:
+        assert (again / name).read_bytes() == (small_bundle / name).read_bytes(), name
 
 
 def test_repeated_gpu_builds_one_engine(small_folder: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from runtimes import Embedder
-from tests.support import Array, run_cli
+from tests.support import Array, build, run_cli
 
 TEXTS = ["Guten Morgen", "東京は夜の七時", ""]
 
@@ -102,8 +102,6 @@ def test_empty_standard_input_gives_no_line(
 def test_long_text_warns_on_one_line_and_is_refused_with_strict(
     small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.support import build
-
     options = ("--model", small_folder, "--task", "base", "--max-tokens", 32)
     assert build(tmp_path, *options) == 0
     bundle = tmp_path / "small" / "base-fp32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ import onnx_ir as ir
 import pytest
 import tensorrt_rtx_bindings as trt
 from onnx import TensorProto, helper, numpy_helper
+from tqdm import tqdm
 
+import export.engine
 from export.checkpoint import Checkpoint
 from export.engine import EngineSpec, build_engine, check_gpus, load_tensorrt
 from export.lowering import Kind
@@ -124,6 +127,29 @@ def test_progress_bar_is_silent_where_there_is_no_terminal(
     build(folder, tmp_path, spec)
     captured = capfd.readouterr()
     assert (captured.out, captured.err) == ("", "")
+
+
+class InterruptingBar(tqdm):  # type: ignore[type-arg]
+    """Ctrl-C at the builder's first step."""
+
+    sent = False
+
+    def update(self, n: float | None = 1) -> bool | None:
+        if not InterruptingBar.sent:
+            InterruptingBar.sent = True
+            signal.raise_signal(signal.SIGINT)
+        return super().update(n)
+
+
+def test_interrupt_during_a_build_ends_it_without_an_engine(
+    fp32_graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT swallowed the KeyboardInterrupt, built on, and the bundle was published."""
+    monkeypatch.setattr(export.engine, "tqdm", InterruptingBar)
+    with pytest.raises(KeyboardInterrupt):
+        build(fp32_graphs, tmp_path)
+    assert InterruptingBar.sent
+    assert not (tmp_path / "engine").exists()
 
 
 @pytest.mark.parametrize(

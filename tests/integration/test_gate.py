@@ -164,7 +164,7 @@ def test_wrong_pooling_exits_3_and_keeps_the_former_bundle(
     check_refused(out, capsys, "--model", small_folder, "--task", "separation")
 
 
-@pytest.mark.parametrize("control", [wrong_adapter, no_adapter, rope_base_10000],
+@pytest.mark.parametrize("control", [wrong_adapter, rope_base_10000],
                          ids=lambda control: control.__name__)  # fmt: skip
 def test_trained_sample_shows_the_same_mistakes(
     tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str], control: Any

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from peft import LoraConfig
 
 from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.peft_zoo import load_base, mean_vectors, quiet, train
-from tests.support import SAMPLE_HF, Array, build, cosines, sample_tokenizer
+from tests.support import SAMPLE_HF, Array, build, cosines, sample_tokenizer, write_native
 
 TEXTS = ["Der Mieter kündigt fristgerecht.", "The court dismissed the appeal. " * 9, "契約"]
 CONFIG = LoraConfig(
@@ -29,22 +28,20 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundles(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same adapter on both formats, and the base."""
+    """The sample with the adapter, and without any."""
     out = tmp_path_factory.mktemp("own-build")
-    own = ("--task", "legal-de", "--adapter-path", adapter)
-    assert build(out, *own) == 0
-    assert build(out, *own, "--model", SAMPLE_HF) == 0
+    assert build(out, "--task", "legal-de", "--adapter-path", adapter) == 0
     assert build(out, "--task", "base") == 0
-    return out
+    return out / "sample"
 
 
 def encode(bundle: Path) -> Array:
     with Embedder.load(bundle) as embedder:
-        return embedder.encode(TEXTS)
+        return embedder.encode(TEXTS, prefix=False)
 
 
-def natively(adapter: Path | None) -> Array:
-    model = load_base(SAMPLE_HF)
+def natively(adapter: Path | None, base: Path = SAMPLE_HF) -> Array:
+    model = load_base(base)
     if adapter is not None:
         with quiet():
             model.load_adapter(str(adapter), adapter_name="own")
@@ -52,21 +49,20 @@ def natively(adapter: Path | None) -> Array:
     return mean_vectors(model, sample_tokenizer().encode(TEXTS))
 
 
-@pytest.mark.parametrize("model", ["sample", "sample-hf"])
-def test_vectors_are_pefts_own(adapter: Path, bundles: Path, model: str) -> None:
-    vectors = encode(bundles / model / "legal-de-fp32")
+def test_vectors_are_pefts_own(adapter: Path, bundles: Path) -> None:
+    vectors = encode(bundles / "legal-de-fp32")
     assert cosines(vectors, natively(adapter)).min() >= 0.999999
 
 
 def test_base_is_unaffected_and_differs(adapter: Path, bundles: Path) -> None:
-    base = encode(bundles / "sample" / "base-fp32")
+    base = encode(bundles / "base-fp32")
     assert cosines(base, natively(None)).min() >= 0.999999
     assert cosines(base, natively(adapter)).max() < 0.999
 
 
 def test_manifest_names_the_task_and_tells_the_adapters_apart(bundles: Path) -> None:
-    own = read_manifest(bundles / "sample" / "legal-de-fp32")
-    base = read_manifest(bundles / "sample" / "base-fp32")
+    own = read_manifest(bundles / "legal-de-fp32")
+    base = read_manifest(bundles / "base-fp32")
     assert (own.task, base.task) == ("legal-de", "base")
     assert own.prefix == ""
     assert own.model["sha256"] != base.model["sha256"]  # the adapter is part of the model
@@ -74,15 +70,16 @@ def test_manifest_names_the_task_and_tells_the_adapters_apart(bundles: Path) -> 
 
 
 def test_own_adapter_may_take_a_published_tasks_name_and_prefix(
-    adapter: Path, tmp_path: Path
+    small_folder: Path, tmp_path: Path
 ) -> None:
-    options = ("--task", "retrieval.query", "--adapter-path", adapter)
-    assert build(tmp_path, *options) == 0
-    bundle = tmp_path / "sample" / "retrieval.query-fp32"
+    """On a native checkpoint; the published adapter of that name is then not used."""
+    native = write_native(small_folder, tmp_path / "small-hf")
+    train(native, tmp_path / "own", CONFIG)
+    options = ("--task", "retrieval.query", "--adapter-path", tmp_path / "own")
+    assert build(tmp_path / "out", "--model", native, *options) == 0
+    bundle = tmp_path / "out" / "small-hf" / "retrieval.query-fp32"
     assert read_manifest(bundle).prefix.startswith("Represent the query")
-    with Embedder.load(bundle) as embedder:
-        vectors = embedder.encode(TEXTS, prefix=False)
-    assert cosines(vectors, natively(adapter)).min() >= 0.999999
+    assert cosines(encode(bundle), natively(tmp_path / "own", native)).min() >= 0.999999
 
 
 def test_adapter_for_another_width_exits_2(
@@ -96,9 +93,10 @@ def test_adapter_for_another_width_exits_2(
 
 
 def test_base_with_an_adapter_path_is_refused_instead_of_losing_it(
-    adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    adapter: Path, small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Adapter silently lost, base embeddings returned: transformers #46766."""
-    assert build(tmp_path / "out", "--task", "base", "--adapter-path", adapter) == 2
+    options = ("--model", small_folder, "--task", "base", "--adapter-path", adapter)
+    assert build(tmp_path / "out", *options) == 2
     assert "ADAPTER_PATH" in capsys.readouterr().err.splitlines()[-1]
-    assert np.array_equal([*tmp_path.iterdir()], [])
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,6 @@ def test_one_flipped_byte_exits_3_and_names_the_file(
 def test_flipped_byte_of_an_engine_exits_3(
     fp16_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     copy = Path(shutil.copytree(fp16_bundle, tmp_path / "bundle"))
     engine = copy / "encoder.sm89.engine"
     with engine.open("r+b") as stream:

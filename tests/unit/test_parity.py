@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import export.parity
 from export.parity import (
     DOCUMENT_TOKENS,
     ParityReport,
@@ -224,8 +225,6 @@ def test_prefix_stands_before_every_text() -> None:
 def test_texts_are_identified_by_their_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import export.parity
-
     before = texts_sha256()
     changed = tmp_path / "texts.jsonl"
     changed.write_bytes(export.parity.TEXTS.read_bytes() + b"\n")

@@ -62,7 +62,7 @@ def fp16_bundle(out: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def fp32_bundle(out: Path) -> Path:
-    assert build(out, tokens=600) == 0
+    assert build(out) == 0
     return out / "sample" / "classification-fp32"
 
 
@@ -73,10 +73,10 @@ def bf16_bundle(out: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def query_bundle(out: Path) -> Path:
-    """retrieval.query, the task with a prefix."""
-    assert build(out, "--task", "retrieval.query") == 0
-    return out / "sample" / "retrieval.query-fp32"
+def query_bundle(out: Path, small_folder: Path) -> Path:
+    """retrieval.query, the task with a prefix, of the random checkpoint."""
+    assert build(out, "--model", small_folder, "--task", "retrieval.query") == 0
+    return out / "small" / "retrieval.query-fp32"
 
 
 @pytest.fixture(scope="session")

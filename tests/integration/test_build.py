@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import tensorrt_rtx_bindings as rtx
 
+import export.pipeline
 from export.parity import texts_sha256
 from export.source import SAMPLE
 from export.spec import JINA_TASKS
@@ -104,9 +105,9 @@ def test_prefix_is_applied_by_the_bundles_own_embedder(query_bundle: Path) -> No
 def test_all_tasks_build_from_one_trace(
     small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trace.cache_clear()
+    before = trace.cache_info().misses
     assert build(tmp_path, "--model", small_folder, "--task", "all") == 0
-    assert trace.cache_info().misses == 1
+    assert trace.cache_info().misses <= before + 1
     folders = {task: tmp_path / "small" / f"{task}-fp32" for task in JINA_TASKS}
     assert {p.name for p in (tmp_path / "small").iterdir()} == {f.name for f in folders.values()}
     vectors = {task: encode(folder, prefix=False) for task, folder in folders.items()}
@@ -141,9 +142,9 @@ def test_small_limits_build_in_silence(
 
 
 def test_second_build_gives_the_same_bytes(
-    small_bundle: Path, small_folder: Path, tmp_path: Path
+    small_bundle: Path, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace.cache_clear()
+    monkeypatch.setattr(export.pipeline, "trace", trace.__wrapped__)  # nothing from the cache
     assert build(tmp_path, "--model", small_folder, "--task", "separation") == 0
     again = tmp_path / "small" / "separation-fp32"
     names = {p.name for p in again.iterdir()}

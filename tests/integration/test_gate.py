@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 import export.encoder
+import export.pipeline
 import export.weights
 from export.adapters import Adapter, LoraPair, merge
 from export.checkpoint import Checkpoint
@@ -113,14 +113,6 @@ GRAPH_CONTROLS = [first_token_pooling, padding_in_the_mean]
 
 
 @pytest.fixture
-def fresh_trace() -> Iterator[None]:
-    """Wrong graphs must neither come from the cache of right ones nor stay in it."""
-    trace.cache_clear()
-    yield
-    trace.cache_clear()
-
-
-@pytest.fixture
 def former(small_bundle: Path, tmp_path: Path) -> Path:
     """An OUT that holds a good bundle of the small checkpoint already; the bundle's folder."""
     final = tmp_path / "out" / "small" / "separation-fp32"
@@ -154,12 +146,13 @@ def test_wrong_weights_exit_3_and_keep_the_former_bundle(
 
 
 @pytest.mark.parametrize("control", GRAPH_CONTROLS, ids=lambda control: control.__name__)
-@pytest.mark.usefixtures("fresh_trace")
 def test_wrong_pooling_exits_3_and_keeps_the_former_bundle(
     former: Path, small_folder: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str],
     control: Any,
 ) -> None:  # fmt: skip
     control(monkeypatch)
+    # Wrong graphs must neither come from the cache of right ones nor stay in it.
+    monkeypatch.setattr(export.pipeline, "trace", trace.__wrapped__)
     out = former.parents[1]
     check_refused(out, capsys, "--model", small_folder, "--task", "separation")
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
+from export.checkpoint import Checkpoint, open_checkpoint
 from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.peft_zoo import load_base, mean_vectors, quiet, train
@@ -27,12 +28,11 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bundles(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample with the adapter, and without any."""
+def bundle(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample with the adapter."""
     out = tmp_path_factory.mktemp("own-build")
     assert build(out, "--task", "legal-de", "--adapter-path", adapter) == 0
-    assert build(out, "--task", "base") == 0
-    return out / "sample"
+    return out / "sample" / "legal-de-fp32"
 
 
 def encode(bundle: Path) -> Array:
@@ -49,23 +49,35 @@ def natively(adapter: Path | None, base: Path = SAMPLE_HF) -> Array:
     return mean_vectors(model, sample_tokenizer().encode(TEXTS))
 
 
-def test_vectors_are_pefts_own(adapter: Path, bundles: Path) -> None:
-    vectors = encode(bundles / "legal-de-fp32")
-    assert cosines(vectors, natively(adapter)).min() >= 0.999999
+def test_vectors_are_pefts_own(adapter: Path, bundle: Path) -> None:
+    assert cosines(encode(bundle), natively(adapter)).min() >= 0.999999
 
 
-def test_base_is_unaffected_and_differs(adapter: Path, bundles: Path) -> None:
-    base = encode(bundles / "base-fp32")
-    assert cosines(base, natively(None)).min() >= 0.999999
-    assert cosines(base, natively(adapter)).max() < 0.999
+def test_vectors_of_the_base_and_of_the_published_task_are_others(
+    adapter: Path, fp32_bundle: Path
+) -> None:
+    """Guards the test above, and that building an own adapter leaves other bundles alone."""
+    own = natively(adapter)
+    assert cosines(natively(None), own).max() < 0.999
+    assert cosines(encode(fp32_bundle), own).max() < 0.999
 
 
-def test_manifest_names_the_task_and_tells_the_adapters_apart(bundles: Path) -> None:
-    own = read_manifest(bundles / "legal-de-fp32")
-    base = read_manifest(bundles / "base-fp32")
-    assert (own.task, base.task) == ("legal-de", "base")
-    assert own.prefix == ""
-    assert own.model["sha256"] != base.model["sha256"]  # the adapter is part of the model
+def test_base_of_a_checkpoint_opened_with_an_adapter_is_the_base(
+    adapter: Path, original: Checkpoint
+) -> None:
+    opened = open_checkpoint(original.folder, adapter_path=adapter, adapter_task="legal-de")
+    assert opened.adapter("base").modules == {}
+    assert (
+        opened.adapter("classification").modules.keys()
+        == original.adapter("classification").modules.keys()
+    )
+    assert len(opened.adapter("legal-de").modules) == 1 + 2 * original.config.layers
+
+
+def test_manifest_names_the_task_and_tells_the_model_apart(bundle: Path, fp32_bundle: Path) -> None:
+    own, published = read_manifest(bundle), read_manifest(fp32_bundle)
+    assert (own.task, own.prefix) == ("legal-de", "")
+    assert own.model["sha256"] != published.model["sha256"]  # the adapter is part of the model
     assert own.parity["passed"] is True
 
 

@@ -62,7 +62,7 @@ check: $(VENV)/.installed-dev ## Lint and type-check
 bench-build: $(VENV)/.installed ## Time and memory of building a full-size random checkpoint
 	$(BIN)/python -m tests.bench.build --out "$(OUT)/bench-build"
 
-bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=small|mid|full)
+bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=small, mid or full)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \
 	  $(if $(BENCH_SKIP),--skip "$(BENCH_SKIP)")
 

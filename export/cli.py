@@ -123,9 +123,13 @@ def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
 def _verify(arguments: argparse.Namespace) -> int:
     from export.verify import verify
 
-    report = verify(arguments.bundle)
-    print(f"{arguments.bundle}: every file as built; {report.rows} texts, minimum cosine "
-          f"{report.min_cosine:.7f} (gate {report.threshold})")  # fmt: skip
+    reports = verify(arguments.bundle)
+    print(f"{arguments.bundle}: every file as built")
+    for kind, report in reports.items():
+        print(
+            f"  {kind} graph: {report.rows} texts, minimum cosine {report.min_cosine:.7f} "
+            f"(gate {report.threshold})"
+        )
     return 0
 
 

@@ -18,7 +18,7 @@ from export.parity import (
     require,
     texts_sha256,
 )
-from runtimes.embedder import load_tokenizer
+from runtimes.embedder import Vectors, load_tokenizer
 from runtimes.errors import GateError, InputError
 from runtimes.files import read_json
 from runtimes.manifest import Manifest
@@ -26,11 +26,12 @@ from runtimes.ort import OrtRuntime, PooledOrtRuntime
 from runtimes.tokens import TextTokenizer
 
 
-def verify(bundle: Path) -> ParityReport:
-    """Re-hash every file and run the CPU graph again on the gate's texts.
+def verify(bundle: Path) -> dict[str, ParityReport]:
+    """Re-hash every file and run the graphs again on the gate's texts; a report per graph.
 
     The vectors are compared with the reference's, which the bundle holds, so this needs neither
-    the checkpoint nor torch. Raises :class:`GateError` where anything differs.
+    the checkpoint nor torch (and leaves out a BF16 portable graph, which only torch runs here).
+    Raises :class:`GateError` where anything differs.
     """
     manifest = check_hashes(bundle)
     recorded = read_json(bundle / manifest.artifact("parity").path)
@@ -39,23 +40,47 @@ def verify(bundle: Path) -> ParityReport:
             f"{bundle}: built with other parity texts (adaptrt {manifest.versions['adaptrt']}); "
             "verify with that version, or build the bundle again"
         )
-    before = recorded["graphs"]["onnxruntime"]
     tokenizer = load_tokenizer(bundle, manifest)
-    texts = _texts(manifest, tokenizer, recorded["parity_tokens"], before["texts"])
+    reference = _reference(bundle / manifest.artifact("reference").path)
+    reports = {}
+    for kind in ("portable", "onnxruntime"):
+        before = recorded["graphs"].get(kind)
+        if before is not None and before["executed"] == OrtRuntime.name:
+            texts = _texts(manifest, tokenizer, recorded["parity_tokens"], before["texts"])
+            reports[kind] = _compare(bundle, manifest, kind, before, texts, reference, tokenizer)
+    return reports
+
+
+def _reference(path: Path) -> Vectors:
+    try:
+        vectors: Vectors = np.load(path, allow_pickle=False)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: not an array of numbers ({error}); build again") from error
+    return vectors
+
+
+def _compare(
+    bundle: Path,
+    manifest: Manifest,
+    kind: str,
+    before: dict[str, Any],
+    texts: list[ParityText],
+    reference: Vectors,
+    tokenizer: TextTokenizer,
+) -> ParityReport:
+    graph = manifest.artifact(kind).path
     executor = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
-    with executor(bundle / manifest.artifact("onnxruntime").path) as runtime:
+    with executor(bundle / graph) as runtime:
         vectors = embed(runtime, texts, tokenizer)
-        names = {"reference": before["reference"], "executed": runtime.name}
-    reference = np.load(bundle / manifest.artifact("reference").path, allow_pickle=False)
     if reference.shape != vectors.shape:
         raise GateError(f"{bundle}: {len(vectors)} texts, the reference holds {len(reference)}")
+    names = {"reference": before["reference"], "executed": before["executed"]}
     report = compare(reference, vectors, texts, names=names, threshold=before["threshold"])
-    require(report, manifest.artifact("onnxruntime").path)
+    require(report, graph)
     # CPUs round differently; a change as large as the gate's own margin is another model.
-    margin = 1 - report.threshold
-    if abs(report.min_cosine - before["min_cosine"]) > margin:
+    if abs(report.min_cosine - before["min_cosine"]) > 1 - report.threshold:
         raise GateError(
-            f"{bundle}: minimum cosine {report.min_cosine:.7f}, the manifest recorded "
+            f"{bundle}: minimum cosine of {graph} {report.min_cosine:.7f}, the manifest recorded "
             f"{before['min_cosine']:.7f}"
         )
     return report

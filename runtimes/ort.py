@@ -16,6 +16,8 @@ from runtimes.errors import AdaptrtError, InputError
 class OrtRuntime(RuntimeBase):
     """A graph in ONNX Runtime's CPU provider, and no other: nothing moves between devices."""
 
+    name = "onnxruntime-cpu"  # what manifests record
+
     def __init__(
         self,
         graph: Path,
@@ -46,11 +48,6 @@ class OrtRuntime(RuntimeBase):
             self._adapter.Load(str(adapter))
             self._options.add_active_adapter(self._adapter)
         self.outputs = tuple(o.name for o in self._session.get_outputs())
-
-    @property
-    def name(self) -> str:
-        """What manifests record."""
-        return "onnxruntime-cpu"
 
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every output of the graph by name."""

@@ -99,6 +99,7 @@ def test_empty_standard_input_gives_no_line(
     assert encode(capsys, "--bundle", query_bundle) == []
 
 
+@pytest.mark.filterwarnings("default::runtimes.tokens.TruncationWarning")
 def test_long_text_warns_on_one_line_and_is_refused_with_strict(
     small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,26 +129,30 @@ def test_progress_bar_is_silent_where_there_is_no_terminal(
     assert (captured.out, captured.err) == ("", "")
 
 
-class InterruptingBar(tqdm):  # type: ignore[type-arg]
-    """Ctrl-C at the builder's first step."""
-
-    sent = False
-
-    def update(self, n: float | None = 1) -> bool | None:
-        if not InterruptingBar.sent:
-            InterruptingBar.sent = True
-            signal.raise_signal(signal.SIGINT)
-        return super().update(n)
-
-
+@pytest.mark.parametrize("moment", ["set_postfix_str", "update", "refresh"])
 def test_interrupt_during_a_build_ends_it_without_an_engine(
-    fp32_graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fp32_graphs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
-    """TensorRT swallowed the KeyboardInterrupt, built on, and the bundle was published."""
+    """TensorRT swallowed the KeyboardInterrupt, built on, and the bundle was published.
+
+    The bar's methods are called where a phase starts, at each step and where a phase ends.
+    """
+    sent: list[int] = []
+
+    class InterruptingBar(tqdm):  # type: ignore[type-arg]
+        pass
+
+    def interrupt(self: InterruptingBar, *arguments: object) -> object:
+        if not sent:
+            sent.append(1)
+            signal.raise_signal(signal.SIGINT)
+        return getattr(tqdm, moment)(self, *arguments)
+
+    setattr(InterruptingBar, moment, interrupt)
     monkeypatch.setattr(export.engine, "tqdm", InterruptingBar)
     with pytest.raises(KeyboardInterrupt):
         build(fp32_graphs, tmp_path)
-    assert InterruptingBar.sent
+    assert sent
     assert not (tmp_path / "engine").exists()
 
 

@@ -147,7 +147,10 @@ def _encode(arguments: argparse.Namespace) -> int:
             strict=arguments.strict,
         )  # fmt: skip
     if arguments.out is not None:
-        np.save(arguments.out, vectors)
+        try:
+            np.save(arguments.out, vectors)
+        except OSError as error:
+            raise InputError(f"--out: cannot write {arguments.out} ({error.strerror})") from error
         return 0
     for text, vector in zip(texts, vectors, strict=True):
         print(json.dumps({"text": text, "embedding": [float(x) for x in vector]},

@@ -8,8 +8,8 @@ the graph says.
 from __future__ import annotations
 
 import importlib
-import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -89,6 +89,8 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
         monitor = make_monitor(trt, bar)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
     if plan is None:
         words = "; ".join(logger.errors[-3:]) or "no reason given"
         raise AdaptrtError(f"{graph.name}: TensorRT built no engine for {spec.gpu}: {words}")
@@ -143,25 +145,34 @@ def make_logger(trt: Any) -> Any:
 def make_monitor(trt: Any, bar: Any) -> Any:
     """A progress monitor that moves ``bar``; Ctrl-C ends the build at its next step.
 
-    TensorRT calls it from its own threads, where an exception would be lost.
+    An exception would be lost in TensorRT's code that calls these methods, so an interrupt is
+    kept in ``interrupted`` and answered by cancelling; the caller raises it again.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.interrupted = False
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
-            bar.total += steps
-            bar.set_postfix_str(name)
+            with self._kept():
+                bar.total += steps
+                bar.set_postfix_str(name)
 
         def step_complete(self, name: str, step: int) -> bool:
-            bar.update(1)
-            return not sys.is_finalizing()
+            with self._kept():
+                bar.update(1)
+            return not self.interrupted
 
         def phase_finish(self, name: str) -> None:
-            bar.refresh()
+            with self._kept():
+                bar.refresh()
+
+        @contextmanager
+        def _kept(self) -> Iterator[None]:
+            try:
+                yield
+            except KeyboardInterrupt:
+                self.interrupted = True
 
     return Monitor()
-
-
-BuildEngine = Callable[[Any, Path, Path, EngineSpec], None]

@@ -103,7 +103,7 @@ def test_empty_standard_input_gives_no_line(
 def test_long_text_warns_on_one_line_and_is_refused_with_strict(
     small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--model", small_folder, "--task", "base", "--max-tokens", 32)
+    options = ("--model", small_folder, "--task", "base", "--max-tokens", 64)
     assert build(tmp_path, *options) == 0
     bundle = tmp_path / "small" / "base-fp32"
     capsys.readouterr()
@@ -111,7 +111,7 @@ def test_long_text_warns_on_one_line_and_is_refused_with_strict(
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) == 1
     assert captured.err.startswith("warning: text 0: ")
-    assert "the bundle takes 32; the end is cut off" in captured.err
+    assert "the bundle takes 64; the end is cut off" in captured.err
     assert len(captured.err.splitlines()) == 1
     error = refused(capsys, "--bundle", bundle, "--strict", "word " * 100)
     assert "split the text, or allow truncation" in error

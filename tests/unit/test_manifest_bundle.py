@@ -160,6 +160,44 @@ def test_bundle_of_a_build_killed_between_the_renames_returns(bundle: Path, dead
     check_hashes(bundle)
 
 
+def test_failed_last_rename_puts_the_former_bundle_back(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = listing(bundle.parent)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if ".staging-" in self.name:
+            raise OSError("disk trouble")
+        return rename(self, target)
+
+    def build() -> None:
+        with staging(bundle) as staged:
+            fill(staged, "newer")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="disk trouble"):
+        build()
+    assert listing(bundle.parent) == before
+
+
+def test_every_file_is_flushed_before_the_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed = set()
+    fsync = os.fsync
+
+    def record(handle: int) -> None:
+        flushed.add(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", record)
+    with staging(tmp_path / "out" / "task") as staged:
+        fill(staged)
+        assert flushed == set()
+    assert flushed >= {"weights", "graph.onnx", FILE, staged.name}
+
+
 def test_out_that_is_a_file_is_an_error_naming_it(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
 

@@ -34,7 +34,7 @@ help: ## This list
 	@echo "  TARGET        tensorrt_rtx, tensorrt, onnxruntime, auto [auto]"
 	@echo "  GPU           architectures for tensorrt_rtx [sm86,sm89,sm120]"
 	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
-	@echo "  WORKSPACE     builder memory in GiB [4]"
+	@echo "  WORKSPACE     builder memory in GiB [8]"
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
 	@echo "make verify takes BUNDLE, a bundle's folder."
@@ -62,9 +62,9 @@ check: $(VENV)/.installed-dev ## Lint and type-check
 bench-build: $(VENV)/.installed ## Time and memory of building a full-size random checkpoint
 	$(BIN)/python -m tests.bench.build --out "$(OUT)/bench-build"
 
-bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=small, mid or full)
+bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=sample, mid or full)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \
-	  $(if $(BENCH_SKIP),--skip "$(BENCH_SKIP)")
+	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_CASES),--cases "$(BENCH_CASES)")
 
 clean: ## Remove bundles and caches; the virtual environment stays
 	rm -rf build .mypy_cache .ruff_cache

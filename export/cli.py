@@ -144,7 +144,7 @@ def _encode(arguments: argparse.Namespace) -> int:
     with Embedder.load(arguments.bundle, adapter=arguments.adapter) as embedder:
         vectors = embedder.encode(
             texts, task=arguments.task, dimensions=arguments.dimensions, prefix=arguments.prefix,
-            strict=arguments.strict,
+            strict=arguments.strict, progress=True,
         )  # fmt: skip
     if arguments.out is not None:
         try:
@@ -212,7 +212,7 @@ def _engine_options(command: argparse.ArgumentParser) -> None:
     add("--gpu", default="sm86,sm89,sm120", help="for tensorrt_rtx (default: %(default)s)")
     add("--max-batch", type=int, default=32, help="default: %(default)s")
     add("--max-tokens", type=int, default=8192, help="default: %(default)s")
-    add("--workspace", type=float, default=4.0, help="builder memory in GiB (%(default)s)")
+    add("--workspace", type=float, default=8.0, help="builder memory in GiB (%(default)s)")
     add("--parity-tokens", type=int, default=2048,
         help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
     add("--out", type=Path, default=Path("build"), help="default: %(default)s")

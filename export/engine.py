@@ -93,6 +93,11 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
         raise KeyboardInterrupt
     if plan is None:
         words = "; ".join(logger.errors[-3:]) or "no reason given"
+        if "OutOfMemory" in words:  # activations at the largest shape
+            words += (
+                f"; WORKSPACE is {spec.workspace / 2**30:g} GiB: raise it, or lower MAX_BATCH or "
+                "MAX_TOKENS"
+            )
         raise AdaptrtError(f"{graph.name}: TensorRT built no engine for {spec.gpu}: {words}")
     with out.open("wb") as stream:
         stream.write(plan)

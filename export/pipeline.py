@@ -1,4 +1,4 @@
-"""The stages in order: checkpoint → plan → graph → weights → parity → engines → bundle."""
+"""The stages in order: checkpoint → plan → graph → weights → engines → parity → bundle."""
 
 from __future__ import annotations
 
@@ -115,15 +115,16 @@ def _build(
         _copy_tokenizer(folder, opened, plan)
         cast = write_weights(inner, graph.slots, plan.contents, spec.limits.max_tokens, shared)
         _warn_flushed(cast, spec.precision)
-        verdict = Gate(
-            folder, files, spec, plan, opened.checkpoint, opened.tokenizer, graph, index
-        ).run()
+        # Engines first: they take seconds and can fail, the gate takes minutes.
         for gpu, name in _engine_names(spec):
             engine = EngineSpec(
                 limits=spec.limits, gpu=gpu, workspace=int(spec.workspace_gib * 2**30),
                 timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
             )  # fmt: skip
             build_engine(opened.trt, folder / files[Kind.TENSORRT], folder / name, engine)
+        verdict = Gate(
+            folder, files, spec, plan, opened.checkpoint, opened.tokenizer, graph, index
+        ).run()
         manifest = _manifest(folder, files, opened, plan, verdict, cast)
         write_json(folder / FILE, manifest.to_json())
     return final, manifest

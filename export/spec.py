@@ -133,7 +133,7 @@ class BuildSpec:
     adapter: AdapterMode = AdapterMode.MERGED
     interface: Interface = Interface.SENTENCE
     rank: int = 16  # of a slot
-    workspace_gib: float = 4.0
+    workspace_gib: float = 8.0
     parity_tokens: int = 2048  # the longest text of the gate
 
     def __post_init__(self) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 from runtimes.base import Runtime, RuntimeBase
 from runtimes.errors import InputError
 from runtimes.manifest import Manifest, read_manifest
+from runtimes.scheduler import Budget, schedule
 from runtimes.tokens import Ids, TextTokenizer
 
 Vectors = NDArray[np.float32]
-BATCH_TOKENS = 8192  # tokens in one call; bounds the activations' memory
+_SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 
 
 class Embedder(RuntimeBase):
@@ -83,6 +83,7 @@ class Embedder(RuntimeBase):
         dimensions: int | None = None,
         prefix: bool = True,
         strict: bool = False,
+        progress: bool = False,
     ) -> Vectors:
         """One unit vector per text, FP32 ``[n, dimensions]``, in the order given.
 
@@ -91,6 +92,8 @@ class Embedder(RuntimeBase):
         ``prefix`` puts the task's instruction before each text, as the model was trained.
         ``dimensions`` cuts (Matryoshka) and normalises again. ``strict`` refuses a text that is
         longer than the bundle takes, which otherwise is truncated with a ``TruncationWarning``.
+        ``progress`` shows a bar on a terminal when there is much to do. How texts are grouped
+        into calls (:mod:`runtimes.scheduler`) does not show in the vectors.
         """
         if isinstance(texts, str):
             raise InputError("texts: got one str, expected a list of them: encode([text])")
@@ -99,7 +102,9 @@ class Embedder(RuntimeBase):
         prefixes = [self.manifest.prefixes[t] if prefix else "" for t in tasks]
         rows = self.tokenizer.encode(texts, prefixes, strict=strict)
         vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
-        for batch in equal_length_batches([len(r) for r in rows], self.manifest.max_batch):
+        lengths = [len(row) for row in rows]
+        batches = schedule(lengths, Budget(self.manifest.max_batch))
+        for batch in _with_progress(batches, lengths) if progress else batches:
             inputs: dict[str, Ids] = dict(self.tokenizer.pad([rows[i] for i in batch]).inputs())
             if self._switchable:
                 inputs["task_id"] = np.array([self._task_id(tasks[i]) for i in batch], np.int64)
@@ -163,11 +168,13 @@ def truncate(vectors: Vectors, width: int) -> Vectors:
     return shortened
 
 
-def equal_length_batches(lengths: Sequence[int], max_batch: int) -> Iterator[list[int]]:
-    """Indices grouped so that no row is padded: padding would cost O(n²) attention memory."""
-    order = sorted(range(len(lengths)), key=lambda i: lengths[i])
-    for length, group in groupby(order, key=lambda i: lengths[i]):
-        members = list(group)
-        size = max(1, min(max_batch, BATCH_TOKENS // length))
-        for start in range(0, len(members), size):
-            yield members[start : start + size]
+def _with_progress(batches: Iterable[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """The batches, and a bar of tokens on standard error; silent for little work or no terminal."""
+    from tqdm import tqdm
+
+    total = sum(lengths)
+    quiet = True if total < _SLOW_TOKENS else None  # None: off where there is no terminal
+    with tqdm(total=total, unit="token", unit_scale=True, disable=quiet, leave=False) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(sum(lengths[i] for i in batch))

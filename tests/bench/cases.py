@@ -14,6 +14,7 @@ from runtimes.tokens import TextTokenizer
 
 CORPUS_TEXTS = 256
 LENGTHS = (128, 512, 2048, 8192)
+CASES = ("1x128", "1x512", "1x2048", "8x512", "corpus", "1x8192")  # by rising memory
 
 
 @dataclass(frozen=True)
@@ -26,21 +27,20 @@ class Case:
     heavy: bool
 
 
-def all_cases(lengths: tuple[int, ...] = LENGTHS) -> list[Case]:
-    """Batch 1 at each length, 8 × 512, and the skewed corpus; light ones first.
-
-    The order lets one process report peak memory case by case.
-    """
+def all_cases() -> list[Case]:
+    """Every case, in the order of ``CASES``: one process can report peak memory case by case."""
     tokenizer = TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=8192, pad_id=1)
     words = [w for line in TEXTS.read_text(encoding="utf-8").splitlines()
              for w in json.loads(line)["text"].split()]  # fmt: skip
-    cases = [Case(f"1x{n}", (text_of(n, words, tokenizer),), n, n >= 2048) for n in lengths]
-    eight = tuple(text_of(512, words[i:] + words[:i], tokenizer) for i in range(8))
-    cases.insert(2, Case("8x512", eight, 8 * 512, heavy=True))
-    corpus = skewed_corpus(words, tokenizer)
-    total = sum(len(ids) for ids in tokenizer.encode(corpus))
-    cases.insert(3, Case("corpus", tuple(corpus), total, heavy=True))
-    return cases
+    cases = {f"1x{n}": [text_of(n, words, tokenizer)] for n in LENGTHS}
+    cases["8x512"] = [text_of(512, words[i:] + words[:i], tokenizer) for i in range(8)]
+    cases["corpus"] = skewed_corpus(words, tokenizer)
+    return [_case(name, cases[name], tokenizer) for name in CASES]
+
+
+def _case(name: str, texts: list[str], tokenizer: TextTokenizer) -> Case:
+    tokens = sum(len(ids) for ids in tokenizer.encode(texts))
+    return Case(name, tuple(texts), tokens, heavy=tokens >= LENGTHS[2])
 
 
 def text_of(tokens: int, words: list[str], tokenizer: TextTokenizer) -> str:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from export.source import SAMPLE
 from runtimes.tokens import TextTokenizer
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -89,11 +92,35 @@ def sentence_transformers(work: Path) -> Encode:
     return encode
 
 
-def _bundle(name: str, task: str | None) -> Callable[[Path], Encode]:
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle of ours: its folder's name, how it is built, the task it is asked for."""
+
+    name: str
+    options: tuple[str, ...]
+    task: str | None = None
+
+
+BUNDLES = {
+    "adaptrt": Bundle("base-fp32", ("--precision", "fp32", "--task", "base")),
+    "adaptrt switchable": Bundle(
+        "switchable-fp32", ("--precision", "fp32", "--adapter", "switchable"), "classification"
+    ),
+}
+
+
+def _bundle_folder(work: Path, contender: str) -> Path:
+    return work / "bundles" / "model" / BUNDLES[contender].name
+
+
+def ours(contender: str) -> Callable[[Path], Encode]:
+    """The bundle behind a contender's name, through ``Embedder``."""
+
     def load(work: Path) -> Encode:
         from runtimes import Embedder
 
-        embedder = Embedder.load(work / "bundles" / "model" / name)
+        embedder = Embedder.load(_bundle_folder(work, contender))
+        task = BUNDLES[contender].task
         return lambda texts: embedder.encode(texts, task=task, prefix=False)
 
     return load
@@ -103,39 +130,45 @@ CONTENDERS: dict[str, Callable[[Path], Encode]] = {
     "PyTorch FlashAttention": reference,
     "naive ONNX export": naive,
     "sentence-transformers": sentence_transformers,
-    "adaptrt": _bundle("base-fp32", None),
+    "adaptrt": ours("adaptrt"),
     "rebuild per call": rebuilding,
-    "adaptrt switchable": _bundle("switchable-fp32", "classification"),
+    "adaptrt switchable": ours("adaptrt switchable"),
 }
 
 
-def prepare(work: Path, size: str) -> None:
-    """Checkpoint, bundles, naive export and native folder, each made once per work folder."""
-    from export.cli import main
+def prepare(work: Path, size: str, contenders: Sequence[str]) -> None:
+    """What the contenders need, each made once per work folder: checkpoint, bundles, exports."""
     from tests.bench import rebuild
     from tests.zoo import SIZES, write_original
 
     model = work / "model"
     if not (model / "model.safetensors").is_file():
-        write_original(model, SIZES[size])
-    for name, options in (("base-fp32", ["--task", "base"]),
-                          ("switchable-fp32", ["--adapter", "switchable"])):  # fmt: skip
-        if not (work / "bundles" / "model" / name).is_dir():
-            code = main(["engine", "--model", str(model), "--target", "onnxruntime",
-                         "--precision", "fp32", "--parity-tokens", "64",
-                         "--out", str(work / "bundles"), *options])  # fmt: skip
-            if code:
-                raise SystemExit(code)
-    if not (work / NAIVE_FILE).is_file():
+        if size == "sample":
+            shutil.copytree(SAMPLE, model)
+        else:
+            write_original(model, SIZES[size])
+    for contender in contenders:
+        if contender in BUNDLES and not _bundle_folder(work, contender).is_dir():
+            _build(work, BUNDLES[contender])
+    others = {"naive ONNX export", "sentence-transformers"} & set(contenders)
+    if others and not (work / NAIVE_FILE).is_file():
         _export_naive(work)
-    if not (work / rebuild.FILE).is_file():
+    if "rebuild per call" in contenders and not (work / rebuild.FILE).is_file():
         rebuild.export_rebuild(model, work / rebuild.FILE)
+
+
+def _build(work: Path, bundle: Bundle) -> None:
+    from export.cli import main
+
+    where = ["--model", str(work / "model"), "--out", str(work / "bundles")]
+    code = main(["engine", *where, "--target", "onnxruntime", "--parity-tokens", "64",
+                 *bundle.options])  # fmt: skip
+    if code:
+        raise SystemExit(code)
 
 
 def _export_naive(work: Path) -> None:
     """The transformers model as its users export it (opset 18), and a native copy of it."""
-    import shutil
-
     import torch
 
     from export.checkpoint import open_checkpoint
@@ -144,8 +177,7 @@ def _export_naive(work: Path) -> None:
     model = reference_model(open_checkpoint(work / "model"), "base").eval()
     model.save_pretrained(work / "native")  # type: ignore[operator]
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        source = Path("export/sample") / name
-        shutil.copyfile(source, work / "native" / name)
+        shutil.copyfile(SAMPLE / name, work / "native" / name)
     example = (torch.ones((2, 16), dtype=torch.int64), torch.ones((2, 16), dtype=torch.int64))
     axes = {0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("sequence", max=8192)}
     with warnings.catch_warnings():

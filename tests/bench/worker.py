@@ -8,7 +8,7 @@ import resource
 import time
 from pathlib import Path
 
-from tests.bench.cases import LENGTHS, all_cases
+from tests.bench.cases import all_cases
 from tests.bench.contenders import CONTENDERS
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--cases", default="")
     arguments = parser.parse_args()
-    cases = all_cases(LENGTHS)
+    cases = all_cases()
     wanted = arguments.cases.split(",") if arguments.cases else [c.name for c in cases]
     encode = CONTENDERS[arguments.contender](arguments.work)
     encode(["Guten Tag"])

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.embedder import BATCH_TOKENS, Embedder, equal_length_batches, truncate
+from runtimes.embedder import Embedder, truncate
 from runtimes.errors import InputError
 from runtimes.tokens import TruncationWarning
 from tests.support import PREFIX, Array, CallableRuntime, make_manifest, sample_tokenizer
@@ -23,8 +23,7 @@ def vector_of(ids: Array) -> Array:
 
 
 def fake(ids: Array, mask: Array) -> Array:
-    assert mask.all()  # equal lengths: nothing is padded
-    return np.stack([vector_of(row) for row in ids])
+    return np.stack([vector_of(row[seen == 1]) for row, seen in zip(ids, mask, strict=True)])
 
 
 def embedder(max_tokens: int = 64, **changes: Any) -> Embedder:
@@ -44,7 +43,7 @@ def test_rows_are_in_the_order_of_the_texts() -> None:
     vectors = subject.encode(TEXTS)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, np.stack([expected(t) for t in TEXTS]))
-    assert len(subject.runtime.calls) < len(TEXTS)  # equal lengths went together
+    assert len(subject.runtime.calls) < len(TEXTS)  # short texts went together
 
 
 def test_no_texts_give_an_empty_matrix_of_the_right_width() -> None:
@@ -129,19 +128,20 @@ def test_dimensions_are_the_manifests() -> None:
     assert embedder().dimensions == (2, 4, 8)
 
 
-@pytest.mark.parametrize("max_batch", [1, 4, 32])
-@pytest.mark.parametrize("lengths", [[3] * 10, [5, 1, 5, 2, 5], [8192, 4096, 4096, 1], [9000]])
-def test_batches_have_equal_lengths_and_bounded_size(lengths: list[int], max_batch: int) -> None:
-    plan = list(equal_length_batches(lengths, max_batch))
-    assert sorted(i for batch in plan for i in batch) == list(range(len(lengths)))
-    for batch in plan:
-        assert len({lengths[i] for i in batch}) == 1
-        assert len(batch) <= max_batch
-        assert len(batch) == 1 or len(batch) * lengths[batch[0]] <= BATCH_TOKENS
+@pytest.mark.parametrize("seed", [0, 1])
+def test_order_and_company_do_not_show(seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(len(TEXTS))
+    shuffled = embedder().encode([TEXTS[i] for i in order])
+    np.testing.assert_array_equal(shuffled, embedder().encode(TEXTS)[order])
+    alone = np.concatenate([embedder().encode([text]) for text in TEXTS])
+    np.testing.assert_array_equal(alone, embedder().encode(TEXTS))
 
 
-def test_no_more_calls_than_needed() -> None:
-    assert len(list(equal_length_batches([3] * 10 + [4] * 4, 4))) == 4
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    many = ["word " * 30] * 800
+    vectors = embedder().encode(many, progress=True)
+    np.testing.assert_array_equal(vectors, embedder().encode(many))
+    assert capsys.readouterr().err == ""
 
 
 def test_full_width_is_passed_through_untouched() -> None:

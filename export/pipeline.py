@@ -33,6 +33,7 @@ from runtimes.tokens import TextTokenizer
 GRAPH_FILES = {
     Kind.PORTABLE: "model.onnx",
     Kind.ONNXRUNTIME: "model.onnxruntime.onnx",
+    Kind.ONNXRUNTIME_CUDA: "model.onnxruntime_cuda.onnx",
     Kind.TENSORRT: "model.tensorrt.onnx",
     Kind.PRIMITIVE: "model.primitive.onnx",
 }

@@ -22,7 +22,7 @@ from runtimes.embedder import Vectors, load_tokenizer
 from runtimes.errors import GateError, InputError
 from runtimes.files import read_json
 from runtimes.manifest import Manifest
-from runtimes.ort import OrtRuntime, PooledOrtRuntime
+from runtimes.ort import ON_CPU, OrtRuntime, PooledOrtRuntime
 from runtimes.tokens import TextTokenizer
 
 
@@ -45,7 +45,7 @@ def verify(bundle: Path) -> dict[str, ParityReport]:
     reports = {}
     for kind in ("portable", "onnxruntime"):
         before = recorded["graphs"].get(kind)
-        if before is not None and before["executed"] == OrtRuntime.name:
+        if before is not None and before["executed"] == ON_CPU:
             texts = _texts(manifest, tokenizer, recorded["parity_tokens"], before["texts"])
             reports[kind] = _compare(bundle, manifest, kind, before, texts, reference, tokenizer)
     return reports

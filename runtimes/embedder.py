@@ -16,6 +16,7 @@ from runtimes.scheduler import Budget, schedule
 from runtimes.tokens import Ids, TextTokenizer
 
 Vectors = NDArray[np.float32]
+_ORT_DEVICES = {"onnxruntime": "cpu", "onnxruntime_cuda": "cuda"}
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 
 
@@ -48,15 +49,16 @@ class Embedder(RuntimeBase):
         """Open a bundle.
 
         ``runtime`` names the executor and is never replaced by another: ``onnxruntime`` runs the
-        bundle's CPU graph (half-precision weights, FP32 arithmetic). ``adapter`` is an
+        bundle's CPU graph (half-precision weights, FP32 arithmetic), ``onnxruntime_cuda`` its
+        graph for NVIDIA GPUs. ``adapter`` is an
         ``.onnx_adapter`` file for a bundle with a slot. Raises :class:`InputError` for a bundle
         that is incomplete or has no graph for the executor, and for an adapter that was made for
         another model.
         """
         folder = Path(bundle)
         manifest = read_manifest(folder)
-        if runtime != "onnxruntime":
-            raise InputError(f"runtime: got {runtime!r}, expected 'onnxruntime'")
+        if runtime not in _ORT_DEVICES:
+            raise InputError(f"runtime: got {runtime!r}, expected one of {', '.join(_ORT_DEVICES)}")
         from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
         path = None
@@ -65,9 +67,10 @@ class Embedder(RuntimeBase):
 
             path = check_adapter(Path(adapter), manifest)
         kind = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
-        graph = folder / manifest.artifact("onnxruntime").path
+        graph = folder / manifest.artifact(runtime).path
         tasks = manifest.tasks if manifest.adapter == "switchable" else ()
-        executor = kind(graph, threads=threads, adapter=path, tasks=tasks)
+        device = _ORT_DEVICES[runtime]
+        executor = kind(graph, device=device, threads=threads, adapter=path, tasks=tasks)
         return cls(manifest, load_tokenizer(folder, manifest), executor, folder)
 
     @property

@@ -1,4 +1,4 @@
-"""ONNX Runtime on a CPU."""
+"""ONNX Runtime, on a CPU or a GPU."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from runtimes.base import Arrays, RuntimeBase
-from runtimes.errors import AdaptrtError, InputError
+from runtimes.errors import AdaptrtError, InputError, MissingError
+
+ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 class OrtRuntime(RuntimeBase):
-    """A graph in ONNX Runtime's CPU provider, and no other: nothing moves between devices."""
-
-    name = "onnxruntime-cpu"  # what manifests record
+    """A graph in ONNX Runtime on the device that was asked for, and on no other."""
 
     def __init__(
         self,
         graph: Path,
         *,
+        device: str = "cpu",
         threads: int | None = None,
         adapter: Path | None = None,
         tasks: Sequence[str] = (),
     ) -> None:
-        """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts."""
+        """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
+
+        Raises :class:`MissingError` where ``device`` is ``cuda`` and its provider does not load.
+        """
+        self.name = f"onnxruntime-{device}"
         if not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = ort.SessionOptions()
@@ -37,10 +43,12 @@ class OrtRuntime(RuntimeBase):
             options.intra_op_num_threads = threads
         try:
             self._session = ort.InferenceSession(
-                graph, sess_options=options, providers=["CPUExecutionProvider"]
+                graph, sess_options=options, providers=[_provider(device)]
             )
         except _ORT_ERRORS as error:
             raise AdaptrtError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
+        if self._session.get_providers()[0] != _PROVIDERS[device]:  # it would go on on the CPU
+            raise MissingError(f"{_PROVIDERS[device]} did not start: {_CUDA_HINT}")
         self._tasks = tuple(tasks)
         self._options = ort.RunOptions()
         if adapter is not None:
@@ -93,6 +101,19 @@ class PooledOrtRuntime(OrtRuntime):
             vectors |= dict(zip(rows, means / np.linalg.norm(means, axis=1, keepdims=True),
                                 strict=True))  # fmt: skip
         return {"sentence_embedding": np.stack([vectors[i] for i in range(len(tasks))])}
+
+
+_CUDA_HINT = (
+    "onnxruntime-gpu, an NVIDIA driver and CUDA with cuDNN are needed; "
+    "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+)
+
+
+def _provider(device: str) -> str:
+    name = _PROVIDERS[device]
+    if name not in ort.get_available_providers():
+        raise MissingError(f"this ONNX Runtime has no {name}: {_CUDA_HINT}")
+    return name
 
 
 _STATE = ort.capi.onnxruntime_pybind11_state

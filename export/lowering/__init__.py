@@ -10,6 +10,7 @@ from onnx_ir.passes import InPlacePass
 
 from export.lowering.contrib_attention import UseContribAttention
 from export.lowering.contrib_rotary import UseContribRotary
+from export.lowering.cuda_attention import UseKeyLengths
 from export.lowering.fuse_bias_gelu import FuseBiasGelu
 from export.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
 from export.lowering.primitive_attention import ExpandAttention
@@ -23,7 +24,8 @@ class Kind(StrEnum):
     """What a graph in a bundle is for; also its name in the manifest."""
 
     PORTABLE = "portable"
-    ONNXRUNTIME = "onnxruntime"
+    ONNXRUNTIME = "onnxruntime"  # on a CPU
+    ONNXRUNTIME_CUDA = "onnxruntime_cuda"
     TENSORRT = "tensorrt"
     PRIMITIVE = "primitive"
 
@@ -33,6 +35,7 @@ _PIPELINES: dict[Kind, tuple[Callable[[], InPlacePass], ...]] = {
     Kind.ONNXRUNTIME: (
         WidenToFloat32, UseContribRotary, UseContribAttention, FuseSkipLayerNorm, FuseBiasGelu,
     ),
+    Kind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
     Kind.TENSORRT: (AdaptAttention,),
     Kind.PRIMITIVE: (ExpandRotary, ExpandAttention, SetOpset),
 }  # fmt: skip

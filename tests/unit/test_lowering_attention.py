@@ -11,6 +11,7 @@ import onnxruntime as ort
 import pytest
 
 from export.lowering.contrib_attention import UseContribAttention
+from export.lowering.cuda_attention import UseKeyLengths
 from export.lowering.primitive_attention import ExpandAttention
 from export.lowering.tensorrt_attention import AdaptAttention
 from tests.support import Array, op_types, parse_graph, run_model
@@ -54,16 +55,16 @@ LENGTHS = [[5], [1], [5, 5], [5, 3], [1, 7, 4], [2, 1]]
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-@pytest.mark.parametrize("make_pass", [UseContribAttention, ExpandAttention])
+@pytest.mark.parametrize("make_pass", [UseContribAttention, ExpandAttention, UseKeyLengths])
 def test_result_is_the_standard_operators(make_pass: Any, lengths: list[int]) -> None:
     model, batch = attention_graph(), inputs(lengths)
     before = run_model(model, batch)
     assert make_pass()(model).modified
-    assert "Attention" not in op_types(model)
+    assert ("Attention" in op_types(model)) == (make_pass is UseKeyLengths)
     np.testing.assert_allclose(run_model(model, batch), before, atol=2e-6)
 
 
-@pytest.mark.parametrize("make_pass", [UseContribAttention, ExpandAttention])
+@pytest.mark.parametrize("make_pass", [UseContribAttention, ExpandAttention, UseKeyLengths])
 def test_padding_never_reaches_a_real_token(make_pass: Any) -> None:
     model = attention_graph()
     make_pass()(model)
@@ -170,6 +171,21 @@ def test_onnx_runtime_refuses_the_tensorrt_copy() -> None:
         run_model(model, inputs([3]))
 
 
+@pytest.mark.parametrize("kind", ["float", "float16"])
+def test_cuda_copy_has_key_lengths_instead_of_a_mask(kind: str) -> None:
+    """What ONNX Runtime's CUDA provider asks of its flash kernel: no mask, opset 24."""
+    model = attention_graph(kind)
+    UseKeyLengths()(model)
+    assert model.graph.opset_imports[""] == 24
+    for attention in (n for n in model.graph if n.op_type == "Attention"):
+        *_, mask, past_key, past_value, lengths = attention.inputs
+        assert (mask, past_key, past_value) == (None, None, None)
+        assert lengths.producer().op_type == "ReduceSum"
+        assert set(attention.attributes) == {"q_num_heads", "kv_num_heads"}
+    assert "Expand" not in op_types(model)
+    assert op_types(model).count("ReduceSum") == 1
+
+
 OTHERS = {
     "no attention": "y = Mul (q, q)",
     "another domain's attention": "y = com.example.Attention (q)",
@@ -177,7 +193,9 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-@pytest.mark.parametrize("make_pass", [UseContribAttention, ExpandAttention, AdaptAttention])
+@pytest.mark.parametrize(
+    "make_pass", [UseContribAttention, ExpandAttention, AdaptAttention, UseKeyLengths]
+)
 def test_graph_without_the_pattern_is_left_alone(make_pass: Any, case: str) -> None:
     model = parse_graph(
         f"""

@@ -57,7 +57,7 @@ def test_checker_passes(graphs: dict[str, Path], kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("lengths", [[1], [9], [9, 9, 9], [12, 3, 1, 7]], ids=str)
-@pytest.mark.parametrize("kind", [Kind.ONNXRUNTIME, Kind.PRIMITIVE])
+@pytest.mark.parametrize("kind", [Kind.ONNXRUNTIME, Kind.ONNXRUNTIME_CUDA, Kind.PRIMITIVE])
 def test_lowered_graph_is_the_portable_one(
     graphs: dict[str, Path], kind: Kind, lengths: list[int]
 ) -> None:
@@ -74,6 +74,7 @@ def test_lowered_graph_is_the_portable_one(
         ("float16", Kind.PORTABLE, 0.9999),
         ("float16", Kind.PRIMITIVE, 0.9999),
         ("float16", Kind.ONNXRUNTIME, 0.99999),
+        ("float16", Kind.ONNXRUNTIME_CUDA, 0.9999),
         ("bfloat16", Kind.ONNXRUNTIME, 0.999),
     ],
 )

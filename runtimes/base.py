@@ -8,6 +8,8 @@ from typing import Any, Protocol, Self
 
 from numpy.typing import NDArray
 
+from runtimes.scheduler import Budget
+
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -21,6 +23,10 @@ class Runtime(Protocol):
     @property
     def name(self) -> str:
         """What executes, as manifests record it, for example ``onnxruntime-cpu``."""
+
+    @property
+    def budget(self) -> Budget:
+        """How large the calls should be that this executor gets."""
 
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once."""
@@ -39,7 +45,9 @@ class Runtime(Protocol):
 
 
 class RuntimeBase:
-    """Context management for runtimes."""
+    """Context management for runtimes, and a budget for those on a CPU."""
+
+    budget = Budget()
 
     def close(self) -> None:
         """Free what the runtime holds; nothing by default."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from runtimes.base import Runtime, RuntimeBase
 from runtimes.errors import InputError
 from runtimes.manifest import Manifest, read_manifest
-from runtimes.scheduler import Budget, schedule
+from runtimes.scheduler import schedule
 from runtimes.tokens import Ids, TextTokenizer
 
 Vectors = NDArray[np.float32]
@@ -106,7 +106,7 @@ class Embedder(RuntimeBase):
         rows = self.tokenizer.encode(texts, prefixes, strict=strict)
         vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
         lengths = [len(row) for row in rows]
-        batches = schedule(lengths, Budget(self.manifest.max_batch))
+        batches = schedule(lengths, self.manifest.max_batch, self.runtime.budget)
         for batch in _with_progress(batches, lengths) if progress else batches:
             inputs: dict[str, Ids] = dict(self.tokenizer.pad([rows[i] for i in batch]).inputs())
             if self._switchable:

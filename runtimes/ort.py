@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from runtimes.base import Arrays, RuntimeBase
 from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.scheduler import GPU, Budget
 
 ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -33,6 +34,7 @@ class OrtRuntime(RuntimeBase):
         Raises :class:`MissingError` where ``device`` is ``cuda`` and its provider does not load.
         """
         self.name = f"onnxruntime-{device}"
+        self.budget = Budget() if device == "cpu" else GPU
         if not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = ort.SessionOptions()

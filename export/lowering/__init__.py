@@ -16,6 +16,7 @@ from export.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
 from export.lowering.primitive_attention import ExpandAttention
 from export.lowering.primitive_rotary import ExpandRotary
 from export.lowering.set_opset import SetOpset
+from export.lowering.stack_low_rank import StackLowRank
 from export.lowering.tensorrt_attention import AdaptAttention
 from export.lowering.widen import WidenToFloat32
 
@@ -33,7 +34,8 @@ class Kind(StrEnum):
 _PIPELINES: dict[Kind, tuple[Callable[[], InPlacePass], ...]] = {
     Kind.PORTABLE: (),
     Kind.ONNXRUNTIME: (
-        WidenToFloat32, UseContribRotary, UseContribAttention, FuseSkipLayerNorm, FuseBiasGelu,
+        WidenToFloat32, StackLowRank, UseContribRotary, UseContribAttention, FuseSkipLayerNorm,
+        FuseBiasGelu,
     ),
     Kind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
     Kind.TENSORRT: (AdaptAttention,),

@@ -1,0 +1,61 @@
+"""StackLowRank: an adapter bank's second product inside the layer's own.
+
+``x·W + low·B`` is ``[x, low]·[W; B]``: one product instead of two and a sum. What it saves is the
+sum's three passes over the output; what it costs is copying x into the longer rows, two passes
+over the input. ONNX Runtime stacks the weights once, at load.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from export.lowering.rewrite import Chain, is_weight, nodes, only_use, producer
+
+
+class StackLowRank(InPlacePass):
+    """requires: sums of two products with constant weights. ensures: none is left that pays."""
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run the pass."""
+        modified = False
+        for total in nodes(model, "Add"):
+            products = [producer(value, "MatMul") for value in total.inputs]
+            if not all(p is not None and only_use(p.outputs[0]) for p in products):
+                continue
+            wide, low = products
+            assert wide is not None
+            assert low is not None
+            if not (_is_constant(wide.inputs[1]) and _is_constant(low.inputs[1])):
+                continue
+            if _pays(wide.inputs[1]):
+                _stack(model, total, wide, low)
+                modified = True
+        return PassResult(model, modified=modified)
+
+
+def _is_constant(value: ir.Value | None) -> bool:
+    """A weight, maybe widened; an adapter slot's is an input that runs can change."""
+    cast = producer(value, "Cast")
+    weight = cast.inputs[0] if cast is not None else value
+    return is_weight(weight) and not weight.is_graph_input()
+
+
+def _pays(weight: ir.Value | None) -> bool:
+    """Two passes over the input against three over the output, with W ``[in, out]``."""
+    if weight is None or weight.shape is None:
+        return False
+    inputs, outputs = weight.shape
+    return isinstance(inputs, int) and isinstance(outputs, int) and 2 * inputs < 3 * outputs
+
+
+def _stack(model: ir.Model, total: ir.Node, wide: ir.Node, low: ir.Node) -> None:
+    chain = Chain(f"{total.name}.stacked")
+    rows = chain.op("Concat", [wide.inputs[0], low.inputs[0]], "rows", axis=-1)
+    weights = chain.op("Concat", [wide.inputs[1], low.inputs[1]], "weights", axis=0)
+    chain.op("MatMul", [rows, weights], "product")
+    for product in (wide, low):
+        for index in range(2):
+            product.replace_input_with(index, None)
+    chain.replace(model, total)
+    model.graph.remove([wide, low], safe=True)

@@ -22,7 +22,7 @@ class Budget:
     """
 
     tokens: int = 512
-    call_tokens: int = 16
+    call_tokens: int = 32
 
 
 # A GPU wants far larger calls and pays for each one's launches. Not measured.

@@ -7,7 +7,6 @@ the graph says.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,16 +16,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from export.spec import Limits, Target
+from export.spec import Limits
 from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.trt_library import make_logger
 
 # The shape kernels are tuned for: a typical serving batch, well inside every published limit.
 OPT_BATCH, OPT_TOKENS = 8, 256
-_MODULES = {
-    Target.TENSORRT_RTX: (("tensorrt_rtx", "tensorrt_rtx_bindings"),
-                          "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"),
-    Target.TENSORRT: (("tensorrt",), "pip install 'adaptrt[gpu]'"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +37,6 @@ class EngineSpec:
         """(batch, sequence) at least, at best and at most."""
         batch, tokens = self.limits.max_batch, self.limits.max_tokens
         return (1, 1), (min(OPT_BATCH, batch), min(OPT_TOKENS, tokens)), (batch, tokens)
-
-
-def load_tensorrt(target: Target) -> ModuleType:
-    """The flavour's module; :class:`MissingError` with the install command where it is absent."""
-    names, install = _MODULES[target]
-    for name in names:
-        try:
-            return importlib.import_module(name)
-        except ImportError as error:
-            reason = str(error)
-    raise MissingError(f"TARGET={target}: its library does not load ({reason}); {install}")
 
 
 def check_gpus(trt: ModuleType, gpus: tuple[str, ...]) -> None:
@@ -92,7 +76,7 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
     if monitor.interrupted:
         raise KeyboardInterrupt
     if plan is None:
-        words = "; ".join(logger.errors[-3:]) or "no reason given"
+        words = logger.last_words()
         if "OutOfMemory" in words:  # activations at the largest shape
             words += (
                 f"; WORKSPACE is {spec.workspace / 2**30:g} GiB: raise it, or lower MAX_BATCH or "
@@ -130,21 +114,6 @@ def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
 def _parse_errors(parser: Any) -> str:
     errors = [parser.get_error(i) for i in range(parser.num_errors)]
     return "; ".join(f"node {e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors)
-
-
-def make_logger(trt: Any) -> Any:
-    """A logger that keeps errors (its list ``errors``) and is silent otherwise."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                self.errors.append(message)
-
-    return Logger()
 
 
 def make_monitor(trt: Any, bar: Any) -> Any:

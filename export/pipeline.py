@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from export.bundle import staging, write_json
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.engine import EngineSpec, build_engine, check_gpus, load_tensorrt
+from export.engine import EngineSpec, build_engine, check_gpus
 from export.gate import PARITY_FILE, REFERENCE_FILE, Gate, Verdict
 from export.lowering import Kind, lower
 from export.plan import BundlePlan, plan_bundle
@@ -29,6 +29,7 @@ from runtimes.errors import InputError
 from runtimes.files import read_json, sha256
 from runtimes.manifest import FILE, SCHEMA, Artifact, Manifest, make_artifact
 from runtimes.tokens import TextTokenizer
+from runtimes.trt_library import load_tensorrt
 
 GRAPH_FILES = {
     Kind.PORTABLE: "model.onnx",

@@ -1,8 +1,17 @@
-"""Which GPU is present, asked of the driver through cuda-python."""
+"""CUDA through cuda-python: which GPU is present, and a runtime API that raises.
+
+Every function of ``cuda.bindings`` returns a tuple that begins with an error code; here the code
+becomes an :class:`AdaptrtError` in CUDA's words.
+"""
 
 from __future__ import annotations
 
 import importlib
+from typing import Any
+
+from runtimes.errors import AdaptrtError, MissingError
+
+INSTALL = "pip install 'adaptrt[gpu]'"
 
 
 def device_sm(index: int = 0) -> str | None:
@@ -25,3 +34,104 @@ def device_sm(index: int = 0) -> str | None:
         )
     )
     return f"sm{major}{minor}"
+
+
+def load_cuda() -> Cuda:
+    """The runtime API with a GPU behind it; :class:`MissingError` says what is not there."""
+    try:
+        api = importlib.import_module("cuda.bindings.runtime")
+    except ImportError as error:
+        raise MissingError(f"cuda-python does not load ({error}); {INSTALL}") from error
+    cuda = Cuda(api)
+    try:
+        count = cuda.device_count()
+    except AdaptrtError as error:
+        raise MissingError(f"no usable NVIDIA GPU: {error}") from error
+    if count == 0:
+        raise MissingError("no NVIDIA GPU is visible to this process (CUDA_VISIBLE_DEVICES?)")
+    return cuda
+
+
+class Cuda:
+    """The calls an executor makes, on the current device. Pointers and handles are integers.
+
+    ``api`` is ``cuda.bindings.runtime``, or what stands in for it in a test.
+    """
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        error, *values = getattr(self._api, name)(*arguments)
+        if error != self._api.cudaError_t.cudaSuccess:
+            code = self._api.cudaGetErrorName(error)[1].decode()
+            words = self._api.cudaGetErrorString(error)[1].decode()
+            raise AdaptrtError(f"{name}: {code} ({words})")
+        return values[0] if values else None
+
+    def device_count(self) -> int:
+        """GPUs that this process sees."""
+        return int(self._call("cudaGetDeviceCount"))
+
+    def malloc(self, size: int) -> int:
+        """``size`` bytes of device memory, aligned to at least 256 bytes."""
+        return int(self._call("cudaMalloc", size))
+
+    def free(self, pointer: int) -> None:
+        """Give device memory back."""
+        self._call("cudaFree", pointer)
+
+    def malloc_host(self, size: int) -> int:
+        """``size`` bytes of page-locked host memory, which copies need to be asynchronous."""
+        return int(self._call("cudaMallocHost", size))
+
+    def free_host(self, pointer: int) -> None:
+        """Give page-locked memory back."""
+        self._call("cudaFreeHost", pointer)
+
+    def to_device(self, device: int, host: int, size: int, stream: int) -> None:
+        """Enqueue a copy of ``size`` bytes from page-locked to device memory."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._call("cudaMemcpyAsync", device, host, size, kind, stream)
+
+    def to_host(self, host: int, device: int, size: int, stream: int) -> None:
+        """Enqueue a copy of ``size`` bytes from device to page-locked memory."""
+        kind = self._api.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._call("cudaMemcpyAsync", host, device, size, kind, stream)
+
+    def create_stream(self) -> int:
+        """A stream that does not wait for the default stream."""
+        return int(self._call("cudaStreamCreateWithFlags", self._api.cudaStreamNonBlocking))
+
+    def destroy_stream(self, stream: int) -> None:
+        """Release a stream."""
+        self._call("cudaStreamDestroy", stream)
+
+    def synchronize(self, stream: int) -> None:
+        """Wait for the stream; errors of earlier asynchronous work surface here."""
+        self._call("cudaStreamSynchronize", stream)
+
+    def begin_capture(self, stream: int) -> None:
+        """Record what this thread enqueues instead of running it."""
+        mode = self._api.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", stream, mode)
+
+    def end_capture(self, stream: int) -> int:
+        """The recorded graph."""
+        return int(self._call("cudaStreamEndCapture", stream))
+
+    def instantiate(self, graph: int) -> int:
+        """An executable of a recorded graph."""
+        return int(self._call("cudaGraphInstantiate", graph, 0))
+
+    def launch(self, executable: int, stream: int) -> None:
+        """Enqueue a graph."""
+        self._call("cudaGraphLaunch", executable, stream)
+
+    def destroy_graph(self, graph: int) -> None:
+        """Release a recorded graph; its executables live on."""
+        self._call("cudaGraphDestroy", graph)
+
+    def destroy_executable(self, executable: int) -> None:
+        """Release an executable graph."""
+        self._call("cudaGraphExecDestroy", executable)

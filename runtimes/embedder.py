@@ -17,6 +17,7 @@ from runtimes.tokens import Ids, TextTokenizer
 
 Vectors = NDArray[np.float32]
 _ORT_DEVICES = {"onnxruntime": "cpu", "onnxruntime_cuda": "cuda"}
+_ENGINES = ("tensorrt_rtx", "tensorrt")
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 
 
@@ -50,15 +51,24 @@ class Embedder(RuntimeBase):
 
         ``runtime`` names the executor and is never replaced by another: ``onnxruntime`` runs the
         bundle's CPU graph (half-precision weights, FP32 arithmetic), ``onnxruntime_cuda`` its
-        graph for NVIDIA GPUs. ``adapter`` is an
-        ``.onnx_adapter`` file for a bundle with a slot. Raises :class:`InputError` for a bundle
-        that is incomplete or has no graph for the executor, and for an adapter that was made for
-        another model.
+        graph for NVIDIA GPUs, ``tensorrt_rtx`` and ``tensorrt`` its engine for the GPU that is
+        present. ``adapter`` is an ``.onnx_adapter`` file for a bundle with a slot. Raises
+        :class:`InputError` for a bundle that is incomplete or has nothing for the executor, and
+        for an adapter that was made for another model; :class:`MissingError` where the GPU, a
+        library or an engine for this GPU is missing.
         """
         folder = Path(bundle)
         manifest = read_manifest(folder)
+        if runtime in _ENGINES:
+            from runtimes.trt import open_engine
+
+            if adapter is not None:
+                raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
+            engine = open_engine(folder, manifest, runtime)
+            return cls(manifest, load_tokenizer(folder, manifest), engine, folder)
         if runtime not in _ORT_DEVICES:
-            raise InputError(f"runtime: got {runtime!r}, expected one of {', '.join(_ORT_DEVICES)}")
+            known = ", ".join((*_ORT_DEVICES, *_ENGINES))
+            raise InputError(f"runtime: got {runtime!r}, expected one of {known}")
         from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
         path = None

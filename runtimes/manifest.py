@@ -9,6 +9,7 @@ from typing import Any
 
 from runtimes.errors import InputError
 from runtimes.files import read_json, sha256
+from runtimes.profiles import Profile, read_profile
 
 SCHEMA = 1
 FILE = "manifest.json"
@@ -16,7 +17,12 @@ FILE = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """One file of the bundle. ``gpu`` is set for engines, ``precision`` for graphs and engines."""
+    """One file of the bundle. ``gpu`` is set for engines, ``precision`` for graphs and engines.
+
+    ``stripped`` engines hold no weights and take those of the bundle's graph when loaded.
+    ``memory`` is the device memory for activations in each profile, bytes; None where the engine
+    was built without a GPU, which alone can say.
+    """
 
     path: str
     kind: str
@@ -24,6 +30,8 @@ class Artifact:
     sha256: str
     precision: str | None = None
     gpu: str | None = None
+    stripped: bool = False
+    memory: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,7 @@ class Manifest:
     artifacts: tuple[Artifact, ...]
     parity: Mapping[str, Any]
     versions: Mapping[str, str]
+    profiles: tuple[Profile, ...] = ()  # of the engines
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -87,7 +96,8 @@ def read_manifest(bundle: Path) -> Manifest:
     try:
         artifacts = tuple(Artifact(**entry) for entry in raw.pop("artifacts"))
         lists = {name: tuple(raw[name]) for name in ("dimensions", "tasks")}
-        manifest = Manifest(artifacts=artifacts, **raw | lists)
+        profiles = tuple(read_profile(entry) for entry in raw.get("profiles", ()))
+        manifest = Manifest(artifacts=artifacts, **raw | lists | {"profiles": profiles})
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a manifest of this version ({error})") from error
     for entry in artifacts:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from runtimes.base import Arrays, RuntimeBase
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.scheduler import GPU, Budget
+from runtimes.tasks import check_task_ids
 
 ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -61,22 +62,13 @@ class OrtRuntime(RuntimeBase):
 
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every output of the graph by name."""
-        self._check_tasks(inputs)
+        check_task_ids(inputs, self._tasks)
         try:
             values = self._session.run(None, dict(inputs), self._options)
         except _ORT_ERRORS as error:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
-
-    def _check_tasks(self, inputs: Arrays) -> None:
-        """The graph would silently take an unknown number for the base model."""
-        if not self._tasks or "task_id" not in inputs:
-            return
-        for number in np.unique(inputs["task_id"]):
-            if not -1 <= number < len(self._tasks):
-                listed = ", ".join(f"{i} {name}" for i, name in enumerate(self._tasks))
-                raise InputError(f"task_id: got {number}, expected one of -1 base, {listed}")
 
     def close(self) -> None:
         """Free the session's memory."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from runtimes.profiles import Profile, largest_batch
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -18,11 +20,19 @@ class Budget:
 
     ``tokens`` in one call, padding included; a longer text goes alone. ``call_tokens`` is what a
     call costs beside its tokens, in tokens. The defaults are for a CPU, measured in DESIGN.md,
-    "Scheduling": larger calls outgrow its caches and are slower.
+    "Scheduling": larger calls outgrow its caches and are slower. ``profiles`` are an engine's,
+    which limit the rows by their length.
     """
 
     tokens: int = 512
     call_tokens: int = 32
+    profiles: tuple[Profile, ...] = ()
+
+    def holds(self, rows: int, longest: int) -> bool:
+        """Whether one call takes so many rows of so many tokens."""
+        if self.profiles and rows > largest_batch(self.profiles, longest):
+            return False
+        return rows * longest <= self.tokens
 
 
 # A GPU wants far larger calls and pays for each one's launches. Not measured.
@@ -41,7 +51,7 @@ def schedule(lengths: Sequence[int], max_rows: int, budget: Budget) -> Iterator[
         if group:
             longest, rows = lengths[group[0]], len(group) + 1
             padding += longest - lengths[index]
-            full = rows > max_rows or rows * longest > budget.tokens
+            full = rows > max_rows or not budget.holds(rows, longest)
             if full or padding > budget.call_tokens:
                 yield group
                 group, padding = [], 0

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 import export.engine
 from export.checkpoint import Checkpoint
-from export.engine import EngineSpec, build_engine, check_gpus, load_tensorrt
+from export.engine import EngineSpec, build_engine, check_gpus
 from export.lowering import Kind
 from export.spec import Limits, Target
 from runtimes.errors import AdaptrtError, InputError
+from runtimes.trt_library import load_tensorrt
 from tests.support import graph_path, write_graphs
 
 SPEC = EngineSpec(limits=Limits(), gpu="sm89", workspace=4 << 30)

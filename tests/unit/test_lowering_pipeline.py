@@ -10,9 +10,9 @@ import pytest
 import tensorrt_rtx_bindings as trt
 
 from export.checkpoint import Checkpoint
-from export.engine import make_logger
 from export.lowering import Kind, lower
 from export.trace import trace
+from runtimes.trt_library import make_logger
 from tests.support import Array, cosines, graph_path, op_types, padded, session, write_graphs
 
 STANDARD = ("Attention", "RotaryEmbedding", "LayerNormalization", "Gelu")

@@ -93,7 +93,8 @@ def _signature(real: Any, text: str) -> inspect.Signature:
 def _own_type(real: Any, annotation: str) -> Any:
     """TensorRT's own types are checked, but for Dims, which converts from tuples."""
     name = annotation.rpartition(".")[2]
-    own = annotation.startswith("tensorrt_bindings.") and name not in ("Dims", "DimsExprs")
+    modules = ("tensorrt_bindings.", "tensorrt_rtx_bindings.")
+    own = annotation.startswith(modules) and name not in ("Dims", "DimsExprs")
     return getattr(real, name, object) if own else object
 
 

@@ -1,0 +1,51 @@
+"""Finding TensorRT, in either flavour, and hearing its errors."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import Any
+
+from runtimes.errors import MissingError
+
+_MODULES = {
+    "tensorrt_rtx": (("tensorrt_rtx", "tensorrt_rtx_bindings"),
+                     "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"),
+    "tensorrt": (("tensorrt",), "pip install 'adaptrt[gpu]'"),
+}  # fmt: skip
+FLAVOURS = tuple(_MODULES)
+
+
+def load_tensorrt(flavour: str) -> ModuleType:
+    """The flavour's module; :class:`MissingError` with the install command where it is absent."""
+    names, install = _MODULES[flavour]
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError as error:
+            reason = str(error)
+    raise MissingError(f"TARGET={flavour}: its library does not load ({reason}); {install}")
+
+
+def is_rtx(trt: Any) -> bool:
+    """Whether a module is TensorRT-RTX, which has calls that full TensorRT lacks."""
+    return str(trt.__name__).startswith("tensorrt_rtx")
+
+
+def make_logger(trt: Any) -> Any:
+    """A logger that keeps errors (its list ``errors``) and is silent otherwise."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                self.errors.append(message)
+
+        def last_words(self) -> str:
+            """The last errors, for a message."""
+            return "; ".join(self.errors[-3:]) or "no reason given"
+
+    return Logger()

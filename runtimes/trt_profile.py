@@ -75,18 +75,18 @@ class ProfileRunner:
         if not self._records:
             return self._enqueue(self._context, shapes)
         key = tuple(shapes.items())
-        seen = key in self._recordings
-        recording = self._recordings.pop(key, None)
-        outputs = None
-        if recording is not None:
-            self._cuda.launch(recording.executable, self._stream)
-            outputs = recording.outputs
-        elif seen:
-            recording, outputs = self._record(shapes)
-        self._recordings[key] = recording  # the latest used is the last forgotten
-        if len(self._recordings) > GRAPHS:
-            self._forget_oldest()
-        return outputs or self._enqueue(self._context, shapes)
+        if key not in self._recordings:
+            self._recordings[key] = None  # seen once; recorded when it comes again
+            if len(self._recordings) > GRAPHS:
+                self._forget_oldest()
+            return self._enqueue(self._context, shapes)
+        self._recordings.move_to_end(key)
+        recording = self._recordings[key]
+        if recording is None:
+            self._recordings[key], outputs = self._record(shapes)
+            return outputs
+        self._cuda.launch(recording.executable, self._stream)
+        return recording.outputs
 
     def _record(self, shapes: Shapes) -> tuple[_Recording | None, Shapes]:
         """Run in a context of its own, then record the same once more.

@@ -1,0 +1,127 @@
+"""One executor in one process: loads, gives vectors to compare, is timed; prints one JSON object.
+
+``python -m tests.bench.gpu_worker torch MODEL --precision fp16 --vectors OUT.npz``, or with a
+runtime's name (``onnxruntime_cuda``, ``tensorrt``, …) and a bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from runtimes.base import Arrays, Runtime
+from runtimes.errors import AdaptrtError, MissingError
+from tests.bench.gpu_cases import TIMED, Inputs, compared, full
+
+TORCH = "torch"
+WARM_UPS, LEAST_RUNS, SECONDS = 5, 10, 1.5
+
+
+def open_torch(model: Path, precision: str, device: str) -> Runtime:
+    """The transformers model through PyTorch's FlashAttention-2 kernel, whole batches at once."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    from export.checkpoint import open_checkpoint
+    from export.reference import reference_model
+    from runtimes.torch_reference import FlashReference
+
+    class FlashBatch(FlashReference):
+        """Padded batches go row by row: the kernel takes no mask."""
+
+        def run(self, inputs: Arrays) -> Arrays:
+            if not inputs["attention_mask"].all():
+                return super().run(inputs)
+            ids = torch.from_numpy(inputs["input_ids"]).to(self.device)
+            with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                hidden = self._model(input_ids=ids).last_hidden_state
+                means = hidden.mean(1, dtype=torch.float32)
+                vectors = means / means.norm(dim=1, keepdim=True)
+            return {"sentence_embedding": vectors.cpu().numpy()}
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise MissingError(f"torch {torch.__version__} cannot use CUDA")
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
+    return FlashBatch(reference_model(open_checkpoint(model), "base"), device=device, dtype=dtype)
+
+
+def open_bundle(bundle: Path, runtime: str) -> Runtime:
+    from runtimes import Embedder
+
+    return Embedder.load(bundle, runtime=runtime).runtime
+
+
+def seconds_of(runtime: Runtime, inputs: Inputs, budget: float = SECONDS) -> list[float]:
+    """Wall times of single calls, from ids in host memory to vectors in host memory."""
+    for _ in range(WARM_UPS):
+        runtime.run(inputs)
+    times: list[float] = []
+    begin = time.perf_counter()
+    while len(times) < LEAST_RUNS or time.perf_counter() - begin < budget:
+        start = time.perf_counter()
+        runtime.run(inputs)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def measure(runtime: Runtime, names: list[str], budget: float = SECONDS) -> dict[str, Any]:
+    """Per case; a case that fails says why and the others go on."""
+    found: dict[str, Any] = {}
+    for name in names:
+        rows, tokens = TIMED[name]
+        try:
+            times = seconds_of(runtime, full(rows, tokens), budget)
+        except (AdaptrtError, RuntimeError) as error:  # torch raises RuntimeError
+            found[name] = {"error": str(error).splitlines()[0]}
+            continue
+        found[name] = {"seconds": median(times), "runs": len(times), "least": min(times),
+                       "tokens_per_second": rows * tokens / median(times)}  # fmt: skip
+    return found
+
+
+def vectors_of(runtime: Runtime, longest: int) -> dict[str, Any]:
+    return {name: runtime.run(inputs)["sentence_embedding"]
+            for name, inputs in compared(longest).items()}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("executor")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--device", default="cuda", help="of torch")
+    parser.add_argument("--vectors", type=Path, help="write them there, instead of being timed")
+    parser.add_argument("--cases", default=",".join(TIMED))
+    parser.add_argument("--longest", type=int, default=8192)
+    parser.add_argument("--seconds", type=float, default=SECONDS)
+    options = parser.parse_args()
+    try:
+        start = time.perf_counter()
+        if options.executor == TORCH:
+            runtime = open_torch(options.folder, options.precision, options.device)
+        else:
+            runtime = open_bundle(options.folder, options.executor)
+        report: dict[str, Any] = {"name": runtime.name, "load_seconds": time.perf_counter() - start}
+        if memory := getattr(runtime, "profile_memory", None):
+            report["profile_memory"] = memory()
+        with runtime:
+            if options.vectors:
+                np.savez(options.vectors, **vectors_of(runtime, options.longest))
+            else:
+                report["cases"] = measure(runtime, options.cases.split(","), options.seconds)
+    except AdaptrtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(report))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

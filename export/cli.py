@@ -71,6 +71,8 @@ def _engine(arguments: argparse.Namespace) -> int:
         out=arguments.out,
         workspace_gib=arguments.workspace,
         parity_tokens=arguments.parity_tokens,
+        profiles=tuple(name.strip() for name in arguments.profiles.split(",") if name.strip()),
+        refittable=arguments.refittable,
     )
     if arguments.task == ALL_TASKS and arguments.adapter_path:
         raise InputError("TASK=all with ADAPTER_PATH: name your adapter's task instead")
@@ -166,12 +168,40 @@ def _adapter(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refit(arguments: argparse.Namespace) -> int:
+    from export.pipeline import build_bundles
+    from export.refit import EngineSource
+    from export.source import SAMPLE
+
+    source = EngineSource.open(arguments.engine)
+    spec = source.spec(
+        arguments.model or str(SAMPLE), arguments.task, arguments.out,
+        revision=arguments.revision, adapter_path=arguments.adapter_path,
+        parity_tokens=arguments.parity_tokens,
+    )  # fmt: skip
+    start = time.perf_counter()
+    for path, manifest in build_bundles(spec, (arguments.task,), source):
+        print(_summary(path, manifest, time.perf_counter() - start))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="adaptrt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _engine_options(commands.add_parser("engine", help="build verified engine bundles"))
+    command = commands.add_parser("refit", help="another task's bundle around the same engine")
+    command.add_argument("--engine", type=Path, required=True,
+                         help="a bundle built with --refittable")  # fmt: skip
+    command.add_argument("--task", required=True, help="whose weights go in")
+    command.add_argument("--model", help="the checkpoint (default: the embedded sample)")
+    command.add_argument("--revision", help="the hub revision")
+    command.add_argument("--adapter-path", type=Path, help="a PEFT folder of your own")
+    command.add_argument("--parity-tokens", type=int, default=2048,
+                         help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
+    command.add_argument("--out", type=Path, help="default: where the engine's bundle is")
+    command.set_defaults(run=_refit)
     command = commands.add_parser("adapter", help="a PEFT folder as a file for a slot bundle")
     command.add_argument("--peft", type=Path, required=True)
     command.add_argument("--bundle", type=Path, required=True)
@@ -208,10 +238,18 @@ def _engine_options(command: argparse.ArgumentParser) -> None:
     add("--rank", type=int, default=16, help="of a slot (default: %(default)s)")
     add("--precision", default="fp16", help="fp32, fp16 or bf16 (default: %(default)s)")
     add("--target", default="auto",
-        help="tensorrt_rtx, tensorrt, onnxruntime or auto (default: %(default)s)")  # fmt: skip
+        help="tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson), onnxruntime or auto "
+             "(default: %(default)s)")  # fmt: skip
     add("--gpu", default="sm86,sm89,sm120", help="for tensorrt_rtx (default: %(default)s)")
     add("--max-batch", type=int, default=32, help="default: %(default)s")
     add("--max-tokens", type=int, default=8192, help="default: %(default)s")
+    add(
+        "--profiles",
+        default="",
+        help="short,long: shapes by length, each with memory of its own (default: one for all)",
+    )
+    add("--refittable", action="store_true",
+        help="engines without weights, which the runtime puts in; needs a GPU")  # fmt: skip
     add("--workspace", type=float, default=8.0, help="builder memory in GiB (%(default)s)")
     add("--parity-tokens", type=int, default=2048,
         help="longest text of the parity gate (default: %(default)s)")  # fmt: skip

@@ -16,27 +16,26 @@ from typing import Any
 
 from tqdm import tqdm
 
+from export.engine_profiles import engine_profiles
 from export.spec import Limits
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.trt_library import make_logger
 
-# The shape kernels are tuned for: a typical serving batch, well inside every published limit.
-OPT_BATCH, OPT_TOKENS = 8, 256
-
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
-    """One engine: shapes 1…limits, a GPU architecture (None: the GPU present), workspace bytes."""
+    """One engine: its shapes, a GPU architecture (None: the GPU present), workspace bytes.
+
+    ``profiles`` are names (see :mod:`export.engine_profiles`); without any, one profile spans the
+    limits. ``refittable`` leaves the weights out: they are put in when the engine is loaded.
+    """
 
     limits: Limits
     gpu: str | None
     workspace: int
     timing_cache: Path | None = None
-
-    def shapes(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-        """(batch, sequence) at least, at best and at most."""
-        batch, tokens = self.limits.max_batch, self.limits.max_tokens
-        return (1, 1), (min(OPT_BATCH, batch), min(OPT_TOKENS, tokens)), (batch, tokens)
+    profiles: tuple[str, ...] = ()
+    refittable: bool = False
 
 
 def check_gpus(trt: ModuleType, gpus: tuple[str, ...]) -> None:
@@ -49,11 +48,12 @@ def check_gpus(trt: ModuleType, gpus: tuple[str, ...]) -> None:
         )
 
 
-def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
+def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[int, ...] | None:
     """Build ``graph`` (with the external data beside it) into the engine file ``out``.
 
-    Raises :class:`AdaptrtError` with the parser's words and the node's name, or the builder's
-    last errors.
+    Returns the bytes of device memory for activations in each profile, as the builder reports
+    them, or None where it does not. Raises :class:`AdaptrtError` with the parser's words and the
+    node's name, or the builder's last errors.
     """
     logger = make_logger(trt)
     try:
@@ -88,18 +88,26 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
     if spec.timing_cache is not None:
         spec.timing_cache.parent.mkdir(parents=True, exist_ok=True)
         spec.timing_cache.write_bytes(config.get_timing_cache().serialize())
+    memory = tuple(logger.activation_memory)
+    return memory if len(memory) == config.num_optimization_profiles else None
 
 
 def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace)
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        value = network.get_input(index)
-        rank = len(value.shape)  # task_id has no sequence axis
-        profile.set_shape(value.name, *(shape[:rank] for shape in spec.shapes()))
-    if config.add_optimization_profile(profile) < 0:
-        raise AdaptrtError(f"TensorRT refused the optimisation profile {spec.shapes()}")
+    for shapes in engine_profiles(spec.profiles, spec.limits):
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            value = network.get_input(index)
+            rank = len(value.shape)  # task_id has no sequence axis
+            profile.set_shape(
+                value.name, *(shape[:rank] for shape in (shapes.min, shapes.opt, shapes.max))
+            )
+        if config.add_optimization_profile(profile) < 0:
+            raise AdaptrtError(f"TensorRT refused the optimisation profile {shapes}")
+    if spec.refittable:
+        config.set_flag(trt.BuilderFlag.REFIT)
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
     if spec.gpu is not None:
         config.num_compute_capabilities = 1
         if not config.set_compute_capability(getattr(trt.ComputeCapability, spec.gpu.upper()), 0):

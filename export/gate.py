@@ -98,10 +98,11 @@ class Gate:
 
     def _kinds(self) -> tuple[Kind, ...]:
         """Without a GPU the portable graph, the very types of the engine, speaks for it."""
-        first = (Kind.ONNXRUNTIME, Kind.PORTABLE)
-        if self.spec.target is not Target.ONNXRUNTIME:
-            first = (Kind.PORTABLE, Kind.ONNXRUNTIME)
-        return tuple(kind for kind in first if kind in self.plan.kinds)
+        first = {
+            Target.ONNXRUNTIME: (Kind.ONNXRUNTIME, Kind.PORTABLE),
+            Target.TENSORRT10: (Kind.PRIMITIVE, Kind.ONNXRUNTIME),
+        }.get(self.spec.target, (Kind.PORTABLE, Kind.ONNXRUNTIME))
+        return tuple(kind for kind in first if kind in self.files)
 
     def _passes(self, kind: Kind, texts: list[ParityText]) -> Iterator[tuple[str, list[list[int]]]]:
         """Orders to run the texts in: all together, tasks mixed; on the first graph also apart."""

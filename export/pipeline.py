@@ -6,26 +6,29 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import onnx_ir as ir
 
 from export.bundle import staging, write_json
 from export.checkpoint import Checkpoint, open_checkpoint
+from export.device_files import DEVICE_FILES, write_device_files
 from export.engine import EngineSpec, build_engine, check_gpus
+from export.engine_profiles import engine_profiles
 from export.gate import PARITY_FILE, REFERENCE_FILE, Gate, Verdict
 from export.lowering import Kind, lower
 from export.plan import BundlePlan, plan_bundle
+from export.refit import EngineSource
 from export.source import Source, resolve
 from export.spec import AdapterMode, BuildSpec, Interface, Precision, Target
 from export.trace import PortableGraph, trace
 from export.weights import SHARED_FILE, WEIGHT_FILE, CastReport, write_weights
-from runtimes.errors import InputError
+from runtimes.cuda import device_sm
+from runtimes.errors import InputError, MissingError
 from runtimes.files import read_json, sha256
 from runtimes.manifest import FILE, SCHEMA, Artifact, Manifest, make_artifact
 from runtimes.tokens import TextTokenizer
@@ -55,9 +58,10 @@ class Opened:
     tokenizer: TextTokenizer
     sha256: str
     trt: ModuleType | None
+    engines: EngineSource | None  # taken over instead of built
 
 
-def open_build(spec: BuildSpec) -> Opened:
+def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> Opened:
     """Check everything that can be checked before work begins."""
     source = resolve(spec.model, spec.revision)
     checkpoint = open_checkpoint(
@@ -77,31 +81,41 @@ def open_build(spec: BuildSpec) -> Opened:
         max_tokens=spec.limits.max_tokens,
         pad_id=checkpoint.config.pad_id,
     )
+    engine_profiles(spec.profiles, spec.limits)
     trt = None
-    if spec.target is not Target.ONNXRUNTIME:
+    if spec.target.builds_here and engines is None:
         trt = load_tensorrt(spec.target)
         if spec.target is Target.TENSORRT_RTX:
             check_gpus(trt, spec.gpus)
-    return Opened(spec, source, checkpoint, tokenizer, _checkpoint_sha256(checkpoint), trt)
+        if spec.refittable and device_sm() is None:
+            raise MissingError(
+                "--refittable: TensorRT compiles the code that puts weights in on a GPU, and no "
+                "NVIDIA GPU is visible; build it where one is, then `adaptrt refit` needs none"
+            )
+    return Opened(spec, source, checkpoint, tokenizer, _checkpoint_sha256(checkpoint), trt, engines)
 
 
 def build_bundles(
-    spec: BuildSpec, tasks: tuple[str, ...] | None
+    spec: BuildSpec, tasks: tuple[str, ...] | None, engines: EngineSource | None = None
 ) -> Iterator[tuple[Path, Manifest]]:
     """Build one bundle per task (``None``: every adapter there is), or one switchable for all.
 
-    The merged bundles of several tasks share one copy of the tensors no adapter changes.
+    The merged bundles of several tasks share one copy of the tensors no adapter changes, and of
+    the engines where those are built without weights. ``engines`` takes them from another bundle.
     """
-    opened = open_build(spec)
+    opened = open_build(spec, engines)
     if spec.adapter is AdapterMode.SWITCHABLE:
         tasks = (spec.task,)
     tasks = tasks or opened.checkpoint.tasks
-    shared: Path | None = None
+    shared = engines.shared if engines else None
+    share = len(tasks) > 1 or shared is not None
     for index, task in enumerate(tasks):
-        plan = plan_bundle(spec, opened.checkpoint, task, shared=len(tasks) > 1)
+        plan = plan_bundle(spec, opened.checkpoint, task, shared=share)
         folder, manifest = _build(opened, plan, index, shared)
         yield folder, manifest
         shared = folder / SHARED_FILE if (folder / SHARED_FILE).is_file() else None
+        if spec.refittable:
+            opened = replace(opened, engines=EngineSource(folder, manifest))
 
 
 def _build(
@@ -112,29 +126,47 @@ def _build(
     with staging(final) as folder:
         inner = folder / OFFICIAL_FOLDER if plan.form.interface is Interface.OFFICIAL else folder
         inner.mkdir(exist_ok=True)
-        files = _graph_files(plan)
+        files = _graph_files(plan, spec.target)
         graph = _write_graphs(folder, files, opened, plan)
         _copy_tokenizer(folder, opened, plan)
         cast = write_weights(inner, graph.slots, plan.contents, spec.limits.max_tokens, shared)
         _warn_flushed(cast, spec.precision)
         # Engines first: they take seconds and can fail, the gate takes minutes.
-        for gpu, name in _engine_names(spec):
-            engine = EngineSpec(
-                limits=spec.limits, gpu=gpu, workspace=int(spec.workspace_gib * 2**30),
-                timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
-            )  # fmt: skip
-            build_engine(opened.trt, folder / files[Kind.TENSORRT], folder / name, engine)
+        memory = _make_engines(folder, files, opened)
+        if spec.target is Target.TENSORRT10:
+            write_device_files(folder)
         verdict = Gate(
             folder, files, spec, plan, opened.checkpoint, opened.tokenizer, graph, index
         ).run()
-        manifest = _manifest(folder, files, opened, plan, verdict, cast)
+        manifest = _manifest(folder, files, opened, plan, verdict, cast, memory)
         write_json(folder / FILE, manifest.to_json())
     return final, manifest
 
 
-def _graph_files(plan: BundlePlan) -> dict[Kind, str]:
+def _make_engines(
+    folder: Path, files: dict[Kind, str], opened: Opened
+) -> dict[str, tuple[int, ...] | None]:
+    """Build the engines, or take over those of another bundle; the memory of their profiles."""
+    spec = opened.spec
+    if opened.engines is not None:
+        return opened.engines.link(folder / files[Kind.TENSORRT], folder)
+    memory = {}
+    for gpu, name in _engine_names(spec):
+        engine = EngineSpec(
+            limits=spec.limits, gpu=gpu, workspace=int(spec.workspace_gib * 2**30),
+            timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
+            profiles=spec.profiles, refittable=spec.refittable,
+        )  # fmt: skip
+        graph = folder / files[Kind.TENSORRT]
+        memory[name] = build_engine(opened.trt, graph, folder / name, engine)
+    return memory
+
+
+def _graph_files(plan: BundlePlan, target: Target) -> dict[Kind, str]:
     if plan.form.interface is Interface.OFFICIAL:
         return {Kind.ONNXRUNTIME: f"{OFFICIAL_FOLDER}/model.onnx"}
+    if target is Target.TENSORRT10:
+        return {kind: GRAPH_FILES[kind] for kind in (Kind.PRIMITIVE, Kind.ONNXRUNTIME)}
     return {kind: GRAPH_FILES[kind] for kind in plan.kinds}
 
 
@@ -187,6 +219,7 @@ def _manifest(
     plan: BundlePlan,
     verdict: Verdict,
     cast: CastReport,
+    memory: Mapping[str, tuple[int, ...] | None],
 ) -> Manifest:
     spec, config = opened.spec, opened.checkpoint.config
     main = next(iter(verdict.reports.values()))
@@ -214,21 +247,34 @@ def _manifest(
         prefix=plan.prefixes.get(task, ""),
         prefixes=dict(plan.prefixes),
         pad_id=config.pad_id,
-        artifacts=tuple(_artifacts(folder, files, spec)),
+        artifacts=tuple(_artifacts(folder, files, spec, memory)),
         parity=main.summary()
         | {"reference_bf16_min_cosine": verdict.noise, "flushed_weights": dict(cast.flushed)},
-        versions=_versions(opened.trt),
-    )
+        versions=_versions(opened),
+        profiles=(
+            () if spec.target is Target.ONNXRUNTIME
+            else engine_profiles(spec.profiles, spec.limits)
+        ),
+    )  # fmt: skip
 
 
-def _artifacts(folder: Path, files: dict[Kind, str], spec: BuildSpec) -> Iterator[Artifact]:
+def _artifacts(
+    folder: Path,
+    files: dict[Kind, str],
+    spec: BuildSpec,
+    memory: Mapping[str, tuple[int, ...] | None],
+) -> Iterator[Artifact]:
     precision = spec.precision.value
     for kind, name in files.items():
         yield make_artifact(folder, name, kind.value, precision=precision)
     for gpu, name in _engine_names(spec):
-        yield make_artifact(
+        engine = make_artifact(
             folder, name, spec.target.value, precision=precision, gpu=gpu or spec.gpus[0]
         )
+        yield replace(engine, stripped=spec.refittable, memory=memory[name])
+    for name in DEVICE_FILES:
+        if (folder / name).is_file():
+            yield make_artifact(folder, name, "device")
     for prefix in ("", f"{OFFICIAL_FOLDER}/"):
         for name in (WEIGHT_FILE, SHARED_FILE):
             if (folder / prefix / name).is_file():
@@ -241,10 +287,22 @@ def _artifacts(folder: Path, files: dict[Kind, str], spec: BuildSpec) -> Iterato
     yield make_artifact(folder, PARITY_FILE, "parity")
 
 
-def _versions(trt: Any) -> dict[str, str]:
+def _versions(opened: Opened) -> dict[str, str]:
     packages = ("adaptrt", "torch", "transformers", "peft", "onnx", "onnxruntime")
-    found = {name: version(name) for name in packages}
-    return found | ({"tensorrt": f"{trt.__name__} {trt.__version__}"} if trt else {})
+    found = {name: _version(name) for name in packages}
+    if (trt := opened.trt) is not None:
+        found["tensorrt"] = f"{trt.__name__} {trt.__version__}"
+    elif opened.engines is not None:
+        found["tensorrt"] = opened.engines.manifest.versions["tensorrt"]
+    return found
+
+
+def _version(package: str) -> str:
+    """A bare checkout, which no package manager knows, runs too."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _checkpoint_sha256(checkpoint: Checkpoint) -> str:

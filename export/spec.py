@@ -58,7 +58,13 @@ class Target(Choice):
 
     TENSORRT_RTX = "tensorrt_rtx"
     TENSORRT = "tensorrt"
+    TENSORRT10 = "tensorrt10"  # a graph and a script; the engine is built on the device
     ONNXRUNTIME = "onnxruntime"
+
+    @property
+    def builds_here(self) -> bool:
+        """Whether engines are part of the bundle."""
+        return self in (Target.TENSORRT_RTX, Target.TENSORRT)
 
 
 class AdapterMode(Choice):
@@ -135,6 +141,8 @@ class BuildSpec:
     rank: int = 16  # of a slot
     workspace_gib: float = 8.0
     parity_tokens: int = 2048  # the longest text of the gate
+    profiles: tuple[str, ...] = ()  # of the engines; none: one that spans the limits
+    refittable: bool = False  # engines without weights, which the runtime puts in
 
     def __post_init__(self) -> None:
         if not _TASK_NAME.fullmatch(self.task):
@@ -152,5 +160,8 @@ class BuildSpec:
             raise InputError(f"RANK: got {self.rank}, expected 1 to 1024")
         if self.parity_tokens < 1:
             raise InputError(f"PARITY_TOKENS: got {self.parity_tokens}, expected at least 1")
+        if self.refittable and not (self.target.builds_here and self.adapter is AdapterMode.MERGED):
+            raise InputError("--refittable: is for engines of merged adapters (TARGET=tensorrt or "
+                             "tensorrt_rtx, ADAPTER=merged)")  # fmt: skip
         if self.workspace_gib <= 0:
             raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")

@@ -43,7 +43,7 @@ def verify(bundle: Path) -> dict[str, ParityReport]:
     tokenizer = load_tokenizer(bundle, manifest)
     reference = _reference(bundle / manifest.artifact("reference").path)
     reports = {}
-    for kind in ("portable", "onnxruntime"):
+    for kind in ("portable", "onnxruntime", "primitive"):
         before = recorded["graphs"].get(kind)
         if before is not None and before["executed"] == ON_CPU:
             texts = _texts(manifest, tokenizer, recorded["parity_tokens"], before["texts"])

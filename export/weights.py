@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from export.checkpoint import Checkpoint
 from export.config import EncoderConfig
 from export.modules import adaptable_modules
 from runtimes.errors import InputError
+from runtimes.files import link_or_copy
 
 BLOCK_ROWS = 16384  # rows of an embedding table in memory at a time: 64 MB at 1024 columns
 Array = NDArray[Any]
@@ -152,7 +151,7 @@ def write_weights(
     value the element type cannot hold.
     """
     if shared is not None:
-        _link(shared, folder / SHARED_FILE)
+        link_or_copy(shared, folder / SHARED_FILE)
         slots = tuple(slot for slot in slots if slot.file != SHARED_FILE)
     counts: dict[str, _Counts] = {}
     for file in sorted({slot.file for slot in slots}):
@@ -192,13 +191,6 @@ def _write_slot(stream: BinaryIO, slot: Slot, contents: Contents, max_tokens: in
     if (written := stream.tell() - slot.offset) != slot.nbytes:
         raise InputError(f"{slot.name}: {written} bytes, expected {slot.nbytes}")
     return counts
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _cast(block: Array, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:

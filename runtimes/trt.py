@@ -15,7 +15,7 @@ from runtimes.manifest import Artifact, Manifest
 from runtimes.profiles import choose
 from runtimes.tasks import check_task_ids
 from runtimes.trt_engine import Engine, EngineFile
-from runtimes.trt_library import load_tensorrt
+from runtimes.trt_library import is_rtx, load_tensorrt
 from runtimes.trt_profile import ProfileRunner
 
 
@@ -31,7 +31,7 @@ class TrtRuntime(RuntimeBase):
         self, trt: Any, file: EngineFile, cuda: Cuda, sm: str, *, tasks: Sequence[str] = ()
     ) -> None:
         """``trt`` is the flavour's module; ``tasks`` are the names that ``task_id`` counts."""
-        self.name = f"{trt.__name__.partition('_bindings')[0]}-{sm}"
+        self.name = f"{'tensorrt_rtx' if is_rtx(trt) else 'tensorrt'}-{sm}"
         self._cuda, self._tasks = cuda, tuple(tasks)
         self._lock = threading.Lock()
         self._runners: dict[int, ProfileRunner] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +14,7 @@ _MODULES = {
                      "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"),
     "tensorrt": (("tensorrt",), "pip install 'adaptrt[gpu]'"),
 }  # fmt: skip
-FLAVOURS = tuple(_MODULES)
+_ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
 def load_tensorrt(flavour: str) -> ModuleType:
@@ -33,16 +34,23 @@ def is_rtx(trt: Any) -> bool:
 
 
 def make_logger(trt: Any) -> Any:
-    """A logger that keeps errors (its list ``errors``) and is silent otherwise."""
+    """A logger that keeps errors (its list ``errors``) and is silent otherwise.
+
+    The builder tells the memory a profile needs in its log alone, since only a GPU could load the
+    engine to ask: ``activation_memory`` keeps it in the order of the profiles, bytes.
+    """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.activation_memory: list[int] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(message)
+            elif found := _ACTIVATIONS.search(message):
+                self.activation_memory.append(int(found[1]))
 
         def last_words(self) -> str:
             """The last errors, for a message."""

@@ -1,4 +1,4 @@
-"""Batches for GPUs: what is timed, and what is compared at every length."""
+"""Batches of ids for GPUs; what is compared at every length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 Inputs = dict[str, np.ndarray[Any, Any]]
-TIMED = {"1x128": (1, 128), "32x128": (32, 128), "8x512": (8, 512), "1x8192": (1, 8192)}
 LENGTHS = (2, 16, 128, 512, 1024, 2048, 4096, 8192)
 PADDED = (512, 300, 17, 2)  # the lengths of one padded batch
 _VOCAB, _PAD = 16000, 1  # the sample tokenizer's

@@ -18,7 +18,8 @@ import numpy as np
 
 from runtimes.base import Arrays, Runtime
 from runtimes.errors import AdaptrtError, MissingError
-from tests.bench.gpu_cases import TIMED, Inputs, compared, full
+from tests.bench.gpu import TIMED
+from tests.bench.gpu_cases import Inputs, compared, full
 
 TORCH = "torch"
 WARM_UPS, LEAST_RUNS, SECONDS = 5, 10, 1.5

@@ -16,6 +16,7 @@ from tqdm import tqdm
 import export.engine
 from export.checkpoint import Checkpoint
 from export.engine import EngineSpec, build_engine, check_gpus
+from export.engine_profiles import engine_profiles
 from export.lowering import Kind
 from export.spec import Limits, Target
 from runtimes.errors import AdaptrtError, InputError
@@ -168,7 +169,8 @@ def test_interrupt_during_a_build_ends_it_without_an_engine(
 def test_profile_spans_one_to_the_limits(
     limits: Limits, shapes: tuple[tuple[int, int], ...]
 ) -> None:
-    assert EngineSpec(limits=limits, gpu=None, workspace=1).shapes() == shapes
+    (profile,) = engine_profiles((), limits)
+    assert (profile.min, profile.opt, profile.max) == shapes
 
 
 @pytest.mark.parametrize("gpu", ["sm75", "sm80", "sm86", "sm89", "sm120", "sm121"])

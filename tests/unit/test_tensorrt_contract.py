@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import tensorrt_rtx_bindings as rtx
 
+from tests.unit import trt_runtime_contract
 from tests.unit.trt_contract import LIBRARIES, SLIPS
 
 ROOT = Path(__file__).parents[2]
 # Only TensorRT-RTX builds ahead of time for other GPUs; the code asks for these with a GPU list.
-RTX_ONLY = {"ComputeCapability"}
+# The runtime asks a module of the other flavour for none of the last two.
+RTX_ONLY = {"ComputeCapability", "CudaGraphStrategy", "EngineInvalidityDiagnostics"}
 STUBS = """
 void *createInferBuilder_INTERNAL(void *logger, int version) { return 0; }
 void *createInferRefitter_INTERNAL(void *engine, void *logger, int version) { return 0; }
@@ -147,3 +149,31 @@ def test_builder_that_cannot_be_made_is_a_missing_driver(contract: dict[str, Any
 
 def test_progress_monitor_drives_the_bar_and_goes_on(contract: dict[str, Any]) -> None:
     assert contract["monitor"] == [7, 4, 1, 1, 1, 1]
+
+
+@pytest.fixture(scope="module")
+def runtime_outcomes(
+    contract: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """The executor's outcomes with each flavour's bindings."""
+    folder = tmp_path_factory.mktemp("rtx")
+    return {
+        "tensorrt": contract["runtime"],
+        "tensorrt_rtx": trt_runtime_contract.results(rtx, "tensorrt_rtx", folder),
+    }
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+def test_executor_and_refit_make_only_calls_that_the_bindings_take(
+    runtime_outcomes: dict[str, Any], flavour: str
+) -> None:
+    assert runtime_outcomes[flavour]["run"] == "ok"
+
+
+@pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
+@pytest.mark.parametrize("slip", trt_runtime_contract.SLIPS)
+def test_misspelt_runtime_name_is_caught(
+    runtime_outcomes: dict[str, Any], flavour: str, slip: str
+) -> None:
+    found = runtime_outcomes[flavour]["slips"][slip]
+    assert found.startswith(("AttributeError: ", "TypeError: "))

@@ -1,4 +1,4 @@
-"""Runs ``export.engine`` against the real TensorRT 11.4 bindings on a machine without a GPU.
+"""Runs builder, executor and refit against the real TensorRT 11.4 bindings, without a GPU.
 
 ``python -m tests.unit.trt_contract STUBS`` prints what came out as JSON. The bindings' classes,
 enums and signatures are the real ones, behind stub libraries that make nothing; objects that only
@@ -23,7 +23,6 @@ from unittest import mock
 import export.engine
 from export.engine import EngineSpec
 from export.spec import Limits
-from runtimes.errors import AdaptrtError
 
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 SPEC = EngineSpec(limits=Limits(max_batch=4, max_tokens=512), gpu=None, workspace=1 << 20)
@@ -162,11 +161,9 @@ def flavour(real: Any, *, parses: bool = True, profile: int = 0, plan: Any = b"p
 
 def outcome(call: Callable[[], Any]) -> str:
     """``ok``, or the error's type and words."""
-    try:
-        call()
-    except (AdaptrtError, AttributeError, TypeError) as error:
-        return f"{type(error).__name__}: {error}"
-    return "ok"
+    from tests.unit.trt_runtime_contract import outcome as of
+
+    return of(call)
 
 
 def with_slip(real: Any, slip: tuple[str, str], folder: Path) -> str:
@@ -200,6 +197,8 @@ def monitor(real: Any) -> list[int]:
 
 
 def main() -> None:
+    from tests.unit.trt_runtime_contract import results as runtime_results
+
     real = load_bindings(Path(sys.argv[1]))
     folder = Path(tempfile.mkdtemp(dir=sys.argv[1]))
     good = flavour(real)
@@ -220,6 +219,7 @@ def main() -> None:
         "monitor": monitor(real),
         "slips": {name: with_slip(real, slip, folder) for name, slip in SLIPS.items()},
         "names": dotted_names(real),
+        "runtime": runtime_results(real, "tensorrt", folder),
     }  # fmt: skip
     print(json.dumps(result))
 

@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""Build this bundle's engine on the device. Needs Python 3.10 and TensorRT 10.3 or newer alone.
+
+python3 build_engine.py
+python3 build_engine.py --maxShapes=4x512 --optShapes=1x128 --memPoolSize=workspace:1024
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+try:
+    import tensorrt as trt
+except ImportError as missing:
+    sys.exit(f"error: {missing}; on JetPack: sudo apt install python3-libnvinfer")
+
+HERE = Path(__file__).resolve().parent
+GRAPH = HERE / "model.primitive.onnx"
+MANIFEST = HERE / "manifest.json"
+Manifest = dict[str, Any]
+Shapes = list[dict[str, Any]]
+
+
+class Logger(trt.ILogger):  # type: ignore[misc]
+    """Prints errors and keeps them; notes the memory of each profile."""
+
+    def __init__(self) -> None:
+        trt.ILogger.__init__(self)
+        self.memory: list[int] = []
+
+    def log(self, severity: Any, message: str) -> None:
+        """Called by TensorRT."""
+        if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+            print(f"TensorRT: {message}", file=sys.stderr)
+        elif "Total Activation Memory: " in message:
+            words = message.split("Total Activation Memory: ")[1]
+            self.memory.append(int(words.split()[0]))
+
+
+def shape(text: str) -> tuple[int, int]:
+    """``8x256`` as (8, 256)."""
+    batch, _, tokens = text.partition("x")
+    if not (batch.isdigit() and tokens.isdigit() and int(batch) and int(tokens)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected batch x tokens, as in 8x256")
+    return int(batch), int(tokens)
+
+
+def pool(text: str) -> int:
+    """``workspace:1024`` in bytes."""
+    name, _, size = text.partition(":")
+    if name != "workspace" or not size.isdigit() or not int(size):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected workspace:MEBIBYTES")
+    return int(size) << 20
+
+
+def options(manifest: Manifest) -> argparse.Namespace:
+    """The flags, named as trtexec names them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("minShapes", "optShapes", "maxShapes"):
+        parser.add_argument(f"--{name}", type=shape, metavar="BATCHxTOKENS")
+    parser.add_argument("--memPoolSize", type=pool, default=2 << 30, metavar="workspace:MIB")
+    parser.add_argument("--saveEngine", type=Path)
+    parser.add_argument("--timingCacheFile", type=Path)
+    parser.add_argument("--builderOptimizationLevel", type=int, default=3, choices=range(6))
+    chosen = parser.parse_args()
+    most = (manifest["max_batch"], manifest["max_tokens"])
+    if chosen.maxShapes and any(a > b for a, b in zip(chosen.maxShapes, most, strict=True)):
+        parser.error(f"--maxShapes: the model takes at most {most[0]}x{most[1]}")
+    return chosen
+
+
+def profiles(manifest: Manifest, chosen: argparse.Namespace) -> Shapes:
+    """The manifest's profiles, or the one the flags describe."""
+    if not (chosen.minShapes or chosen.optShapes or chosen.maxShapes):
+        return list(manifest["profiles"])
+    most = chosen.maxShapes or (manifest["max_batch"], manifest["max_tokens"])
+    best = chosen.optShapes or tuple(map(min, (8, 256), most))
+    return [{"name": "default", "min": chosen.minShapes or (1, 1), "opt": best, "max": most}]
+
+
+def build(chosen: argparse.Namespace, shapes: Shapes, logger: Logger) -> bytes:
+    """The engine's bytes; ends the program with TensorRT's reason where there is none."""
+    builder = trt.Builder(logger)
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(GRAPH)):
+        for index in range(parser.num_errors):
+            print(f"error: {parser.get_error(index).desc()}", file=sys.stderr)
+        sys.exit(1)
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, chosen.memPoolSize)
+    config.builder_optimization_level = chosen.builderOptimizationLevel
+    for ranges in shapes:
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            value = network.get_input(index)
+            rank = len(value.shape)  # task_id has no token axis
+            profile.set_shape(value.name, *(tuple(ranges[k])[:rank] for k in ("min", "opt", "max")))
+        if config.add_optimization_profile(profile) < 0:
+            sys.exit(f"error: TensorRT refused the shapes {ranges}")
+    cache = chosen.timingCacheFile
+    if cache:
+        known = cache.read_bytes() if cache.is_file() else b""
+        config.set_timing_cache(config.create_timing_cache(known), False)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        sys.exit("error: TensorRT built no engine; its reasons are above")
+    if cache:
+        cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+    return bytes(plan)
+
+
+def device_sm() -> str:
+    """This GPU as ``sm87``."""
+    try:
+        cuda = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        sys.exit(f"error: no NVIDIA driver ({error})")
+    device, number, digits = ctypes.c_int(), ctypes.c_int(), ""
+    if cuda.cuInit(0) or cuda.cuDeviceGet(ctypes.byref(device), 0):
+        sys.exit("error: no NVIDIA GPU is visible")
+    for attribute in (75, 76):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        cuda.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
+        digits += str(number.value)
+    return "sm" + digits
+
+
+def write(path: Path, data: bytes) -> None:
+    """All of it or nothing."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def record(
+    manifest: Manifest,
+    plan: bytes,
+    name: str,
+    gpu: str,
+    shapes: Shapes,
+    memory: list[int],
+) -> None:
+    """Add the engine to the manifest, in place of a former one of the same name."""
+    entry = {
+        "path": name,
+        "kind": "tensorrt",
+        "bytes": len(plan),
+        "sha256": hashlib.sha256(plan).hexdigest(),
+        "precision": manifest["precision"],
+        "gpu": gpu,
+        "stripped": False,
+        "memory": memory if len(memory) == len(shapes) else None,
+    }
+    others = [a for a in manifest["artifacts"] if a["path"] != name]
+    manifest["artifacts"] = [*others, entry]
+    manifest["profiles"] = shapes
+    manifest["versions"]["tensorrt"] = f"tensorrt {trt.__version__}"
+    write(MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def main() -> None:
+    """Build, then tell the bundle."""
+    manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    chosen = options(manifest)
+    shapes = profiles(manifest, chosen)
+    gpu = device_sm()
+    logger = Logger()
+    print(f"building for {gpu} with TensorRT {trt.__version__}; this takes minutes")
+    plan = build(chosen, shapes, logger)
+    name = f"encoder.{gpu}.engine"
+    write(chosen.saveEngine or HERE / name, plan)
+    if not chosen.saveEngine:
+        record(manifest, plan, name, gpu, shapes, logger.memory)
+    print(f"{chosen.saveEngine or HERE / name}: {len(plan) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()

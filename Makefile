@@ -13,7 +13,9 @@ OUT ?= build
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine verify test check bench bench-build clean
+.PHONY: help engine verify test check bench bench-build bench-gpu gpu-check clean
+# A bare checkout on a CUDA image has no virtual environment and needs none for these two.
+GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
 help: ## This list
 	@echo "make engine TASK=classification PRECISION=fp16"
@@ -31,13 +33,17 @@ help: ## This list
 	@echo "  INTERFACE     sentence, or official: that of the published ONNX file [sentence]"
 	@echo "  RANK          of ADAPTER=slot [16]"
 	@echo "  PRECISION     fp32, fp16, bf16 [fp16]"
-	@echo "  TARGET        tensorrt_rtx, tensorrt, onnxruntime, auto [auto]"
+	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
+	@echo "                onnxruntime, auto [auto]"
 	@echo "  GPU           architectures for tensorrt_rtx [sm86,sm89,sm120]"
 	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
+	@echo "  PROFILES      short,long: shapes by length, each with its own memory [one for all]"
+	@echo "  REFITTABLE    1: engines without weights, for adaptrt refit; needs a GPU"
 	@echo "  WORKSPACE     builder memory in GiB [8]"
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
-	@echo "make verify takes BUNDLE, a bundle's folder."
+	@echo "make verify takes BUNDLE, a bundle's folder; make gpu-check takes WHEELS, a folder of"
+	@echo "wheels for what the image lacks, GPU_SIZES [sample,full], GPU_PRECISIONS [fp16,bf16,int8]."
 
 engine: $(VENV)/.installed ## Build a verified engine bundle
 	@$(BIN)/adaptrt engine --task "$(TASK)" --precision "$(PRECISION)" --target "$(TARGET)" \
@@ -45,6 +51,7 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	  $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
 	  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
 	  $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
+	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(REFITTABLE),--refittable) \
 	  $(if $(RANK),--rank "$(RANK)") $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
 
@@ -65,6 +72,13 @@ bench-build: $(VENV)/.installed ## Time and memory of building a full-size rando
 bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=sample, mid or full)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \
 	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_CASES),--cases "$(BENCH_CASES)")
+
+bench-gpu: ## Speed on this GPU beside PyTorch FlashAttention-2
+	@$(GPU_PYTHON) -m tests.bench.gpu --out "$(OUT)/bench-gpu"
+
+gpu-check: ## Try, compare and time everything that runs on this GPU (WHEELS=folder)
+	@$(GPU_PYTHON) -m tests.gpu.check --out "$(OUT)/gpu-check" $(if $(WHEELS),--wheels "$(WHEELS)") \
+	  $(if $(GPU_SIZES),--sizes "$(GPU_SIZES)") $(if $(GPU_PRECISIONS),--precisions "$(GPU_PRECISIONS)")
 
 clean: ## Remove bundles and caches; the virtual environment stays
 	rm -rf build .mypy_cache .ruff_cache

@@ -14,6 +14,7 @@ from export.lowering.cuda_attention import UseKeyLengths
 from export.lowering.fuse_bias_gelu import FuseBiasGelu
 from export.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
 from export.lowering.primitive_attention import ExpandAttention
+from export.lowering.primitive_gelu import ExpandGelu
 from export.lowering.primitive_rotary import ExpandRotary
 from export.lowering.set_opset import SetOpset
 from export.lowering.stack_low_rank import StackLowRank
@@ -39,7 +40,7 @@ _PIPELINES: dict[Kind, tuple[Callable[[], InPlacePass], ...]] = {
     ),
     Kind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
     Kind.TENSORRT: (AdaptAttention,),
-    Kind.PRIMITIVE: (ExpandRotary, ExpandAttention, SetOpset),
+    Kind.PRIMITIVE: (ExpandRotary, ExpandAttention, ExpandGelu, SetOpset),
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 from export.lowering.rewrite import nodes
 
-OPSET = 20  # JetPack 6's TensorRT 10.3 reads up to 20; Gelu came with it
+OPSET = 20  # what the parser of JetPack 6, TensorRT 10.3, reads at most
 _NEWER = ("Attention", "RotaryEmbedding", "RMSNormalization")
 
 

@@ -1,0 +1,337 @@
+"""Bundles with engines by length, engines without weights, and bundles for a device."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorrt_rtx_bindings as rtx
+
+import export.pipeline
+import runtimes.trt
+from export.bundle import check_hashes
+from export.checkpoint import Checkpoint
+from export.engine import EngineSpec, build_engine
+from export.lowering import Kind
+from export.spec import Limits
+from runtimes import Embedder
+from runtimes.cuda import Cuda
+from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.manifest import Manifest, read_manifest
+from tests.support import edit_json, graph_path, listing, run_cli, write_graphs
+from tests.unit.fake_cuda import FakeCuda
+from tests.unit.fake_trt import Scenario, fake_module
+
+PLAN = b"an engine without weights"
+MEMORY = (4096,)
+
+
+@pytest.fixture(scope="module")
+def graphs(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_graphs(tmp_path_factory.mktemp("graphs"), small, "separation", "float16", 2048)
+
+
+def test_engine_with_two_profiles_takes_less_memory_for_each(graphs: Path, tmp_path: Path) -> None:
+    """Memory by profile is what the real builder reports, ahead of time."""
+    spec = EngineSpec(limits=Limits(max_tokens=2048), gpu="sm89", workspace=4 << 30)
+    graph = graph_path(graphs, Kind.TENSORRT)
+    one = build_engine(rtx, graph, tmp_path / "one", spec)
+    two = build_engine(rtx, graph, tmp_path / "two", replace(spec, profiles=("short", "long")))
+    assert one is not None
+    assert two is not None
+    assert (len(one), len(two)) == (1, 2)
+    assert 0 < max(two) < one[0] / 2
+
+
+def test_tensorrt_rtx_builds_no_refittable_engine_without_a_gpu(
+    graphs: Path, tmp_path: Path
+) -> None:
+    """Why --refittable asks for a GPU. When this fails, the check can go."""
+    spec = EngineSpec(limits=Limits(max_tokens=2048), gpu="sm89", workspace=4 << 30,
+                      refittable=True)  # fmt: skip
+    with pytest.raises(AdaptrtError, match=r"built no engine for sm89: .*Myelin"):
+        build_engine(rtx, graph_path(graphs, Kind.TENSORRT), tmp_path / "engine", spec)
+    assert not (tmp_path / "engine").exists()
+
+
+def test_refittable_without_a_gpu_is_a_missing_piece(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], small_folder: Path
+) -> None:
+    options = ("engine", "--model", small_folder, "--target", "tensorrt_rtx", "--refittable",
+               "--out", tmp_path / "out")  # fmt: skip
+    assert run_cli(*options) == 4
+    assert "--refittable: TensorRT compiles" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more", [("--adapter", "switchable"), ("--target", "onnxruntime")])
+def test_refittable_is_for_engines_of_merged_adapters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, str]
+) -> None:
+    options = ("engine", "--target", "tensorrt_rtx", "--refittable", "--out", tmp_path, *more)
+    assert run_cli(*options) == 2
+    assert "--refittable: is for engines of merged adapters" in capsys.readouterr().err
+
+
+@pytest.fixture
+def stripped_builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A GPU that is said to be there, and a builder that writes a short engine."""
+    built: list[Path] = []
+
+    def build(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[int, ...]:
+        assert spec.refittable
+        out.write_bytes(PLAN)
+        built.append(out)
+        return MEMORY
+
+    monkeypatch.setattr(export.pipeline, "device_sm", lambda: "sm89")
+    monkeypatch.setattr(export.pipeline, "build_engine", build)
+    return built
+
+
+Build = Callable[..., int]
+
+
+@pytest.fixture
+def refittable(small_folder: Path, tmp_path: Path, stripped_builds: list[Path]) -> Path:
+    code = run_cli("engine", "--model", small_folder, "--target", "tensorrt_rtx", "--gpu", "sm89",
+                   "--precision", "fp32", "--parity-tokens", 64, "--max-tokens", 64,
+                   "--task", "separation", "--refittable", "--out", tmp_path)  # fmt: skip
+    assert code == 0
+    return tmp_path / "small" / "separation-fp32"
+
+
+def refit(bundle: Path, model: Path, task: str, *more: object) -> int:
+    return run_cli("refit", "--engine", bundle, "--model", model, "--task", task,
+                   "--parity-tokens", 64, *more)  # fmt: skip
+
+
+def engine_of(manifest: Manifest) -> Any:
+    return next(a for a in manifest.artifacts if a.gpu is not None)
+
+
+def test_refit_gives_another_task_the_same_engine(
+    refittable: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch, query_bundle: Path
+) -> None:
+    """Needs neither a GPU nor TensorRT; the weights are those of an ordinary build."""
+    first = engine_of(read_manifest(refittable))
+    assert (first.stripped, first.memory) == (True, MEMORY)
+    monkeypatch.setattr(export.pipeline, "device_sm", lambda: None)
+    monkeypatch.setattr(export.pipeline, "load_tensorrt", lambda flavour: pytest.fail("not needed"))
+    assert refit(refittable / "encoder.sm89.engine", small_folder, "retrieval.query") == 0
+    bundle = refittable.with_name("retrieval.query-fp32")
+    manifest = check_hashes(bundle)
+    assert (manifest.task, engine_of(manifest)) == ("retrieval.query", first)
+    engine = bundle / "encoder.sm89.engine"
+    assert engine.samefile(refittable / "encoder.sm89.engine")
+    ours, theirs = (Embedder.load(b).encode(["Guten Tag", "x"]) for b in (bundle, query_bundle))
+    np.testing.assert_array_equal(ours, theirs)
+    assert manifest.versions["tensorrt"] == read_manifest(refittable).versions["tensorrt"]
+
+
+def test_runtime_puts_the_tasks_weights_in(
+    refittable: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert refit(refittable, small_folder, "classification") == 0
+    cuda, scenario = FakeCuda(), Scenario(refittable=True)
+    module = fake_module(rtx, cuda, scenario, "tensorrt_rtx")
+    graphs: list[Path] = []
+    monkeypatch.setattr(runtimes.trt, "load_tensorrt", lambda flavour: module)
+    monkeypatch.setattr(runtimes.trt, "load_cuda", lambda: Cuda(cuda))
+    monkeypatch.setattr(runtimes.trt, "device_sm", lambda: "sm89")
+    monkeypatch.setattr("runtimes.trt_engine.refit", lambda t, e, graph, g: graphs.append(graph))
+    bundle = refittable.with_name("classification-fp32")
+    with Embedder.load(bundle, runtime="tensorrt_rtx") as embedder:
+        assert embedder.runtime.name == "tensorrt_rtx-sm89"
+        assert embedder.runtime.profiles
+    assert graphs == [bundle / "model.tensorrt.onnx"]
+    assert cuda.held == {}
+
+
+def test_all_tasks_share_one_engine(
+    small_folder: Path, tmp_path: Path, stripped_builds: list[Path]
+) -> None:
+    code = run_cli("engine", "--model", small_folder, "--target", "tensorrt_rtx", "--gpu", "sm89",
+                   "--precision", "fp32", "--parity-tokens", 16, "--max-tokens", 16,
+                   "--task", "all", "--refittable", "--out", tmp_path)  # fmt: skip
+    assert code == 0
+    engines = sorted(tmp_path.glob("small/*/encoder.sm89.engine"))
+    assert len(engines) == 5
+    assert len(stripped_builds) == 1
+    assert all(engine.samefile(engines[0]) for engine in engines)
+
+
+def test_refit_of_another_model_is_refused(
+    refittable: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.zoo import Size, write_original
+
+    other = write_original(tmp_path / "other" / "small", Size(layers=1))
+    before = listing(refittable.parent)
+    assert refit(refittable, other, "classification") == 2
+    assert "built from another graph" in capsys.readouterr().err
+    assert listing(refittable.parent) == before
+
+
+def test_refit_of_the_same_task_in_place_is_refused(
+    refittable: Path, small_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refit(refittable, small_folder, "separation") == 2
+    assert "is the bundle of separation" in capsys.readouterr().err
+
+
+def test_bundle_without_a_stripped_engine_cannot_be_refitted(
+    small_bundle: Path, small_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refit(small_bundle, small_folder, "classification") == 2
+    assert "has no engine to refit" in capsys.readouterr().err
+
+
+def test_engine_runtime_without_a_gpu_is_a_missing_piece(fp16_bundle: Path) -> None:
+    with pytest.raises(MissingError, match="no usable NVIDIA GPU"):
+        Embedder.load(fp16_bundle, runtime="tensorrt_rtx")
+
+
+def test_bundle_without_engines_says_so(small_bundle: Path) -> None:
+    with pytest.raises(InputError, match="no tensorrt engine, the bundle was built for onnx"):
+        Embedder.load(small_bundle, runtime="tensorrt")
+
+
+def test_engine_runtime_takes_no_adapter_file(fp16_bundle: Path) -> None:
+    with pytest.raises(InputError, match="engines have no slot"):
+        Embedder.load(fp16_bundle, runtime="tensorrt_rtx", adapter="a.onnx_adapter")
+
+
+def test_unknown_runtime_lists_the_known(fp16_bundle: Path) -> None:
+    with pytest.raises(InputError, match="onnxruntime, onnxruntime_cuda, tensorrt_rtx, tensorrt"):
+        Embedder.load(fp16_bundle, runtime="tensorflow")
+
+
+def test_manifest_holds_profiles_and_their_memory(fp16_bundle: Path) -> None:
+    manifest = read_manifest(fp16_bundle)
+    (profile,) = manifest.profiles
+    assert (profile.min, profile.opt, profile.max) == ((1, 1), (8, 256), (32, 8192))
+    memory = engine_of(manifest).memory
+    assert len(memory) == 1
+    assert memory[0] > 1 << 20
+
+
+@pytest.fixture(scope="module")
+def device_bundle(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """TARGET=tensorrt10 with two profiles."""
+    folder = tmp_path_factory.mktemp("device")
+    code = run_cli("engine", "--model", small_folder, "--target", "tensorrt10", "--precision",
+                   "fp16", "--parity-tokens", 64, "--max-tokens", 1024, "--profiles",
+                   "short,long", "--out", folder)  # fmt: skip
+    assert code == 0
+    return folder / "small" / "classification-fp16"
+
+
+def test_device_bundle_holds_the_primitive_graph_and_how_to_build(device_bundle: Path) -> None:
+    names = {path.name for path in device_bundle.iterdir()}
+    assert {"model.primitive.onnx", "build_engine.py", "README.md"} <= names
+    assert not {"model.tensorrt.onnx", "model.onnx", "model.onnxruntime_cuda.onnx"} & names
+    assert not [name for name in names if name.endswith(".engine")]
+    manifest = check_hashes(device_bundle)
+    assert [p.name for p in manifest.profiles] == ["short", "long"]
+    parity = json.loads((device_bundle / "parity.json").read_text())
+    assert list(parity["graphs"]) == ["primitive", "onnxruntime"]
+    assert run_cli("verify", "--bundle", device_bundle) == 0
+
+
+DRIVE = """
+import ctypes, runpy, sys, types
+import tensorrt_rtx_bindings as rtx
+
+# TensorRT-RTX stands in for the device's TensorRT: its parser and builder run here.
+sys.modules["tensorrt"] = rtx
+
+class Driver:
+    def cuInit(self, flags): return 0
+    def cuDeviceGet(self, device, index): return 0
+    def cuDeviceGetAttribute(self, number, attribute, device):
+        number._obj.value = {75: 8, 76: 7}[attribute]
+        return 0
+
+ctypes.CDLL = lambda name: Driver()
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def device_build(bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", DRIVE, bundle / "build_engine.py", *flags],
+                          capture_output=True, text=True, timeout=120, cwd="/")  # fmt: skip
+
+
+@pytest.fixture
+def on_device(device_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(device_bundle, tmp_path / "bundle"))
+
+
+def test_device_script_builds_and_records_an_engine(on_device: Path) -> None:
+    """Really parsed and built, by the TensorRT that is here; the bundle then verifies."""
+    done = device_build(on_device)
+    assert done.returncode == 0, done.stderr
+    manifest = check_hashes(on_device)
+    engine = engine_of(manifest)
+    assert (engine.path, engine.kind, engine.gpu) == ("encoder.sm87.engine", "tensorrt", "sm87")
+    assert len(engine.memory) == 2
+    assert manifest.versions["tensorrt"].startswith("tensorrt ")
+    assert device_build(on_device).returncode == 0  # again, in place
+    assert len([a for a in check_hashes(on_device).artifacts if a.gpu]) == 1
+
+
+def test_device_script_takes_shapes(on_device: Path) -> None:
+    done = device_build(on_device, "--maxShapes=2x64", "--optShapes=1x32",
+                        "--memPoolSize=workspace:512")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (profile,) = check_hashes(on_device).profiles
+    assert (profile.min, profile.opt, profile.max) == ((1, 1), (1, 32), (2, 64))
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--maxShapes=64x64", "the model takes at most 32x1024"),
+        ("--optShapes=8", "expected batch x tokens, as in 8x256"),
+        ("--memPoolSize=4G", "expected workspace:MEBIBYTES"),
+    ],
+)
+def test_device_script_refuses_bad_flags(device_bundle: Path, flag: str, message: str) -> None:
+    before = listing(device_bundle)
+    done = device_build(device_bundle, flag)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert listing(device_bundle) == before
+
+
+def test_device_script_without_its_graph_leaves_the_bundle_alone(on_device: Path) -> None:
+    (on_device / "model.primitive.onnx").write_bytes(b"not a graph")
+    before = listing(on_device)
+    done = device_build(on_device)
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert listing(on_device) == before
+
+
+def test_device_script_without_tensorrt_names_the_package(device_bundle: Path) -> None:
+    done = subprocess.run([sys.executable, "-I", device_bundle / "build_engine.py"],
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "apt install python3-libnvinfer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_manifest_without_profiles_is_still_read(small_bundle: Path, bundle_copy: Path) -> None:
+    """Bundles of former versions have none."""
+    edit_json(bundle_copy / "manifest.json", drop=("profiles",))
+    assert read_manifest(bundle_copy).profiles == ()

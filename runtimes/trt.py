@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from runtimes.device_buffers import Resources, check_inputs
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.manifest import Artifact, Manifest
 from runtimes.profiles import choose
+from runtimes.scheduler import GPU
 from runtimes.tasks import check_task_ids
 from runtimes.trt_engine import Engine, EngineFile
 from runtimes.trt_library import is_rtx, load_tensorrt
@@ -37,6 +39,7 @@ class TrtRuntime(RuntimeBase):
         self._runners: dict[int, ProfileRunner] = {}
         self._engine: Engine | None = Engine(trt, file, sm)
         self.profiles = self._engine.profiles
+        self.budget = replace(GPU, profiles=self.profiles)
         self._resources = Resources()
         self._stream = self._resources.keep(cuda.create_stream(), cuda.destroy_stream)
 

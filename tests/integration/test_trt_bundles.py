@@ -151,7 +151,7 @@ def test_runtime_puts_the_tasks_weights_in(
     bundle = refittable.with_name("classification-fp32")
     with Embedder.load(bundle, runtime="tensorrt_rtx") as embedder:
         assert embedder.runtime.name == "tensorrt_rtx-sm89"
-        assert embedder.runtime.profiles
+        assert embedder.runtime.budget.profiles
     assert graphs == [bundle / "model.tensorrt.onnx"]
     assert cuda.held == {}
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from export.engine_profiles import engine_profiles
 from export.spec import Limits
 from runtimes.errors import InputError
-from runtimes.scheduler import Budget, schedule
+from runtimes.scheduler import GPU, schedule
 
 
 def test_short_and_long() -> None:
@@ -44,9 +46,9 @@ def test_profiles_that_leave_texts_out_are_refused(
     "lengths", [[600] * 9, [512] * 40, [8192] * 3, [5, 700, 700, 700, 700, 700]]
 )
 def test_every_scheduled_batch_fits_a_profile(lengths: list[int]) -> None:
-    """600 tokens: 6 rows are within the token budget, but the long profile takes 4."""
+    """600 tokens: 9 rows are within the token budget, but the long profile takes 4."""
     profiles = engine_profiles(("short", "long"), Limits())
-    batches = list(schedule(lengths, Budget(32, profiles=profiles)))
+    batches = list(schedule(lengths, 32, replace(GPU, profiles=profiles)))
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     for batch in batches:
         longest = max(lengths[i] for i in batch)
@@ -55,4 +57,4 @@ def test_every_scheduled_batch_fits_a_profile(lengths: list[int]) -> None:
 
 def test_without_profiles_the_same_batches_would_not_fit() -> None:
     """Guards the test above."""
-    assert max(map(len, schedule([600] * 9, Budget(32)))) > 4
+    assert max(map(len, schedule([600] * 9, 32, GPU))) > 4

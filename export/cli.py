@@ -143,7 +143,9 @@ def _encode(arguments: argparse.Namespace) -> int:
     texts = arguments.text or [line.rstrip("\n") for line in sys.stdin]
     if arguments.out is not None and arguments.out.suffix != ".npy":
         raise InputError(f"--out: got {arguments.out}, expected a name that ends in .npy")
-    with Embedder.load(arguments.bundle, adapter=arguments.adapter) as embedder:
+    with Embedder.load(
+        arguments.bundle, runtime=arguments.runtime, adapter=arguments.adapter
+    ) as embedder:
         vectors = embedder.encode(
             texts, task=arguments.task, dimensions=arguments.dimensions, prefix=arguments.prefix,
             strict=arguments.strict, progress=True,
@@ -213,6 +215,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("encode", help="texts to vectors, as JSON lines or .npy")
     command.add_argument("--bundle", type=Path, required=True)
     command.add_argument("--out", type=Path, help="write a .npy file instead of JSON lines")
+    command.add_argument("--runtime", default="onnxruntime",
+                         help="onnxruntime, onnxruntime_cuda, tensorrt_rtx or tensorrt "
+                              "(default: %(default)s)")  # fmt: skip
     command.add_argument("--task", help="for a switchable bundle: which adapter")
     command.add_argument("--adapter", type=Path, help="an .onnx_adapter file for a slot")
     command.add_argument("--dimensions", type=int, help="cut the vectors to this length")

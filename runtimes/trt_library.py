@@ -12,7 +12,7 @@ from runtimes.errors import MissingError
 _MODULES = {
     "tensorrt_rtx": (("tensorrt_rtx", "tensorrt_rtx_bindings"),
                      "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings"),
-    "tensorrt": (("tensorrt",), "pip install 'adaptrt[gpu]'"),
+    "tensorrt": (("tensorrt", "tensorrt_bindings"), "pip install 'adaptrt[gpu]'"),
 }  # fmt: skip
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 

@@ -200,6 +200,13 @@ def test_engine_runtime_without_a_gpu_is_a_missing_piece(fp16_bundle: Path) -> N
         Embedder.load(fp16_bundle, runtime="tensorrt_rtx")
 
 
+def test_encode_command_takes_a_runtime(
+    fp16_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli("encode", "--bundle", fp16_bundle, "--runtime", "tensorrt_rtx", "x") == 4
+    assert "no usable NVIDIA GPU" in capsys.readouterr().err
+
+
 def test_bundle_without_engines_says_so(small_bundle: Path) -> None:
     with pytest.raises(InputError, match="no tensorrt engine, the bundle was built for onnx"):
         Embedder.load(small_bundle, runtime="tensorrt")

@@ -166,6 +166,9 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         if row["times_torch"] is not None:
             low, high = row["times_torch_range"]
             ratio = f"{row['times_torch']:.2f} ({low:.2f}–{high:.2f})"
+            if row["target"] is not None:
+                met = "met" if row["times_torch"] >= row["target"] else "missed"
+                ratio += f", target {row['target']:g} {met}"
         lines.append(
             f"| {row['case']} | {row['executor']} | {row['precision']} | "
             f"{row['milliseconds']:.2f} | {row['tokens_per_second']:.0f} | {ratio} |"

@@ -100,7 +100,9 @@ def test_ratios_are_within_a_round() -> None:
     assert fp16["target"] == 1.3
     assert rows["torch", "fp16"]["target"] is None
     assert rows["tensorrt", "int8"]["times_torch"] == 4.0
-    assert "| 1x128 | tensorrt | fp16 | 3.00 | 42667 | 2.00 (2.00–2.00) |" in table([fp16])
+    line = "| 1x128 | tensorrt | fp16 | 3.00 | 42667 | 2.00 (2.00–2.00), target 1.3 met |"
+    assert line in table([fp16])
+    assert "target 1.3 missed" in table([fp16 | {"times_torch": 1.29}])
 
 
 def test_failed_case_leaves_the_others() -> None:

@@ -115,7 +115,9 @@ def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
     if spec.timing_cache is not None:  # RTX ahead-of-time builds run no kernel, so time nothing
         known = spec.timing_cache.read_bytes() if spec.timing_cache.is_file() else b""
         cache = config.create_timing_cache(known)
-        config.set_timing_cache(cache, ignore_mismatch=False)
+        if not config.set_timing_cache(cache, ignore_mismatch=False):
+            # Another TensorRT or GPU wrote it; a cache only saves time, so it begins anew.
+            config.set_timing_cache(config.create_timing_cache(b""), False)
     return config
 
 

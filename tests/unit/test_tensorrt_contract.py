@@ -117,6 +117,16 @@ def test_timing_cache_is_written_and_read_again(contract: dict[str, Any]) -> Non
     assert contract["second build"] == "ok"
 
 
+def test_refittable_build_sets_both_flags_and_reads_the_memory(contract: dict[str, Any]) -> None:
+    found = contract["refittable"]
+    assert found["flags"] == ["REFIT", "STRIP_PLAN"]
+    assert found["memory"] == [4096]
+
+
+def test_timing_cache_of_another_machine_begins_anew(contract: dict[str, Any]) -> None:
+    assert contract["refittable"]["caches"] == [False, True]
+
+
 @pytest.mark.parametrize("slip", SLIPS)
 def test_misspelt_name_is_caught(contract: dict[str, Any], slip: str) -> None:
     """The negative control: the same run with one name changed must fail."""

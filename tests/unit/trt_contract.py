@@ -118,7 +118,14 @@ def _checked(name: str, signatures: list[inspect.Signature]) -> Callable[..., An
     return check
 
 
-def flavour(real: Any, *, parses: bool = True, profile: int = 0, plan: Any = b"plan") -> Any:
+def flavour(
+    real: Any,
+    *,
+    parses: bool = True,
+    profile: int = 0,
+    plan: Any = b"plan",
+    cache_fits: bool = True,
+) -> Any:
     """The bindings with a Builder and an OnnxParser that need no driver."""
     tensors = [double(real, real.ITensor, name=n, shape=(-1, -1))
                for n in ("input_ids", "attention_mask")]  # fmt: skip
@@ -127,7 +134,7 @@ def flavour(real: Any, *, parses: bool = True, profile: int = 0, plan: Any = b"p
     cache = double(real, real.ITimingCache, serialize=b"timings")
     config = double(
         real, real.IBuilderConfig, add_optimization_profile=profile, create_timing_cache=cache,
-        set_timing_cache=True, get_timing_cache=cache,
+        set_timing_cache=cache_fits, get_timing_cache=cache, num_optimization_profiles=1,
     )  # fmt: skip
     builder = double(
         real, real.Builder, create_network=network, create_builder_config=config,
@@ -141,6 +148,7 @@ def flavour(real: Any, *, parses: bool = True, profile: int = 0, plan: Any = b"p
 
     def make_builder(logger: Any) -> Any:
         loggers.append(logger)
+        logger.log(real.ILogger.INFO, "Total Activation Memory: 4096 bytes")
         if plan is None:
             logger.log(real.ILogger.ERROR, "out of workspace")
             logger.log(real.ILogger.WARNING, "chatter")
@@ -177,11 +185,26 @@ def with_slip(real: Any, slip: tuple[str, str], folder: Path) -> str:
     return outcome(lambda: build(flavour(real), folder, module.build_engine))
 
 
-def build(trt: Any, folder: Path, build_engine: Any = export.engine.build_engine) -> None:
+def build(
+    trt: Any, folder: Path, build_engine: Any = export.engine.build_engine, **options: Any
+) -> Any:
     from dataclasses import replace
 
     cache = folder / "cache" / "tensorrt.timing"
-    build_engine(trt, folder / "model.onnx", folder / "engine", replace(SPEC, timing_cache=cache))
+    spec = replace(SPEC, timing_cache=cache, **options)
+    return build_engine(trt, folder / "model.onnx", folder / "engine", spec)
+
+
+def refittable(real: Any, folder: Path) -> dict[str, Any]:
+    """A build without weights, in a named profile, with a timing cache that is refused."""
+    trt = flavour(real, cache_fits=False)
+    memory = build(trt, folder, profiles=("short",), refittable=True)
+    _, config, _ = trt.made
+    return {
+        "memory": memory,
+        "flags": [call.args[0].name for call in config.set_flag.call_args_list],
+        "caches": [call.args[0] == b"" for call in config.create_timing_cache.call_args_list],
+    }
 
 
 def monitor(real: Any) -> list[int]:
@@ -212,6 +235,7 @@ def main() -> None:
                      good.made[0].create_optimization_profile().set_shape.call_args_list],
         "flags": good.made[0].create_network.call_args.args,
         "strongly typed": 1 << int(real.NetworkDefinitionCreationFlag.STRONGLY_TYPED),
+        "refittable": refittable(real, folder),
         "refused graph": outcome(lambda: build(flavour(real, parses=False), folder)),
         "refused profile": outcome(lambda: build(flavour(real, profile=-1), folder)),
         "no plan": outcome(lambda: build(flavour(real, plan=None), folder)),

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import tensorrt_rtx_bindings as rtx
 
+from runtimes import Embedder
 from runtimes.cuda import Cuda
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
 from runtimes.manifest import Artifact
 from runtimes.profiles import Profile, choose, largest_batch
 from runtimes.trt import TrtRuntime, engine_file
 from runtimes.trt_engine import EngineFile
-from tests.support import make_manifest
+from tests.support import make_manifest, sample_tokenizer
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_trt import MEMORY, Scenario, expected, fake_module
 
@@ -371,6 +372,17 @@ def test_tightest_profile_that_holds_the_shape(shape: tuple[int, int], index: in
 @pytest.mark.parametrize(("tokens", "rows"), [(1, 32), (512, 32), (513, 4), (8192, 4), (9000, 0)])
 def test_largest_batch_by_length(tokens: int, rows: int) -> None:
     assert largest_batch((SHORT, LONG), tokens) == rows
+
+
+def test_embedder_sends_only_batches_that_a_profile_takes(file: EngineFile) -> None:
+    """Nine texts of 20 tokens: the budget allows one call, the long profile two rows."""
+    texts = [" ".join(["a"] * n) for n in (*range(1, 30), *[18] * 9)]
+    tokenizer = sample_tokenizer(32)
+    manifest = make_manifest(dimensions=(3,), max_tokens=32, max_batch=16)
+    with Embedder(manifest, tokenizer, Bench(file, Scenario()).open()) as embedder:
+        vectors = embedder.encode(texts, prefix=False)
+    rows = tokenizer.encode(texts)
+    np.testing.assert_array_equal(vectors, [(row.sum(), len(row), 0) for row in rows])
 
 
 def engines(*gpus: str, stripped: bool = False) -> tuple[Artifact, ...]:

@@ -64,8 +64,8 @@ class Embedder(RuntimeBase):
 
             if adapter is not None:
                 raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
-            engine = open_engine(folder, manifest, runtime)
-            return cls(manifest, load_tokenizer(folder, manifest), engine, folder)
+            tokenizer = load_tokenizer(folder, manifest)  # first: it takes no GPU memory
+            return cls(manifest, tokenizer, open_engine(folder, manifest, runtime), folder)
         if runtime not in _ORT_DEVICES:
             known = ", ".join((*_ORT_DEVICES, *_ENGINES))
             raise InputError(f"runtime: got {runtime!r}, expected one of {known}")

@@ -94,7 +94,7 @@ def read_manifest(bundle: Path) -> Manifest:
             f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}; build the bundle again"
         )
     try:
-        artifacts = tuple(Artifact(**entry) for entry in raw.pop("artifacts"))
+        artifacts = tuple(_read_artifact(entry) for entry in raw.pop("artifacts"))
         lists = {name: tuple(raw[name]) for name in ("dimensions", "tasks")}
         profiles = tuple(read_profile(entry) for entry in raw.get("profiles", ()))
         manifest = Manifest(artifacts=artifacts, **raw | lists | {"profiles": profiles})
@@ -103,6 +103,12 @@ def read_manifest(bundle: Path) -> Manifest:
     for entry in artifacts:
         _check_file(bundle, entry)
     return manifest
+
+
+def _read_artifact(entry: dict[str, Any]) -> Artifact:
+    """JSON has lists where we have tuples."""
+    memory = entry.get("memory")
+    return Artifact(**entry | {"memory": None if memory is None else tuple(memory)})
 
 
 def _check_file(bundle: Path, entry: Artifact) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -98,7 +98,7 @@ def read_manifest(bundle: Path) -> Manifest:
         lists = {name: tuple(raw[name]) for name in ("dimensions", "tasks")}
         profiles = tuple(read_profile(entry) for entry in raw.get("profiles", ()))
         manifest = Manifest(artifacts=artifacts, **raw | lists | {"profiles": profiles})
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(f"{path}: not a manifest of this version ({error})") from error
     for entry in artifacts:
         _check_file(bundle, entry)
@@ -107,8 +107,8 @@ def read_manifest(bundle: Path) -> Manifest:
 
 def _read_artifact(entry: dict[str, Any]) -> Artifact:
     """JSON has lists where we have tuples."""
-    memory = entry.get("memory")
-    return Artifact(**entry | {"memory": None if memory is None else tuple(memory)})
+    artifact = Artifact(**entry)
+    return artifact if artifact.memory is None else replace(artifact, memory=tuple(artifact.memory))
 
 
 def _check_file(bundle: Path, entry: Artifact) -> None:

@@ -9,11 +9,13 @@ TARGET ?= auto
 GPU ?= sm86,sm89,sm120
 MAX_BATCH ?= 32
 MAX_TOKENS ?= 8192
-OUT ?= build
+OUT ?= $(if $(filter triton serve,$(MAKECMDGOALS)),model_repository,build)
+TRITON_VERSION ?= 24.10
+TRITON_VENV := .venv-triton
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine verify test check bench bench-build bench-gpu gpu-check clean
+.PHONY: help engine verify triton serve test check bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -31,6 +33,7 @@ help: ## This list
 	@echo "  ADAPTER_PATH  a PEFT folder of your own, used under TASK's name"
 	@echo "  ADAPTER       merged, switchable (every task, chosen per row), slot [merged]"
 	@echo "  INTERFACE     sentence, or official: that of the published ONNX file [sentence]"
+	@echo "  HEAD          sentence, or chunks: for late chunking [sentence]"
 	@echo "  RANK          of ADAPTER=slot [16]"
 	@echo "  PRECISION     fp32, fp16, bf16 [fp16]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
@@ -44,6 +47,10 @@ help: ## This list
 	@echo "  OUT           where bundles go [build]"
 	@echo "make verify takes BUNDLE, a bundle's folder; make gpu-check takes WHEELS, a folder of"
 	@echo "wheels for what the image lacks, GPU_SIZES [sample,full], GPU_PRECISIONS [fp16,bf16,int8]."
+	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
+	@echo "  onnxruntime, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
+	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
+	@echo "  and CACHE, the response cache's bytes [0]."
 
 engine: $(VENV)/.installed ## Build a verified engine bundle
 	@$(BIN)/adaptrt engine --task "$(TASK)" --precision "$(PRECISION)" --target "$(TARGET)" \
@@ -52,13 +59,24 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
 	  $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(REFITTABLE),--refittable) \
-	  $(if $(RANK),--rank "$(RANK)") $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
+	  $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
+	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
 	@$(BIN)/adaptrt verify --bundle "$(BUNDLE)"
 
-test: $(VENV)/.installed-dev ## Run the tests
+triton: $(VENV)/.installed-serve ## Write a Triton model repository (BUNDLE="a b")
+	@$(BIN)/adaptrt triton --bundle $(BUNDLE) --out "$(OUT)" --triton-version "$(TRITON_VERSION)" \
+	  $(if $(ENCODER),--encoder "$(ENCODER)") $(if $(SETTINGS),--settings "$(SETTINGS)")
+
+serve: $(VENV)/.installed $(TRITON_VENV)/.installed ## Serve the repository on this machine
+	@$(BIN)/adaptrt serve --repository "$(OUT)" --environment $(TRITON_VENV) \
+	  $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(HTTP_PORT),--http-port "$(HTTP_PORT)") \
+	  $(if $(GRPC_PORT),--grpc-port "$(GRPC_PORT)") $(if $(CACHE),--cache "$(CACHE)") \
+	  $(if $(METRICS_PORT),--metrics-port "$(METRICS_PORT)")
+
+test: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Run the tests
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.installed-dev ## Lint and type-check
@@ -68,6 +86,9 @@ check: $(VENV)/.installed-dev ## Lint and type-check
 
 bench-build: $(VENV)/.installed ## Time and memory of building a full-size random checkpoint
 	$(BIN)/python -m tests.bench.build --out "$(OUT)/bench-build"
+
+bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and latency of a served sample
+	$(BIN)/python -m tests.bench.serve --out "$(OUT)/bench-serve"
 
 bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=sample, mid or full)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \
@@ -94,6 +115,18 @@ $(VENV)/.installed: pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-serve: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[serve]'
+	@touch $@
+
+# The server and what its Python models import. Apart from ours: it needs an older NumPy.
+$(TRITON_VENV)/.installed: Makefile
+	$(PYTHON) -m venv $(TRITON_VENV)
+	$(TRITON_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  'nvidia-pytriton==0.7.0' 'numpy==1.26.4' 'onnxruntime>=1.31,<1.32' 'tokenizers>=0.23,<0.24'
+	rm -rf $(TRITON_VENV)/backends
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev

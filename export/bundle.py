@@ -16,11 +16,12 @@ from runtimes.manifest import FILE, Manifest, read_manifest
 
 
 @contextmanager
-def staging(final: Path) -> Iterator[Path]:
+def staging(final: Path, *, bundle: bool = True) -> Iterator[Path]:
     """A folder beside ``final`` to write into; published when the block ends without an error.
 
-    Whatever ends the block early, the former bundle stays as it was. What a killed process left
-    behind is removed by the next build of the same bundle.
+    A ``bundle`` is re-hashed against its manifest before. Whatever ends the block early, what
+    stood at ``final`` stays as it was. What a killed process left behind is removed by the next
+    one that writes there.
     """
     made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
     try:
@@ -33,7 +34,8 @@ def staging(final: Path) -> Iterator[Path]:
     try:
         yield folder
         _flush(folder)
-        check_hashes(folder)
+        if bundle:
+            check_hashes(folder)
         _publish(folder, final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

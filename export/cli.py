@@ -15,9 +15,9 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from export.spec import AdapterMode, BuildSpec, Interface, Limits, Precision, Target
+from export.spec import AdapterMode, BuildSpec, Head, Interface, Limits, Precision, Target
 from runtimes.cuda import device_sm
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.manifest import Manifest
@@ -67,6 +67,7 @@ def _engine(arguments: argparse.Namespace) -> int:
         limits=Limits(max_batch=arguments.max_batch, max_tokens=arguments.max_tokens),
         adapter=AdapterMode.parse("ADAPTER", arguments.adapter),
         interface=Interface.parse("INTERFACE", arguments.interface),
+        head=Head.parse("HEAD", arguments.head),
         rank=arguments.rank,
         out=arguments.out,
         workspace_gib=arguments.workspace,
@@ -187,6 +188,42 @@ def _refit(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _triton(arguments: argparse.Namespace) -> int:
+    try:
+        import tritonclient.grpc  # noqa: F401
+    except ImportError as error:
+        raise MissingError(
+            f"tritonclient is not installed ({error}); pip install 'adaptrt[serve]'"
+        ) from error
+    from export.triton.configs import Backend, Release
+    from export.triton.repository import RepositorySpec, write_repository
+    from export.triton.settings import read_settings
+
+    encoder = arguments.encoder
+    models = write_repository(RepositorySpec(
+        bundles=tuple(dict.fromkeys(arguments.bundle)), out=arguments.out,
+        release=Release.parse(arguments.triton_version),
+        backend=None if encoder == "auto" else Backend.parse("ENCODER", encoder, "auto"),
+        settings=read_settings(arguments.settings),
+    ))  # fmt: skip
+    print(f"{arguments.out}: {', '.join(models)}")
+    return 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from export.triton.server import ServerSpec, replace_process
+
+    if not arguments.repository.is_dir():
+        raise InputError(f"OUT: {arguments.repository}: no such repository; `make triton` makes it")
+    spec = ServerSpec(
+        repository=arguments.repository, environment=arguments.environment,
+        address=arguments.address, http_port=arguments.http_port, grpc_port=arguments.grpc_port,
+        metrics_port=arguments.metrics_port, cache=arguments.cache,
+    )  # fmt: skip
+    replace_process(spec)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="adaptrt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -212,6 +249,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("verify", help="re-hash a bundle and run its parity again")
     command.add_argument("--bundle", type=Path, required=True)
     command.set_defaults(run=_verify)
+    _serving_options(commands)
     command = commands.add_parser("encode", help="texts to vectors, as JSON lines or .npy")
     command.add_argument("--bundle", type=Path, required=True)
     command.add_argument("--out", type=Path, help="write a .npy file instead of JSON lines")
@@ -229,6 +267,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _serving_options(commands: Any) -> None:
+    command = commands.add_parser("triton", help="a Triton model repository from bundles")
+    command.add_argument("--bundle", type=Path, nargs="+", required=True)
+    command.add_argument("--out", type=Path, default=Path("model_repository"))
+    command.add_argument("--encoder", default="auto",
+                         help="tensorrt, onnxruntime, python or auto (%(default)s)")  # fmt: skip
+    command.add_argument("--triton-version", default="24.10",
+                         help="the container's name, such as 25.08 (%(default)s)")  # fmt: skip
+    command.add_argument("--settings", type=Path, help="a TOML file; README.md lists its entries")
+    command.set_defaults(run=_triton)
+    command = commands.add_parser("serve", help="serve a repository on this machine")
+    command.add_argument("--repository", type=Path, default=Path("model_repository"))
+    command.add_argument("--environment", type=Path, default=Path(".venv-triton"))
+    command.add_argument("--address", default="127.0.0.1")
+    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        command.add_argument(f"--{name}-port", type=int, default=port)
+    command.add_argument("--cache", type=int, default=0, help="response cache in bytes")
+    command.set_defaults(run=_serve)
+
+
 def _engine_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", help="a folder or a hub id (default: the embedded sample)")
@@ -240,6 +298,7 @@ def _engine_options(command: argparse.ArgumentParser) -> None:
         help="merged, switchable (every task in one bundle) or slot (%(default)s)")  # fmt: skip
     add("--interface", default="sentence",
         help="sentence, or official: that of the published ONNX file")  # fmt: skip
+    add("--head", default="sentence", help="sentence, or chunks: for late chunking")
     add("--rank", type=int, default=16, help="of a slot (default: %(default)s)")
     add("--precision", default="fp16", help="fp32, fp16 or bf16 (default: %(default)s)")
     add("--target", default="auto",

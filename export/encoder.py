@@ -191,13 +191,18 @@ class Encoder(nn.Module):
             self.bank = TaskColumns(form.rank)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, task_id: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        task_id: Tensor | None = None,
+        chunk_weights: Tensor | None = None,
     ) -> Tensor:
         """``input_ids``, ``attention_mask`` int64 ``[batch, sequence]`` → FP32 ``[batch, hidden]``.
 
         Every row must have at least one unmasked token; rows of the result have length 1. A
         switchable encoder takes ``task_id`` int64 ``[batch]`` (a scalar with the official
-        interface), -1 for the base model.
+        interface), -1 for the base model. With a chunk head, ``chunk_weights`` FP32 ``[batch,
+        chunks, sequence]`` is given and the result is ``[batch, chunks, hidden]``.
         """
         batch, sequence = input_ids.shape
         positions = torch.arange(sequence, device=input_ids.device).unsqueeze(0)
@@ -216,6 +221,8 @@ class Encoder(nn.Module):
         if self.form.interface is Interface.OFFICIAL:
             tokens: Tensor = x
             return tokens
+        if chunk_weights is not None:
+            return unit_chunks(x, chunk_weights)
         return unit_mean(x, attention_mask)
 
     def _select(self, task_id: Tensor) -> Tensor:
@@ -229,6 +236,17 @@ def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:
     weights = attention_mask.to(torch.float32).unsqueeze(-1)
     mean = (x * weights).sum(1) / weights.sum(1)
     unit: Tensor = mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+    return unit
+
+
+def unit_chunks(x: Tensor, weights: Tensor) -> Tensor:
+    """L2-normalised weighted sums of token vectors, FP32 ``[batch, chunks, hidden]``.
+
+    A chunk without weights, which callers use to fill up, gives zeros and no NaN.
+    """
+    sums = torch.matmul(weights, x)
+    norms = torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
+    unit: Tensor = sums / norms.clamp_min(torch.finfo(torch.float32).tiny)
     return unit
 
 

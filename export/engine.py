@@ -16,7 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from export.engine_profiles import engine_profiles
+from export.engine_profiles import engine_profiles, input_shapes
 from export.spec import Limits
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.trt_library import make_logger
@@ -99,10 +99,7 @@ def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
             value = network.get_input(index)
-            rank = len(value.shape)  # task_id has no sequence axis
-            profile.set_shape(
-                value.name, *(shape[:rank] for shape in (shapes.min, shapes.opt, shapes.max))
-            )
+            profile.set_shape(value.name, *input_shapes(shapes, len(value.shape)))
         if config.add_optimization_profile(profile) < 0:
             raise AdaptrtError(f"TensorRT refused the optimisation profile {shapes}")
     if spec.refittable:

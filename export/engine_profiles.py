@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from export.spec import Limits
+from runtimes.chunks import MAX_CHUNKS
 from runtimes.errors import InputError
 from runtimes.profiles import Profile
 
 # The shape kernels are tuned for: a typical serving batch, well inside every published limit.
-OPT_BATCH, OPT_TOKENS = 8, 256
+OPT_BATCH, OPT_TOKENS, OPT_CHUNKS = 8, 256, 8
 PRESETS = {
     "short": Profile(name="short", min=(1, 1), opt=(OPT_BATCH, OPT_TOKENS), max=(32, 512)),
     "long": Profile(name="long", min=(1, 512), opt=(1, 4096), max=(4, 8192)),
@@ -44,6 +45,15 @@ def engine_profiles(names: Sequence[str], limits: Limits) -> tuple[Profile, ...]
             raise InputError(f"PROFILES: {profile.name} begins at {profile.min[1]} tokens, "
                              f"MAX_TOKENS is {limits.max_tokens}; leave it out")  # fmt: skip
     return tuple(_cut(profile, limits) for profile in chosen)
+
+
+def input_shapes(profile: Profile, rank: int) -> tuple[tuple[int, ...], ...]:
+    """The shapes of an input of so many axes: task_id lacks the sequence, weights add chunks."""
+    shapes = (profile.min, profile.opt, profile.max)
+    if rank < 3:
+        return tuple(shape[:rank] for shape in shapes)
+    chunks = (1, OPT_CHUNKS, MAX_CHUNKS)
+    return tuple((b, n, s) for (b, s), n in zip(shapes, chunks, strict=True))
 
 
 def _cut(profile: Profile, limits: Limits) -> Profile:

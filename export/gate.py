@@ -11,6 +11,7 @@ import numpy as np
 
 from export.bundle import write_json
 from export.checkpoint import Checkpoint
+from export.chunk_parity import chunk_texts, embed_chunks, some_texts
 from export.lowering import Kind
 from export.parity import (
     ParityReport,
@@ -24,9 +25,10 @@ from export.parity import (
     thin,
 )
 from export.plan import BundlePlan
-from export.spec import BuildSpec, Interface, Precision, Target
+from export.spec import BuildSpec, Head, Interface, Precision, Target
 from export.trace import PortableGraph
 from runtimes.base import Runtime
+from runtimes.chunks import ChunkHead
 from runtimes.embedder import Vectors
 from runtimes.tokens import TextTokenizer
 
@@ -63,7 +65,7 @@ class Gate:
     def run(self) -> Verdict:
         """Compare every graph; raises :class:`GateError` at the first that does not agree."""
         texts = self._texts()
-        reference, name, noise = self._reference(texts)
+        reference, name, noise, chunks = self._reference(texts)
         np.save(self.folder / REFERENCE_FILE, reference)
         reports: dict[str, ParityReport] = {}
         for kind in self._kinds():
@@ -75,6 +77,8 @@ class Gate:
                     report = compare(reference, vectors, texts, names=names, threshold=threshold)
                     require(report, label)
                     reports[label] = report
+                if chunks is not None:
+                    self._compare_chunks(runtime, chunks, texts, kind, reports)
             gc.collect()
         write_json(self.folder / PARITY_FILE, {
             "texts_sha256": texts_sha256(),
@@ -84,6 +88,24 @@ class Gate:
                        for k, r in reports.items()},
         })  # fmt: skip
         return Verdict(reports, noise)
+
+    def _compare_chunks(
+        self,
+        runtime: Runtime,
+        reference: Vectors,
+        texts: list[ParityText],
+        kind: Kind,
+        reports: dict[str, ParityReport],
+    ) -> None:
+        cut = some_texts(texts)
+        label = f"{kind.value}, chunks"
+        names = {"reference": next(iter(reports.values())).reference, "executed": runtime.name}
+        report = compare(
+            reference, embed_chunks(runtime, cut, self.tokenizer), chunk_texts(cut),
+            names=names, threshold=self.spec.precision.min_cosine,
+        )  # fmt: skip
+        require(report, label)
+        reports[label] = report
 
     def _texts(self) -> list[ParityText]:
         texts: list[ParityText] = []
@@ -117,6 +139,10 @@ class Gate:
             yield f"{kind.value}, one task at a time", apart
 
     def _open(self, kind: Kind) -> Runtime:
+        runtime = self._executor(kind)
+        return ChunkHead(runtime) if self.plan.form.head is Head.CHUNKS else runtime
+
+    def _executor(self, kind: Kind) -> Runtime:
         """An executor; BF16, which ONNX Runtime's CPU lacks, runs as the traced module."""
         spec = self.spec
         if kind is not Kind.ONNXRUNTIME and spec.precision is Precision.BF16:
@@ -126,21 +152,22 @@ class Gate:
             return TorchModule(load_encoder(
                 self.checkpoint.config, self.graph.dtype, spec.limits.max_tokens,
                 self.folder, self.graph.slots, self.plan.form,
-            ))  # fmt: skip
+            ), self.plan.form.output_name)  # fmt: skip
         from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
         official = self.plan.form.interface is Interface.OFFICIAL
         runtime = PooledOrtRuntime if official else OrtRuntime
         return runtime(self.folder / self.files[kind])
 
-    def _reference(self, texts: list[ParityText]) -> tuple[Vectors, str, float]:
-        """The reference's vectors, its name, and its own BF16-to-FP32 cosine on some texts."""
+    def _reference(self, texts: list[ParityText]) -> tuple[Vectors, str, float, Vectors | None]:
+        """The reference's vectors, its name, its own BF16-to-FP32 cosine on some texts, chunks."""
         import torch
 
         from export.reference import reference_model
         from runtimes.torch_reference import FlashReference, reference_settings
 
         vectors: dict[int, Vectors] = {}
+        chunks: list[Vectors] = []
         name, noise = "", 1.0
         for number, task in enumerate(self.plan.verified_tasks):
             model = reference_model(self.checkpoint, task)
@@ -150,11 +177,14 @@ class Gate:
             plain = [replace(texts[i], task_id=None) for i in chosen]
             found = embed(reference, plain, self.tokenizer)
             vectors |= dict(zip(chosen, found, strict=True))
+            if self.plan.form.head is Head.CHUNKS:
+                chunks.append(embed_chunks(reference, some_texts(plain), self.tokenizer))
             if number == 0:
                 stored = FlashReference(model, device=reference.device, dtype=torch.bfloat16)
                 rounded = embed(stored, plain[:_NOISE_TEXTS], self.tokenizer)
                 noise = float(row_cosines(found[: len(rounded)], rounded).min())
-        return np.stack([vectors[i] for i in range(len(texts))]), name, noise
+        cut_vectors = np.concatenate(chunks) if chunks else None
+        return np.stack([vectors[i] for i in range(len(texts))]), name, noise, cut_vectors
 
 
 def _embed_in(

@@ -255,6 +255,7 @@ def _manifest(
             () if spec.target is Target.ONNXRUNTIME
             else engine_profiles(spec.profiles, spec.limits)
         ),
+        head=spec.head.value,
     )  # fmt: skip
 
 

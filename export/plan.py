@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from export.adapters import Adapter, Bank, adapter_rank
 from export.checkpoint import Checkpoint
@@ -14,6 +14,7 @@ from export.spec import (
     AdapterMode,
     BuildSpec,
     GraphForm,
+    Head,
     Interface,
     Precision,
     Target,
@@ -63,26 +64,34 @@ def plan_bundle(spec: BuildSpec, checkpoint: Checkpoint, task: str, *, shared: b
     the same for every task. Raises :class:`InputError` for combinations that make no sense.
     """
     _check(spec)
+    head = "-chunks" if spec.head is Head.CHUNKS else ""
     match spec.adapter:
         case AdapterMode.SWITCHABLE:
-            return _switchable(spec, checkpoint)
+            return _switchable(spec, checkpoint, head)
         case AdapterMode.SLOT:
             form = GraphForm(AdapterMode.SLOT, rank=spec.rank, embedding_rank=spec.rank)
             contents = Contents(checkpoint, checkpoint.adapter(task), Bank((), spec.rank))
             name = f"{task}-slot-{spec.precision}"
         case AdapterMode.MERGED:
             form, contents = _merged(checkpoint, checkpoint.adapter(task), shared=shared)
-            name = f"{task}-{spec.precision}"
+            form = replace(form, head=spec.head)
+            name = f"{task}{head}-{spec.precision}"
     prefixes = {task: checkpoint.config.prefix(task)}
     return BundlePlan(name=name, form=form, contents=contents, tasks=(task,), prefixes=prefixes)
 
 
-def _switchable(spec: BuildSpec, checkpoint: Checkpoint) -> BundlePlan:
+def _switchable(spec: BuildSpec, checkpoint: Checkpoint, head: str) -> BundlePlan:
     bank = Bank.of([checkpoint.adapter(task) for task in checkpoint.tasks])
     official = spec.interface is Interface.OFFICIAL
     return BundlePlan(
-        name=f"{'official' if official else 'switchable'}-{spec.precision}",
-        form=GraphForm(spec.adapter, spec.interface, rank=bank.width, embedding_rank=bank.width),
+        name=f"{'official' if official else 'switchable'}{head}-{spec.precision}",
+        form=GraphForm(
+            spec.adapter,
+            spec.interface,
+            rank=bank.width,
+            embedding_rank=bank.width,
+            head=spec.head,
+        ),
         contents=Contents(checkpoint, Adapter(BASE_TASK, {}), bank),
         tasks=checkpoint.tasks,
         prefixes={t: checkpoint.config.prefix(t) for t in (*checkpoint.tasks, BASE_TASK)},
@@ -103,6 +112,8 @@ def _merged(
 
 def _check(spec: BuildSpec) -> None:
     official = spec.interface is Interface.OFFICIAL
+    if spec.head is Head.CHUNKS and (official or spec.adapter is AdapterMode.SLOT):
+        raise InputError("HEAD=chunks: expected ADAPTER=merged or switchable, INTERFACE=sentence")
     if official and spec.adapter is not AdapterMode.SWITCHABLE:
         raise InputError(
             "INTERFACE=official has a task_id, so it needs every adapter: add ADAPTER=switchable"

@@ -82,6 +82,13 @@ class Interface(Choice):
     OFFICIAL = "official"  # the official file's: scalar task_id; text_embeds [batch, seq, hidden]
 
 
+class Head(Choice):
+    """What is made of the token vectors."""
+
+    SENTENCE = "sentence"  # their mean
+    CHUNKS = "chunks"  # means by the input chunk_weights [batch, chunks, sequence]
+
+
 @dataclass(frozen=True)
 class GraphForm:
     """What the traced graph looks like beside its architecture and element type.
@@ -94,17 +101,24 @@ class GraphForm:
     interface: Interface = Interface.SENTENCE
     rank: int = 0
     embedding_rank: int = 0
+    head: Head = Head.SENTENCE
 
     @property
     def input_names(self) -> tuple[str, ...]:
         """The graph's inputs in order."""
-        names = ("input_ids", "attention_mask")
-        return (*names, "task_id") if self.adapter is AdapterMode.SWITCHABLE else names
+        names = ["input_ids", "attention_mask"]
+        if self.adapter is AdapterMode.SWITCHABLE:
+            names.append("task_id")
+        if self.head is Head.CHUNKS:
+            names.append("chunk_weights")
+        return tuple(names)
 
     @property
     def output_name(self) -> str:
         """The graph's one output."""
-        return "text_embeds" if self.interface is Interface.OFFICIAL else "sentence_embedding"
+        if self.interface is Interface.OFFICIAL:
+            return "text_embeds"
+        return "chunk_embedding" if self.head is Head.CHUNKS else "sentence_embedding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +152,7 @@ class BuildSpec:
     limits: Limits = Limits()
     adapter: AdapterMode = AdapterMode.MERGED
     interface: Interface = Interface.SENTENCE
+    head: Head = Head.SENTENCE
     rank: int = 16  # of a slot
     workspace_gib: float = 8.0
     parity_tokens: int = 2048  # the longest text of the gate

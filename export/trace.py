@@ -22,10 +22,12 @@ from export.config import EncoderConfig
 from export.encoder import Encoder
 from export.spec import AdapterMode, GraphForm, Interface
 from export.weights import Slot, layout
+from runtimes.chunks import MAX_CHUNKS
 
 OPSET = 23  # the first with Attention and RotaryEmbedding
 # Any lengths do; batch and sequence differ so that the exporter cannot take them for one symbol.
 _TRACED = (2, 7)
+_CHUNKS = 3
 
 
 @dataclass(frozen=True)
@@ -54,24 +56,30 @@ def trace(
     batch = torch.export.Dim("batch", min=1, max=max(max_batch, 2))
     sequence = torch.export.Dim("sequence", min=1, max=max_tokens)
     scalar = form.interface is Interface.OFFICIAL
+    chunks = torch.export.Dim("chunks", min=1, max=MAX_CHUNKS)
     shapes = {"input_ids": _TRACED, "attention_mask": _TRACED,
-              "task_id": () if scalar else _TRACED[:1]}  # fmt: skip
+              "task_id": () if scalar else _TRACED[:1],
+              "chunk_weights": (_TRACED[0], _CHUNKS, _TRACED[1])}  # fmt: skip
     axes = {"input_ids": {0: batch, 1: sequence}, "attention_mask": {0: batch, 1: sequence},
-            "task_id": {} if scalar else {0: batch}}  # fmt: skip
+            "task_id": {} if scalar else {0: batch},
+            "chunk_weights": {0: batch, 1: chunks, 2: sequence}}  # fmt: skip
+    types = {"chunk_weights": torch.float32}
     with torch.device("meta"):
         encoder = Encoder(config, getattr(torch, dtype), max_tokens, form).eval()
         # One tensor each: the exporter would take one passed twice for a single input.
-        example = tuple(torch.ones(shapes[n], dtype=torch.int64) for n in form.input_names)
+        example = {
+            n: torch.ones(shapes[n], dtype=types.get(n, torch.int64)) for n in form.input_names
+        }
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             encoder,
-            example,
+            kwargs=example,
             dynamo=True,
             optimize=False,  # below, once the weights are out of its sight
             opset_version=OPSET,
             input_names=list(form.input_names),
             output_names=[form.output_name],
-            dynamic_shapes=tuple(axes[n] for n in form.input_names),
+            dynamic_shapes={n: axes[n] for n in form.input_names},
             verbose=False,
         )
         if program is None:  # only with the exporter's legacy arguments

@@ -18,6 +18,7 @@ from export.parity import (
     require,
     texts_sha256,
 )
+from runtimes.chunks import ChunkHead
 from runtimes.embedder import Vectors, load_tokenizer
 from runtimes.errors import GateError, InputError
 from runtimes.files import read_json
@@ -70,7 +71,8 @@ def _compare(
 ) -> ParityReport:
     graph = manifest.artifact(kind).path
     executor = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
-    with executor(bundle / graph) as runtime:
+    opened = executor(bundle / graph)
+    with ChunkHead(opened) if manifest.head == "chunks" else opened as runtime:
         vectors = embed(runtime, texts, tokenizer)
     if reference.shape != vectors.shape:
         raise GateError(f"{bundle}: {len(vectors)} texts, the reference holds {len(reference)}")

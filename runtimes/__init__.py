@@ -1,6 +1,7 @@
 """Running bundles. Nothing here imports torch except :mod:`runtimes.torch_reference`."""
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from runtimes.embedder import Embedder
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
@@ -10,11 +11,24 @@ from runtimes.tokens import TruncationWarning
 # are loaded; ORT_DISABLE_TELEMETRY=0 in the environment leaves it to them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
+if TYPE_CHECKING:
+    from runtimes.triton_client import TritonEmbedder
+
 __all__ = [
     "AdaptrtError",
     "Embedder",
     "GateError",
     "InputError",
     "MissingError",
+    "TritonEmbedder",
     "TruncationWarning",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The client is loaded when asked for: the server's copy of this package has none."""
+    if name == "TritonEmbedder":
+        from runtimes.triton_client import TritonEmbedder
+
+        return TritonEmbedder
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.base import Runtime, RuntimeBase
+from runtimes.base import Arrays, Runtime, RuntimeBase
+from runtimes.chunks import (
+    OVERLAP,
+    ChunkHead,
+    ChunkVectors,
+    Document,
+    Span,
+    choose_spans,
+    embed_chunks,
+)
 from runtimes.errors import InputError
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.scheduler import schedule
@@ -35,7 +45,8 @@ class Embedder(RuntimeBase):
         runtime: Runtime,
         folder: Path | None = None,
     ) -> None:
-        self.manifest, self.tokenizer, self.runtime = manifest, tokenizer, runtime
+        self.manifest, self.tokenizer = manifest, tokenizer
+        self.runtime = ChunkHead(runtime) if manifest.head == "chunks" else runtime
         self._folder = folder
 
     @classmethod
@@ -123,6 +134,41 @@ class Embedder(RuntimeBase):
                 inputs["task_id"] = np.array([self._task_id(tasks[i]) for i in batch], np.int64)
             vectors[batch] = self.runtime.run(inputs)["sentence_embedding"]
         return truncate(vectors, width)
+
+    def encode_chunks(
+        self,
+        document: str,
+        chunks: Sequence[Span] | None = None,
+        *,
+        chunk_tokens: int | None = None,
+        sentences: int | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
+        prefix: bool = True,
+        overlap: int = OVERLAP,
+    ) -> ChunkVectors:
+        """Late chunking: embed the document once and mean-pool each span of it.
+
+        Give ``chunks`` as character offsets (start, end), ``chunk_tokens`` per chunk or
+        ``sentences`` per chunk. A document longer than the bundle takes is embedded in windows,
+        each ``overlap`` tokens before its first chunk; the result says which. Needs a bundle
+        built with ``HEAD=chunks``.
+        """
+        if self.manifest.head != "chunks":
+            raise InputError(
+                "late chunking: this bundle gives one vector per text; build one with HEAD=chunks"
+            )
+        width = self._width(dimensions)
+        (name,) = self._tasks(task, 1)
+        text = Document(self.tokenizer, document, self.manifest.prefixes[name] if prefix else "")
+        number = {"task_id": np.array([self._task_id(name)])} if self._switchable else {}
+
+        def run(inputs: Arrays) -> Arrays:
+            return self.runtime.run({**inputs, **number})
+
+        spans = choose_spans(text, chunks, chunk_tokens, sentences)
+        found = embed_chunks(self.tokenizer, text, spans, overlap, run)
+        return replace(found, vectors=truncate(found.vectors, width))
 
     def close(self) -> None:
         """Free the runtime."""

@@ -58,6 +58,7 @@ class Manifest:
     parity: Mapping[str, Any]
     versions: Mapping[str, str]
     profiles: tuple[Profile, ...] = ()  # of the engines
+    head: str = "sentence"  # or "chunks"; bundles of before have no such entry
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -15,6 +15,7 @@ from runtimes.errors import InputError
 from runtimes.files import MAX_JSON_BYTES
 
 Ids = NDArray[np.int64]
+Offsets = NDArray[np.int64]
 
 
 class TruncationWarning(UserWarning):
@@ -64,19 +65,27 @@ class TextTokenizer:
         tokens (after the prefix, if any).
         """
         for index, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(f"text {index}: got {type(text).__name__}, expected str")
-            if not _is_unicode(text):
-                raise InputError(f"text {index}: holds a lone surrogate, expected valid Unicode")
+            check_text(text, index)
         prefixes = [prefix] * len(texts) if isinstance(prefix, str) else prefix
         whole = [before + text for before, text in zip(prefixes, texts, strict=True)]
         rows = []
-        for index, encoding in enumerate(self._tokenizer.encode_batch(whole)):
-            ids = np.asarray(encoding.ids, np.int64)
+        for index, ids in enumerate(self.tokenize(whole)):
             if len(ids) > self.max_tokens:
                 ids = self._truncate(ids, index, strict)
             rows.append(ids)
         return rows
+
+    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
+        """One row of ids per text, special tokens included, whatever its length."""
+        return [np.asarray(e.ids, np.int64) for e in self._tokenizer.encode_batch(list(texts))]
+
+    def tokenize_with_offsets(self, text: str) -> tuple[Ids, Offsets]:
+        """Ids ``[tokens]`` and the characters of each, start and end ``[tokens, 2]``.
+
+        The offsets of special tokens are (0, 0).
+        """
+        encoding = self._tokenizer.encode(text)
+        return np.asarray(encoding.ids, np.int64), np.asarray(encoding.offsets, np.int64)
 
     def _truncate(self, ids: Ids, index: int, strict: bool) -> Ids:
         message = f"text {index}: {len(ids)} tokens, the bundle takes {self.max_tokens}"
@@ -93,6 +102,14 @@ class TextTokenizer:
         for row, (out, seen) in zip(rows, zip(ids, mask, strict=True), strict=True):
             out[: len(row)], seen[: len(row)] = row, 1
         return Tokens(ids, mask)
+
+
+def check_text(text: object, index: int = 0) -> None:
+    """Refuse what is no text; :class:`InputError` names which one it was."""
+    if not isinstance(text, str):
+        raise InputError(f"text {index}: got {type(text).__name__}, expected str")
+    if not _is_unicode(text):
+        raise InputError(f"text {index}: holds a lone surrogate, expected valid Unicode")
 
 
 def _is_unicode(text: str) -> bool:

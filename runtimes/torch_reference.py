@@ -54,15 +54,25 @@ class FlashReference(RuntimeBase):
         return hidden
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The encoder's contract, by unpadding each row (right padding only)."""
+        """The encoder's contract, by unpadding each row (right padding only).
+
+        With ``chunk_weights`` ``[batch, chunks, sequence]``, that of a chunk head.
+        """
+        weights = inputs.get("chunk_weights")
         rows = []
-        for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
+        for index, (ids, mask) in enumerate(
+            zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+        ):
             length = int(mask.sum())
             if length == 0 or not mask[:length].all():
                 raise InputError("attention_mask: expected ones, then zeros, at least one one")
-            mean = self.token_vectors(ids[:length]).mean(0)
-            rows.append((mean / mean.norm()).cpu().numpy())
-        return {"sentence_embedding": np.stack(rows)}
+            tokens = self.token_vectors(ids[:length])
+            if weights is None:
+                means = tokens.mean(0)
+            else:
+                means = torch.from_numpy(weights[index, :, :length]).to(tokens.device) @ tokens
+            rows.append((means / means.norm(dim=-1, keepdim=True)).cpu().numpy())
+        return {"sentence_embedding" if weights is None else "chunk_embedding": np.stack(rows)}
 
 
 def reference_settings(precision: str) -> dict[str, Any]:
@@ -82,8 +92,8 @@ def reference_settings(precision: str) -> dict[str, Any]:
 class TorchModule(RuntimeBase):
     """The traced module itself, for types ONNX Runtime cannot run on a CPU (BF16)."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module.eval()
+    def __init__(self, module: nn.Module, output: str = "sentence_embedding") -> None:
+        self._module, self._output = module.eval(), output
 
     @property
     def name(self) -> str:
@@ -94,4 +104,4 @@ class TorchModule(RuntimeBase):
         """Execute once."""
         with torch.inference_mode():
             output = self._module(**{n: torch.from_numpy(a) for n, a in inputs.items()})
-        return {"sentence_embedding": output.numpy()}
+        return {self._output: output.numpy()}

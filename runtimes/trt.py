@@ -74,7 +74,11 @@ class TrtRuntime(RuntimeBase):
         if len(shape) != 2:
             raise InputError(f"input_ids: got shape {list(shape)}, expected [batch, tokens]")
         for name, array in inputs.items():
-            if array.shape != shape[: array.ndim]:
+            # task_id lacks the tokens, chunk_weights has the chunks between.
+            expected = (
+                shape[: array.ndim] if array.ndim < 3 else (shape[0], array.shape[1], shape[1])
+            )
+            if array.shape != expected:
                 raise InputError(
                     f"{name}: got shape {list(array.shape)} beside input_ids {list(shape)}"
                 )

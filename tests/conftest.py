@@ -8,13 +8,16 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.source import SAMPLE
+from export.triton.server import serve
 from tests.support import SAMPLE_HF, build, run_cli
+from tests.triton_support import Served, server_spec
 from tests.zoo import write_original
 
 
@@ -84,6 +87,41 @@ def small_bundle(out: Path, small_folder: Path) -> Path:
     """separation-fp32 of the random checkpoint: 5 MB, so cheap to copy."""
     assert build(out, "--model", small_folder, "--task", "separation") == 0
     return out / "small" / "separation-fp32"
+
+
+@pytest.fixture(scope="session")
+def chunk_bundle(out: Path, small_folder: Path) -> Path:
+    """Every task of the random checkpoint, with a chunk head."""
+    arguments = ("--model", small_folder, "--adapter", "switchable", "--head", "chunks")
+    assert build(out, *arguments) == 0
+    return out / "small" / "switchable-chunks-fp32"
+
+
+@pytest.fixture(scope="session")
+def triton_environment() -> Path:
+    """Where the server is installed."""
+    path = Path(__file__).parent.parent / ".venv-triton"
+    if not (path / ".installed").is_file():
+        pytest.skip("no Triton server: `make .venv-triton/.installed` (part of `make test`)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def triton(
+    tmp_path_factory: pytest.TempPathFactory,
+    triton_environment: Path,
+    query_bundle: Path,
+    small_bundle: Path,
+    chunk_bundle: Path,
+) -> Iterator[Served]:
+    """A running server: two merged bundles, and a switchable one with a chunk head for the rest."""
+    folder = tmp_path_factory.mktemp("triton")
+    repository = folder / "model_repository"
+    bundles = [str(path) for path in (query_bundle, small_bundle, chunk_bundle)]
+    assert run_cli("triton", "--bundle", *bundles, "--out", repository) == 0
+    spec = server_spec(repository, triton_environment)
+    with serve(spec, folder / "log"):
+        yield Served(spec)
 
 
 @pytest.fixture

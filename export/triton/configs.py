@@ -1,0 +1,241 @@
+"""The models' configurations, built as Triton's own ``ModelConfig`` messages.
+
+A field that a server does not know makes it refuse the whole model, so what came after the release
+asked for is left out (:class:`Release`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2 as pb
+
+from export.spec import Choice
+from export.triton.settings import Settings
+from runtimes import serving
+from runtimes.errors import InputError
+from runtimes.manifest import Manifest
+
+ENGINE_FILE = "model.plan"  # Triton's own default names
+GRAPH_FILE = "model.onnx"
+_OLDEST = (24, 10)  # what the tests run
+# When the TensorRT backend learned to allocate by profile.
+_ALLOCATION_SINCE = (25, 5)
+# ONNX Runtime 1.22, the first that reads opset 23.
+_OPSET_23_SINCE = (25, 5)
+
+
+class Backend(Choice):
+    """What executes an encoder."""
+
+    TENSORRT = "tensorrt"
+    ONNXRUNTIME = "onnxruntime"
+    PYTHON = "python"  # ONNX Runtime inside a Python model, for servers with neither of the two
+
+
+@dataclass(frozen=True, order=True)
+class Release:
+    """A Triton release by its container's name, such as 24.10."""
+
+    year: int
+    month: int
+
+    @classmethod
+    def parse(cls, name: str) -> Release:
+        """Raises :class:`InputError` for what names no release, or one before 24.10."""
+        match = re.fullmatch(r"(\d\d)\.(0[1-9]|1[0-2])", name)
+        if match is None or (int(match[1]), int(match[2])) < _OLDEST:
+            raise InputError(
+                f"TRITON_VERSION: got {name!r}, expected a container's name such as 24.10 (the "
+                "oldest) or 25.08"
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def has(self, since: tuple[int, int]) -> bool:
+        """Whether what came with ``since`` is in this release."""
+        return (self.year, self.month) >= since
+
+
+def front_config(settings: Settings, manifests: Iterable[Manifest]) -> pb.ModelConfig:
+    """``embed``: whole requests, not batched here; the encoders batch what it sends them.
+
+    Its parameters tell clients the tasks, dimensions and limits.
+    """
+    # Each instance waits in one request at a time, so their number is that of requests in work.
+    config = _python("embed", settings, settings.embed.instances)
+    bundles = list(manifests)
+    text, flag, number = pb.TYPE_STRING, pb.TYPE_BOOL, pb.TYPE_INT32
+    config.input.append(_tensor(serving.TEXT, text, [-1]))
+    for name, kind, dims in (
+        (serving.TASK, text, [-1]),
+        (serving.DIMENSIONS, number, [1]),
+        (serving.PREFIX, flag, [1]),
+        (serving.TRUNCATE, flag, [1]),
+        (serving.LATE_CHUNKING, flag, [1]),
+        (serving.CHUNKS, number, [-1, 2]),
+        (serving.CHUNK_TOKENS, number, [1]),
+        (serving.SENTENCES, number, [1]),
+    ):
+        config.input.append(_tensor(name, kind, dims, optional=True))
+    config.output.append(_output(serving.EMBEDDING, pb.TYPE_FP32, [-1, -1]))
+    config.output.append(_output(serving.WARNINGS, text, [-1]))
+    config.output.append(_output(serving.SPANS, number, [-1, 3]))
+    config.output.append(_output(serving.WINDOWS, number, [-1, 3]))
+    # Equal requests answered from memory: vectors never change while a repository is loaded.
+    config.response_cache.enable = settings.embed.cache
+    tasks = sorted({task for m in bundles for task in m.prefixes})
+    _parameters(config, {
+        "tasks": ",".join(tasks),
+        "dimensions": ",".join(map(str, bundles[0].dimensions)),
+        "max_tokens": str(min(m.max_tokens for m in bundles)),
+    })  # fmt: skip
+    # No warm-up: it would need the encoders, and models load in any order.
+    return config
+
+
+def tokenize_config(settings: Settings) -> pb.ModelConfig:
+    """``tokenize``: the rows' ids one after another, so that nothing is padded on the way."""
+    config = _python("tokenize", settings, settings.tokenize.instances)
+    config.input.append(_tensor("TEXT", pb.TYPE_STRING, [-1]))
+    config.input.append(_tensor("OFFSETS_WANTED", pb.TYPE_BOOL, [1]))
+    for name, dims in (("IDS", [-1]), ("LENGTHS", [-1]), ("OFFSETS", [-1, 2])):
+        config.output.append(_output(name, pb.TYPE_INT64, dims))
+    return config
+
+
+def encoder_config(
+    name: str, manifest: Manifest, backend: Backend, settings: Settings, release: Release
+) -> pb.ModelConfig:
+    """An encoder: the same tensors whatever executes it."""
+    chosen = settings.encoder
+    config = pb.ModelConfig(name=name, backend=backend.value, max_batch_size=manifest.max_batch)
+    config.version_policy.latest.num_versions = settings.versions
+    _encoder_tensors(config, manifest)
+    batching = config.dynamic_batching
+    # The batcher joins requests of equal lengths only; waiting for more of them pays on GPUs.
+    # No preferred size: engines have one profile for all batch sizes.
+    batching.max_queue_delay_microseconds = chosen.queue_delay_us
+    # Overload answers with an error at once, or after the timeout, and not with endless waiting.
+    policy = batching.default_queue_policy
+    policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = chosen.queue_timeout_ms * 1000
+    policy.allow_timeout_override = True
+    policy.max_queue_size = chosen.queue_size
+    kinds = pb.ModelInstanceGroup
+    cpu = backend is not Backend.TENSORRT  # our ONNX Runtime graphs are those for CPUs
+    config.instance_group.append(kinds(
+        count=chosen.instances, kind=kinds.KIND_CPU if cpu else kinds.KIND_GPU,
+        gpus=[] if cpu else chosen.gpus,
+    ))  # fmt: skip
+    match backend:
+        case Backend.TENSORRT:
+            _tensorrt(config, manifest, chosen.allocation, release)
+        case Backend.ONNXRUNTIME:
+            _onnxruntime(config, manifest, release)
+        case Backend.PYTHON:
+            _parameters(config, {"threads": str(chosen.threads)})
+    # The first call of a shape is slow (kernels are chosen, memory is taken): before it is ready.
+    for tokens in chosen.warmup_tokens:
+        if tokens <= manifest.max_tokens:
+            config.model_warmup.append(_warmup(manifest, tokens))
+    return config
+
+
+def warmup_files(config: pb.ModelConfig) -> dict[str, NDArray[Any]]:
+    """What the warm-up's inputs hold, by file name: ones (a mask of zeros would divide by 0)."""
+    kinds = {pb.TYPE_INT64: np.int64, pb.TYPE_FP32: np.float32}
+    return {
+        value.input_data_file: np.ones(list(value.dims), kinds[value.data_type])
+        for sample in config.model_warmup
+        for value in sample.inputs.values()
+    }
+
+
+def _python(name: str, settings: Settings, instances: int) -> pb.ModelConfig:
+    config = pb.ModelConfig(name=name, backend="python", max_batch_size=0)
+    config.version_policy.latest.num_versions = settings.versions
+    config.instance_group.append(
+        pb.ModelInstanceGroup(count=instances, kind=pb.ModelInstanceGroup.KIND_CPU)
+    )
+    return config
+
+
+def _encoder_tensors(config: pb.ModelConfig, manifest: Manifest) -> None:
+    for name in ("input_ids", "attention_mask"):
+        config.input.append(_tensor(name, pb.TYPE_INT64, [-1]))
+    if manifest.adapter == "switchable":
+        scalar = _tensor("task_id", pb.TYPE_INT64, [1])  # the graph's has the batch axis alone
+        scalar.reshape.SetInParent()
+        config.input.append(scalar)
+    hidden = manifest.architecture["hidden"]
+    if manifest.head == "chunks":
+        config.input.append(_tensor("chunk_weights", pb.TYPE_FP32, [-1, -1]))
+        config.output.append(_output("chunk_embedding", pb.TYPE_FP32, [-1, hidden]))
+    else:
+        config.output.append(_output("sentence_embedding", pb.TYPE_FP32, [hidden]))
+
+
+def _tensorrt(
+    config: pb.ModelConfig, manifest: Manifest, allocation: str, release: Release
+) -> None:
+    engines = [a for a in manifest.artifacts if a.kind == "tensorrt" and a.gpu]
+    if not engines:
+        raise InputError(
+            "ENCODER=tensorrt: the bundle has no TensorRT engine (Triton does not load those of "
+            "TensorRT-RTX); build one with TARGET=tensorrt, or take ENCODER=python"
+        )
+    for engine in engines:
+        config.cc_model_filenames[_capability(str(engine.gpu))] = engine.path
+    config.default_model_filename = engines[0].path
+    if release.has(_ALLOCATION_SINCE):
+        # STATIC keeps memory for the longest text in every instance, used or not.
+        _parameters(config, {"execution_context_allocation_strategy": allocation})
+
+
+def _capability(gpu: str) -> str:
+    """``sm89`` → ``8.9``, ``sm120`` → ``12.0``."""
+    digits = gpu.removeprefix("sm")
+    return f"{digits[:-1]}.{digits[-1]}"
+
+
+def _onnxruntime(config: pb.ModelConfig, manifest: Manifest, release: Release) -> None:
+    if not release.has(_OPSET_23_SINCE):
+        raise InputError(
+            f"ENCODER=onnxruntime: the ONNX Runtime of Triton {release.year}.{release.month:02d} "
+            "does not read opset 23; take TRITON_VERSION=25.05 or later, or ENCODER=python"
+        )
+    if manifest.interface != "sentence":
+        raise InputError("ENCODER=onnxruntime: needs INTERFACE=sentence; take ENCODER=python")
+    config.default_model_filename = GRAPH_FILE
+
+
+def _warmup(manifest: Manifest, tokens: int) -> pb.ModelWarmup:
+    sample = pb.ModelWarmup(name=f"{tokens} tokens", batch_size=1)
+    shapes = {"input_ids": (pb.TYPE_INT64, [tokens]), "attention_mask": (pb.TYPE_INT64, [tokens])}
+    if manifest.adapter == "switchable":
+        shapes["task_id"] = (pb.TYPE_INT64, [1])
+    if manifest.head == "chunks":
+        shapes["chunk_weights"] = (pb.TYPE_FP32, [1, tokens])
+    for name, (kind, dims) in shapes.items():
+        value = sample.inputs[name]
+        value.data_type, value.input_data_file = kind, f"{name}-{tokens}"
+        value.dims.extend(dims)
+    return sample
+
+
+def _tensor(name: str, kind: int, dims: list[int], *, optional: bool = False) -> pb.ModelInput:
+    return pb.ModelInput(name=name, data_type=kind, dims=dims, optional=optional)
+
+
+def _output(name: str, kind: int, dims: list[int]) -> pb.ModelOutput:
+    return pb.ModelOutput(name=name, data_type=kind, dims=dims)
+
+
+def _parameters(config: pb.ModelConfig, values: Mapping[str, str]) -> None:
+    for name, value in values.items():
+        config.parameters[name].string_value = value

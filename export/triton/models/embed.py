@@ -1,0 +1,76 @@
+"""``embed``, the front model: the library's own embedder, its tokenizer and encoders over BLS.
+
+Prefixes, batches of equal length, task ids, truncation and pooling weights are those of
+:class:`runtimes.Embedder`, so a served vector is the vector computed in process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from triton_io import Arrays, answer, call
+
+from runtimes.base import RuntimeBase
+from runtimes.embedder import Embedder
+from runtimes.manifest import Manifest, read_manifest
+from runtimes.serving import Router
+from runtimes.tokens import Ids, Offsets, TextTokenizer
+
+
+class ServedTokenizer(TextTokenizer):
+    """The tokenizer of the model ``tokenize``; limits are the bundle's."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.max_tokens, self.pad_id = manifest.max_tokens, manifest.pad_id
+
+    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
+        """One row of ids per text."""
+        found = _tokenize(texts, offsets=False)
+        return np.split(found["IDS"], np.cumsum(found["LENGTHS"])[:-1]) if texts else []
+
+    def tokenize_with_offsets(self, text: str) -> tuple[Ids, Offsets]:
+        """Ids and each token's characters."""
+        found = _tokenize([text], offsets=True)
+        return found["IDS"], found["OFFSETS"]
+
+
+def _tokenize(texts: Sequence[str], *, offsets: bool) -> dict[str, Any]:
+    encoded = np.array([text.encode() for text in texts], np.object_)
+    inputs = {"TEXT": encoded, "OFFSETS_WANTED": np.array([offsets])}
+    found: dict[str, Any] = call("tokenize", inputs, ["IDS", "LENGTHS", "OFFSETS"])
+    return found
+
+
+class ServedEncoder(RuntimeBase):
+    """An encoder of this server as a runtime."""
+
+    def __init__(self, model: str, manifest: Manifest) -> None:
+        self.name = model
+        chunks = manifest.head == "chunks"
+        self._output = "chunk_embedding" if chunks else "sentence_embedding"
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Execute once; every input of a batching model has a further axis, so task_id too."""
+        shaped = {n: a[:, None] if a.ndim == 1 else a for n, a in inputs.items()}
+        return call(self.name, shaped, [self._output])
+
+
+class TritonPythonModel:
+    """One embedder per bundle, whose manifest lies in ``bundles`` under its encoder's name."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the manifests."""
+        folder = Path(args["model_repository"]) / args["model_version"] / "bundles"
+        self._router = Router([_embedder(bundle) for bundle in sorted(folder.iterdir())])
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """One response per request; what is wrong with one concerns no other."""
+        return [answer(request, self._router.answer) for request in requests]
+
+
+def _embedder(bundle: Path) -> Embedder:
+    manifest = read_manifest(bundle)
+    return Embedder(manifest, ServedTokenizer(manifest), ServedEncoder(bundle.name, manifest))

@@ -1,0 +1,58 @@
+"""An encoder run by ONNX Runtime on the CPU, for servers without a backend for the bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from triton_io import Arrays, failure, inputs_of, outputs
+
+from runtimes.errors import AdaptrtError
+from runtimes.manifest import read_manifest
+from runtimes.ort import OrtRuntime, PooledOrtRuntime
+from runtimes.scheduler import BATCH_TOKENS
+
+
+class TritonPythonModel:
+    """The bundle's CPU graph behind the tensors that the other backends' encoders have too."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the graph of the bundle that lies beside this file."""
+        folder = Path(args["model_repository"]) / args["model_version"]
+        manifest = read_manifest(folder)
+        parameters = json.loads(args["model_config"])["parameters"]
+        threads = int(parameters["threads"]["string_value"])
+        executor = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
+        self._runtime = executor(
+            folder / manifest.artifact("onnxruntime").path,
+            threads=threads or None,
+            tasks=manifest.tasks if manifest.adapter == "switchable" else (),
+        )
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """The batcher's requests, equal in length, as one batch; one response each."""
+        batches = [inputs_of(request) for request in requests]
+        joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
+        ends = np.cumsum([len(b["input_ids"]) for b in batches])[:-1]
+        try:
+            found = self._run(joined)
+        except AdaptrtError as error:
+            return [failure(error) for _ in requests]
+        split = {name: np.split(array, ends) for name, array in found.items()}
+        return [outputs({n: parts[i] for n, parts in split.items()}) for i in range(len(requests))]
+
+    def finalize(self) -> None:
+        """Free the graph."""
+        self._runtime.close()
+
+    def _run(self, inputs: Arrays) -> Arrays:
+        """At most so many tokens at once as the embedder sends: it bounds the memory."""
+        rows, tokens = inputs["input_ids"].shape
+        size = max(1, BATCH_TOKENS // tokens)
+        parts = [
+            self._runtime.run({name: array[start : start + size] for name, array in inputs.items()})
+            for start in range(0, rows, size)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,169 @@
+"""Writes a Triton model repository: configurations, Python models, the bundles' files.
+
+Each model's folder is complete in itself, because servers that read a repository from object
+storage copy it model by model. The Python models import :mod:`runtimes`; it is copied beside them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+import runtimes
+from export.bundle import staging, write_json
+from export.triton.configs import (
+    GRAPH_FILE,
+    Backend,
+    Release,
+    encoder_config,
+    front_config,
+    tokenize_config,
+    warmup_files,
+)
+from export.triton.settings import Settings
+from runtimes.errors import InputError
+from runtimes.manifest import FILE, Manifest, read_manifest
+
+MODELS = Path(__file__).parent / "models"
+REQUIREMENTS = "requirements.txt"  # what the Python models import; Triton ignores plain files
+_PACKAGES = ("numpy<2", "onnxruntime>=1.31,<1.32", "tokenizers>=0.23,<0.24")
+_LEFT_OUT = {"torch_reference.py", "triton_client.py"}  # need torch, or run elsewhere
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepositorySpec:
+    """What to write. ``backend`` None: TensorRT for a bundle with its engines, else Python."""
+
+    bundles: tuple[Path, ...]
+    out: Path
+    release: Release
+    backend: Backend | None = None
+    settings: Settings = Settings()  # noqa: RUF009  (frozen)
+
+
+def write_repository(spec: RepositorySpec) -> list[str]:
+    """Write the repository and put it in ``spec.out``'s place; the models' names.
+
+    Raises :class:`InputError` for bundles that cannot be served together or as asked; a former
+    repository then stays as it was.
+    """
+    if spec.out.exists() and not (spec.out / "embed" / "config.pbtxt").is_file():
+        raise InputError(f"OUT: {spec.out} exists and is no repository of ours; name another")
+    manifests = {folder: read_manifest(folder) for folder in spec.bundles}
+    encoders = _encoders(manifests)
+    with staging(spec.out, bundle=False) as folder:
+        first = next(iter(manifests))
+        _python_model(folder, tokenize_config(spec.settings), "tokenize")
+        tokenizer = manifests[first].artifact("tokenizer").path
+        _place(first / tokenizer, folder / "tokenize" / "1" / "tokenizer.json")
+        _python_model(folder, front_config(spec.settings, manifests.values()), "embed")
+        for bundle, name in encoders.items():
+            manifest = manifests[bundle]
+            backend = spec.backend or _backend(manifest)
+            config = encoder_config(name, manifest, backend, spec.settings, spec.release)
+            _encoder(folder, config, bundle, manifest, backend)
+            about = folder / "embed" / "1" / "bundles" / name
+            about.mkdir(parents=True)
+            write_json(about / FILE, replace(manifest, artifacts=()).to_json())
+        (folder / REQUIREMENTS).write_text("\n".join(_PACKAGES) + "\n", encoding="utf-8")
+    return ["embed", "tokenize", *encoders.values()]
+
+
+def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
+    """A name per bundle; :class:`InputError` where they cannot share one repository."""
+    if not manifests:
+        raise InputError("BUNDLE: none given, expected at least one bundle's folder")
+    first = next(iter(manifests.values()))
+    owners: dict[tuple[str, str, str], Path] = {}
+    for folder, manifest in manifests.items():
+        if manifest.adapter == "slot":
+            raise InputError(
+                f"BUNDLE: {folder} has an adapter slot, which no Triton backend fills; build the "
+                "adapter into a bundle with ADAPTER_PATH"
+            )
+        same = [(m.artifact("tokenizer").sha256, m.dimensions) for m in (manifest, first)]
+        if same[0] != same[1]:
+            raise InputError(
+                f"BUNDLE: {folder} is of another model than {next(iter(manifests))}; write a "
+                "repository for each model"
+            )
+        for task in manifest.prefixes:
+            former = owners.setdefault((task, manifest.head, manifest.adapter), folder)
+            if former != folder:
+                raise InputError(f"BUNDLE: {former} and {folder} both have the task {task}")
+    return {folder: f"encoder-{_bundle_name(m)}" for folder, m in manifests.items()}
+
+
+def _bundle_name(manifest: Manifest) -> str:
+    task = manifest.adapter if manifest.adapter == "switchable" else manifest.task
+    return "-".join([task, *(["chunks"] if manifest.head == "chunks" else []), manifest.precision])
+
+
+def _backend(manifest: Manifest) -> Backend:
+    engines = any(entry.kind == "tensorrt" and entry.gpu for entry in manifest.artifacts)
+    return Backend.TENSORRT if engines else Backend.PYTHON
+
+
+def _python_model(folder: Path, config: pb.ModelConfig, source: str) -> None:
+    version = _model(folder, config)
+    _copy_package(runtimes, version / "runtimes")
+    shutil.copyfile(MODELS / f"{source}.py", version / "model.py")
+    shutil.copyfile(MODELS / "triton_io.py", version / "triton_io.py")
+
+
+def _encoder(
+    folder: Path, config: pb.ModelConfig, bundle: Path, manifest: Manifest, backend: Backend
+) -> None:
+    if backend is Backend.TENSORRT:
+        version = _model(folder, config)
+        for path in config.cc_model_filenames.values():
+            _place(bundle / path, version / path)
+        return
+    graph = manifest.artifact("onnxruntime")
+    needed = [graph, *(a for a in manifest.artifacts if a.kind == "weights")]
+    if backend is Backend.PYTHON:
+        _python_model(folder, config, "encoder")
+        version = folder / config.name / "1"
+        write_json(version / FILE, replace(manifest, artifacts=tuple(needed)).to_json())
+        for entry in needed:
+            _place(bundle / entry.path, version / entry.path)
+        return
+    version = _model(folder, config)
+    for entry in needed:
+        _place(bundle / entry.path, version / (GRAPH_FILE if entry is graph else entry.path))
+
+
+def _model(folder: Path, config: pb.ModelConfig) -> Path:
+    """A model's folder with its configuration and warm-up files; its version folder."""
+    model = folder / str(config.name)
+    (model / "1").mkdir(parents=True)
+    text = text_format.MessageToString(config)
+    (model / "config.pbtxt").write_text(text, encoding="utf-8")
+    for name, values in warmup_files(config).items():
+        (model / "warmup").mkdir(exist_ok=True)
+        (model / "warmup" / name).write_bytes(values.tobytes())
+    return model / "1"
+
+
+def _place(source: Path, target: Path) -> None:
+    """A hard link, or a copy on another file system: weights are large and never change."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _copy_package(package: ModuleType, target: Path) -> None:
+    (source,) = package.__path__
+    target.mkdir()
+    for path in sorted(Path(source).glob("*.py")):
+        if path.name not in _LEFT_OUT:
+            shutil.copyfile(path, target / path.name)

@@ -1,0 +1,110 @@
+"""What can be set about a served repository: one small TOML file, every entry optional."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from runtimes.errors import InputError
+
+_LIMITS = {"instances": (1, 64), "versions": (1, 100)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Section:
+    """A table of whole numbers, flags, names and lists of numbers."""
+
+    @classmethod
+    def parse(cls, name: str, table: Any) -> Self:
+        """Refuse what is unknown or of another type."""
+        if not isinstance(table, dict):
+            raise InputError(f"SETTINGS: {name}: got {table!r}, expected a table [{name}]")
+        known = {f.name: f.default for f in fields(cls)}
+        for key, value in table.items():
+            if key not in known:
+                raise InputError(
+                    f"SETTINGS: [{name}] {key}: unknown, expected one of {', '.join(known)}"
+                )
+            _check(f"SETTINGS: [{name}] {key}", key, value, known[key])
+        lists = {k: tuple(v) for k, v in table.items() if isinstance(v, list)}
+        return cls(**table | lists)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Front(_Section):
+    """``embed``: each instance is a process that holds one request while encoders work."""
+
+    instances: int = 4
+    cache: bool = False  # needs the server's --cache-config
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenize(_Section):
+    """``tokenize``: each instance is a process with the tokenizer in memory."""
+
+    instances: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings(_Section):
+    """The encoders."""
+
+    instances: int = 1  # per GPU, or in all on a CPU
+    gpus: tuple[int, ...] = ()  # all there are
+    threads: int = 0  # of a Python encoder; 0: one per core
+    queue_delay_us: int = 0
+    queue_size: int = 1024  # requests; 0: no limit
+    queue_timeout_ms: int = 60000
+    warmup_tokens: tuple[int, ...] = (16, 256)
+    allocation: str = "ON_PROFILE_CHANGE"  # or STATIC
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything :mod:`export.triton.configs` lets one choose."""
+
+    embed: Front = field(default_factory=Front)
+    tokenize: Tokenize = field(default_factory=Tokenize)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    versions: int = 1  # how many of the newest version folders are served
+
+
+_SECTIONS: dict[str, type[_Section]] = {
+    "embed": Front, "tokenize": Tokenize, "encoder": EncoderSettings,
+}  # fmt: skip
+
+
+def read_settings(path: Path | None) -> Settings:
+    """The settings in a TOML file; the defaults without one."""
+    if path is None:
+        return Settings()
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"SETTINGS: {path}: cannot be read ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"SETTINGS: {path}: not valid TOML ({error})") from error
+    known = [*_SECTIONS, "versions"]
+    if unknown := sorted(set(raw) - set(known)):
+        raise InputError(f"SETTINGS: {unknown[0]}: unknown, expected one of {', '.join(known)}")
+    versions = raw.pop("versions", Settings().versions)
+    _check("SETTINGS: versions", "versions", versions, 1)
+    sections: Any = {name: _SECTIONS[name].parse(name, table) for name, table in raw.items()}
+    return Settings(**sections, versions=versions)
+
+
+def _check(where: str, key: str, value: Any, default: Any) -> None:
+    if key == "allocation":
+        if value not in ("STATIC", "ON_PROFILE_CHANGE"):
+            raise InputError(f"{where}: got {value!r}, expected STATIC or ON_PROFILE_CHANGE")
+    elif isinstance(default, tuple):
+        if not isinstance(value, list) or not all(type(x) is int and x >= 0 for x in value):
+            raise InputError(f"{where}: got {value!r}, expected a list of whole numbers")
+    elif type(value) is not type(default):
+        raise InputError(f"{where}: got {value!r}, expected {type(default).__name__}")
+    elif type(value) is int:
+        low, high = _LIMITS.get(key, (0, 2**31 - 1))
+        if not low <= value <= high:
+            raise InputError(f"{where}: got {value}, expected {low} to {high}")

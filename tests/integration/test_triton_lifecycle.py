@@ -1,0 +1,106 @@
+"""Servers that start late, refuse a configuration, or are overloaded; each real, each its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from export.triton.server import ServerSpec, serve
+from runtimes import AdaptrtError, Embedder, TritonEmbedder
+from tests.support import cosines, run_cli
+from tests.triton_support import Served, server_spec, words
+
+
+def write(out: Path, *arguments: object) -> Path:
+    assert run_cli("triton", "--out", out, *arguments) == 0
+    return out
+
+
+def test_client_waits_for_a_server_that_starts_late(
+    tmp_path: Path, triton_environment: Path, small_bundle: Path
+) -> None:
+    """A repository of one task needs no TASK; the response cache answers the same."""
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[embed]\ninstances = 1\ncache = true\n")
+    repository = write(tmp_path / "r", "--bundle", small_bundle, "--settings", settings)
+    spec = server_spec(repository, triton_environment)
+    stop = threading.Event()
+
+    def run() -> None:
+        time.sleep(0.5)
+        with serve(spec, tmp_path / "log"):
+            stop.wait(60)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        with TritonEmbedder(Served(spec).url("http"), deadline=60) as client:
+            first, second = client.encode(["late"]), client.encode(["late"])
+    finally:
+        stop.set()
+        thread.join()
+    with Embedder.load(small_bundle) as embedder:
+        assert cosines(first, embedder.encode(["late"]))[0] >= 0.999999
+    assert (first == second).all()
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_absent_server_is_an_error_at_the_deadline(protocol: str, tmp_path: Path) -> None:
+    url = Served(server_spec(tmp_path, tmp_path)).url(protocol)
+    start = time.monotonic()
+    with (
+        TritonEmbedder(url, deadline=0.5) as client,
+        pytest.raises(AdaptrtError, match=r"no answer within 0\.5 s"),
+    ):
+        client.encode(["x"], task="base")
+    assert time.monotonic() - start < 5
+
+
+def test_configuration_of_a_newer_server_is_refused_and_ours_is_not(
+    tmp_path: Path, triton_environment: Path, small_bundle: Path
+) -> None:
+    """Guards TRITON_VERSION: a field this server (24.10) does not know stops it."""
+    repository = write(tmp_path / "r", "--bundle", small_bundle)
+    config = repository / "tokenize" / "config.pbtxt"
+    with config.open("a") as stream:
+        stream.write("model_metrics { metric_control { metric_identifier { family: 'x' } } }\n")
+    with (
+        pytest.raises(AdaptrtError, match="did not become ready"),
+        serve(server_spec(repository, triton_environment), tmp_path / "log"),
+    ):
+        pass
+    assert "model_metrics" in (tmp_path / "log").read_text()
+
+
+def test_full_queue_is_refused_at_once_and_a_patient_client_gets_through(
+    tmp_path: Path, triton_environment: Path, small_bundle: Path
+) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[embed]\ninstances = 6\n[encoder]\nqueue_size = 1\n")
+    repository = write(tmp_path / "r", "--bundle", small_bundle, "--settings", settings)
+    spec: ServerSpec = server_spec(repository, triton_environment)
+    text = "word " * 4000
+
+    def once(_: int) -> str:
+        try:
+            Served(spec).ask("grpc", TEXT=words(text))
+        except InferenceServerException as error:
+            return f"{error.status()} {error.message()}"
+        return "answered"
+
+    def patiently(_: int) -> tuple[int, ...]:
+        with TritonEmbedder(Served(spec).url("grpc")) as client:
+            return client.encode([text]).shape
+
+    with serve(spec, tmp_path / "log"), ThreadPoolExecutor(6) as pool:
+        hasty = list(pool.map(once, range(6)))
+        patient = list(pool.map(patiently, range(6)))
+    assert patient == [(1, 64)] * 6
+    refused = [answer for answer in hasty if answer != "answered"]
+    assert 0 < len(refused) < 6
+    assert all("UNAVAILABLE" in a and "Exceeds maximum queue size" in a for a in refused)

@@ -1,0 +1,273 @@
+"""A real Triton server: over HTTP and gRPC, every vector is the one computed in process."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient.utils import InferenceServerException
+
+from runtimes import Embedder, InputError, TritonEmbedder, TruncationWarning
+from tests.support import Array, cosines
+from tests.triton_support import Served, words
+
+TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching",
+         "base")  # fmt: skip
+TEXTS = ["ok", "Wo ist der Bahnhof?", "東京は雨です。", "The last train leaves at ten. " * 9]
+SAME = 0.999999
+README = Path(__file__).parents[2] / "README.md"
+both = pytest.mark.parametrize("protocol", ["http", "grpc"])
+Encode = Callable[..., Array]
+
+
+@pytest.fixture(scope="module")
+def direct(query_bundle: Path, small_bundle: Path, chunk_bundle: Path) -> Iterator[Encode]:
+    """In process: a merged bundle's own embedder where there is one, else the switchable one."""
+    merged = {"retrieval.query": Embedder.load(query_bundle),
+              "separation": Embedder.load(small_bundle)}  # fmt: skip
+    with Embedder.load(chunk_bundle) as switchable:
+        yield lambda texts, task, **options: merged.get(task, switchable).encode(
+            texts, task=task, **options
+        )
+    for embedder in merged.values():
+        embedder.close()
+
+
+@pytest.fixture(scope="module")
+def chunked(chunk_bundle: Path) -> Iterator[Embedder]:
+    with Embedder.load(chunk_bundle) as embedder:
+        yield embedder
+
+
+def text_of(tokens: int, task_prefix: str, embedder: Embedder) -> str:
+    """A text that has exactly so many tokens behind the prefix, special ones included."""
+    tokenizer = embedder.tokenizer
+    short = len(tokenizer.tokenize([task_prefix + "a"])[0])
+    text = "a" + " a" * max(0, tokens - short)
+    ids = tokenizer.tokenize([task_prefix + text])[0]
+    assert len(ids) == max(tokens, short)
+    return text
+
+
+@both
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_is_served(triton: Served, direct: Encode, protocol: str, task: str) -> None:
+    with TritonEmbedder(triton.url(protocol)) as client:
+        assert cosines(client.encode(TEXTS, task=task), direct(TEXTS, task)).min() >= SAME
+
+
+def test_the_threshold_tells_texts_and_tasks_apart(triton: Served, direct: Encode) -> None:
+    """Guards the tests of this file."""
+    assert cosines(direct(TEXTS[:1], "base"), direct(TEXTS[1:2], "base"))[0] < SAME
+    assert cosines(direct(TEXTS, "base"), direct(TEXTS, "separation")).max() < SAME
+
+
+@both
+def test_mixed_tasks_in_one_request(triton: Served, direct: Encode, protocol: str) -> None:
+    tasks = [TASKS[i % len(TASKS)] for i in range(24)]
+    texts = [TEXTS[i % len(TEXTS)] for i in range(24)]
+    with TritonEmbedder(triton.url(protocol), batch_size=10) as client:
+        vectors = client.encode(texts, task=tasks)
+    expected = np.concatenate([direct([t], k) for t, k in zip(texts, tasks, strict=True)])
+    assert cosines(vectors, expected).min() >= SAME
+
+
+@both
+def test_dimensions_and_prefix(triton: Served, direct: Encode, protocol: str) -> None:
+    with TritonEmbedder(triton.url(protocol)) as client:
+        assert client.dimensions == (32, 64)
+        assert set(client.tasks) == set(TASKS)
+        for options in ({"dimensions": 32}, {"dimensions": 64}, {"prefix": False}):
+            vectors = client.encode(TEXTS, task="retrieval.query", **options)
+            expected = direct(TEXTS, "retrieval.query", **options)
+            assert vectors.shape == expected.shape
+            assert cosines(vectors, expected).min() >= SAME
+        bare = client.encode(TEXTS, task="retrieval.query", prefix=False)
+        assert cosines(bare, direct(TEXTS, "retrieval.query")).max() < SAME
+        assert client.encode([], task="base").shape == (0, 64)
+
+
+@both
+def test_lengths_from_one_token_to_8192(
+    triton: Served, direct: Encode, chunked: Embedder, protocol: str
+) -> None:
+    texts = [text_of(n, "", chunked) for n in (3, 4, 17, 100, 511, 2049, 8192)]
+    with TritonEmbedder(triton.url(protocol)) as client:
+        assert cosines(client.encode(texts, task="base"), direct(texts, "base")).min() >= SAME
+
+
+def test_200_requests_of_8_clients_with_bad_ones_among_them(
+    triton: Served, direct: Encode, chunked: Embedder
+) -> None:
+    rng = np.random.default_rng(0)
+    plan = []
+    for number in range(200):
+        lengths = rng.integers(3, 400, rng.integers(1, 9))
+        texts = [text_of(int(n), "", chunked) for n in lengths]
+        plan.append((["", *texts] if number % 10 == 9 else texts, TASKS[number % len(TASKS)]))
+
+    def work(worker: int) -> list[tuple[int, Array | str]]:
+        found = []
+        with TritonEmbedder(triton.url(("http", "grpc")[worker % 2])) as client:
+            for number in range(worker, len(plan), 8):
+                texts, task = plan[number]
+                try:
+                    found.append((number, client.encode(texts, task=task)))
+                except InputError as error:
+                    found.append((number, str(error)))
+        return found
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = dict(pair for part in pool.map(work, range(8)) for pair in part)
+    assert len(answers) == 200
+    refused = {n: a for n, a in answers.items() if isinstance(a, str)}
+    assert sorted(refused) == list(range(9, 200, 10))
+    assert all("TEXT 0: empty" in message for message in refused.values())
+    for task in TASKS:
+        mine = [n for n in range(200) if plan[n][1] == task and n not in refused]
+        expected = direct([text for n in mine for text in plan[n][0]], task)
+        assert cosines(np.concatenate([answers[n] for n in mine]), expected).min() >= SAME
+
+
+BASE = {"TASK": words("base")}
+BAD: dict[str, tuple[dict[str, Array], str]] = {
+    "unknown task": ({"TEXT": words("x"), "TASK": words("nope")}, "TASK: got 'nope', expected one"),
+    "no task": ({"TEXT": words("x")}, "TASK: none given, expected one of"),
+    "two tasks for three texts": (
+        {"TEXT": words("x", "y", "z"), "TASK": words("base", "base")}, "TASK: got 2 for 3 texts"),
+    "unknown dimension": (
+        {"TEXT": words("x"), "DIMENSIONS": np.array([33], np.int32), **BASE},
+        "dimensions: got 33, expected one of 32, 64"),
+    "empty batch": ({"TEXT": words(), **BASE}, "TEXT: got no text"),
+    "empty string": ({"TEXT": words("x", ""), **BASE}, "TEXT 1: empty"),
+    "9000 tokens": (
+        {"TEXT": words("x", "a" + " a" * 9000), "TASK": words("separation", "base")},
+        "text 1: 9003 tokens, the bundle takes 8192"),
+    "invalid UTF-8": ({"TEXT": words("x", b"ab\xff"), **BASE}, "TEXT 1: not valid UTF-8 at byte 2"),
+    "NUL byte": ({"TEXT": words("a\0b"), **BASE}, "TEXT 0: holds a NUL character"),
+    "wrong type of texts": ({"TEXT": np.array([1.0], np.float32), **BASE}, "data-type is 'FP32'"),
+    "wrong type of a number": (
+        {"TEXT": words("x"), "DIMENSIONS": np.array([32], np.int64), **BASE},
+        "data-type is 'INT64'"),
+    "matrix of texts": ({"TEXT": words("x")[None], **BASE}, "unexpected shape for input 'TEXT'"),
+    "spans outside the text": (
+        {"TEXT": words("abc"), "LATE_CHUNKING": np.array([True]),
+         "CHUNKS": np.array([[0, 2], [1, 9]], np.int32), **BASE},
+        "chunk (1, 9): expected 0 <= start < end <= 3"),
+    "negative span": (
+        {"TEXT": words("abc"), "LATE_CHUNKING": np.array([True]),
+         "CHUNKS": np.array([[-1, 2]], np.int32), **BASE},
+        "chunk (-1, 2): expected 0 <= start < end <= 3"),
+    "spans without late chunking": (
+        {"TEXT": words("abc"), "CHUNKS": np.array([[0, 2]], np.int32), **BASE},
+        "CHUNKS: needs LATE_CHUNKING=true"),
+    "spans of two texts": (
+        {"TEXT": words("abc", "d"), "LATE_CHUNKING": np.array([True]),
+         "CHUNKS": np.array([[0, 2]], np.int32), **BASE},
+        "CHUNKS: got 2 texts, expected one document"),
+}  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize("case", BAD)
+def test_bad_request_is_a_clear_error_and_others_are_answered(
+    triton: Served, protocol: str, case: str
+) -> None:
+    inputs, message = BAD[case]
+    with pytest.raises(InferenceServerException) as caught:
+        triton.ask(protocol, **inputs)
+    assert message in caught.value.message()
+    assert caught.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
+    answer = triton.ask(protocol, TEXT=words("x"), **BASE)["EMBEDDING"]
+    assert answer is not None
+    assert answer.shape == (1, 64)
+
+
+@both
+def test_client_raises_the_errors_of_the_embedder(triton: Served, protocol: str) -> None:
+    with TritonEmbedder(triton.url(protocol), batch_size=2) as client:
+        with pytest.raises(InputError, match="dimensions: got 7, expected one of 32, 64"):
+            client.encode(["x"], task="base", dimensions=7)
+        with pytest.raises(InputError, match=r"text 3: 9003 tokens.*split the text"):
+            client.encode(["x", "y", "z", "a" + " a" * 9000], task="base", strict=True)
+        with pytest.raises(InputError, match="text 0: got int"):
+            client.encode([5], task="base")
+        with pytest.raises(InputError, match="1 tasks for 2 texts"):
+            client.encode(["x", "y"], task=["base"])
+
+
+@both
+def test_long_text_is_cut_with_the_embedders_warning(
+    triton: Served, direct: Encode, protocol: str
+) -> None:
+    texts = ["x", "y", "a" + " a" * 9000]
+    with TritonEmbedder(triton.url(protocol), batch_size=2) as client:
+        with pytest.warns(TruncationWarning, match="text 2: 9003 tokens.*the end is cut off"):
+            vectors = client.encode(texts, task="base")
+        with pytest.warns(TruncationWarning):
+            assert cosines(vectors, direct(texts, "base")).min() >= SAME
+
+
+@both
+def test_late_chunking_over_the_wire(triton: Served, chunked: Embedder, protocol: str) -> None:
+    document = "The ferry left at nine. Nobody minded.\nIt rained, and 東京 was far away. " * 4
+    with TritonEmbedder(triton.url(protocol)) as client:
+        for cut in ({"chunks": [(0, 23), (20, 60)]}, {"sentences": 2}, {"chunk_tokens": 20}):
+            served = client.encode_chunks(document, task="classification", dimensions=32, **cut)
+            here = chunked.encode_chunks(document, task="classification", dimensions=32, **cut)
+            assert served.spans == here.spans
+            assert served.windows == here.windows
+            assert cosines(served.vectors, here.vectors).min() >= SAME
+        (whole,) = client.encode_chunks(
+            document, [(0, len(document))], task="retrieval.passage"
+        ).vectors
+        sentence = client.encode([document], task="retrieval.passage")
+        assert cosines(whole[None], sentence)[0] >= SAME
+
+
+def test_document_of_several_windows_over_the_wire(triton: Served, chunked: Embedder) -> None:
+    document = "Nine words are in each of these many sentences. " * 1200
+    with TritonEmbedder(triton.url("grpc")) as client:
+        served = client.encode_chunks(document, sentences=100, task="base")
+    here = chunked.encode_chunks(document, sentences=100, task="base")
+    assert len(served.windows) > 1
+    assert (served.windows, served.window_of) == (here.windows, here.window_of)
+    assert cosines(served.vectors, here.vectors).min() >= SAME
+
+
+@both
+def test_texts_are_the_chunks_where_no_spans_are_given(
+    triton: Served, chunked: Embedder, protocol: str
+) -> None:
+    parts = ["The first part.", "Der zweite Teil.", "third"]
+    answer = triton.ask(
+        protocol, TEXT=words(*parts), LATE_CHUNKING=np.array([True]), **BASE
+    )  # fmt: skip
+    expected = chunked.encode_chunks(" ".join(parts), [(0, 15), (16, 32), (33, 38)], task="base")
+    assert answer["EMBEDDING"] is not None
+    assert answer["SPANS"] is not None
+    assert cosines(answer["EMBEDDING"], expected.vectors).min() >= SAME
+    assert answer["SPANS"][:, :2].tolist() == [list(span) for span in expected.spans]
+
+
+def test_the_readmes_curl_request_returns_the_embedders_vector(
+    triton: Served, direct: Encode
+) -> None:
+    match = re.search(r"curl -s (\S+) -d '(.*?)'", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert match is not None
+    path, body = match[1].partition(":8000")[2], json.loads(match[2])
+    url = f"http://{triton.address('http')}{path}"
+    request = urllib.request.Request(url, json.dumps(body).encode())
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        outputs = {o["name"]: o for o in json.loads(answer.read())["outputs"]}
+    given = {i["name"]: i["data"] for i in body["inputs"]}
+    expected = direct(given["TEXT"], given["TASK"][0])
+    vectors = np.array(outputs["EMBEDDING"]["data"], np.float32)
+    assert outputs["EMBEDDING"]["shape"] == list(expected.shape)
+    assert cosines(vectors.reshape(expected.shape), expected).min() >= SAME

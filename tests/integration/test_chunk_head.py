@@ -88,7 +88,7 @@ def test_every_graph_pools_alike(chunk_bundle: Path) -> None:
         "chunk_weights": (rng.random((2, 4, 9)) * mask[:, None]).astype(np.float32),
     }  # fmt: skip
     inputs["chunk_weights"][1, 3] = 0  # fills up: no NaN
-    kinds = [kind for kind in Kind if kind is not Kind.TENSORRT]
+    kinds = [Kind.PORTABLE, Kind.ONNXRUNTIME, Kind.PRIMITIVE]  # the others need a GPU
     found = {
         kind: session(str(chunk_bundle / GRAPH_FILES[kind])).run(["chunk_embedding"], inputs)[0]
         for kind in kinds

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from triton_io import Arrays, failure, inputs_of, outputs
+from triton_io import Arrays, answer, inputs_of, outputs
 
 from runtimes.errors import AdaptrtError
 from runtimes.manifest import read_manifest
@@ -34,12 +34,11 @@ class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
         """The batcher's requests, equal in length, as one batch; one response each."""
         batches = [inputs_of(request) for request in requests]
-        joined = {name: np.concatenate([b[name] for b in batches]) for name in batches[0]}
-        ends = np.cumsum([len(b["input_ids"]) for b in batches])[:-1]
         try:
-            found = self._run(joined)
-        except AdaptrtError as error:
-            return [failure(error) for _ in requests]
+            found = self._run({n: np.concatenate([b[n] for b in batches]) for n in batches[0]})
+        except AdaptrtError:  # one of them is wrong, and that concerns no other
+            return [answer(request, self._run) for request in requests]
+        ends = np.cumsum([len(batch["input_ids"]) for batch in batches])[:-1]
         split = {name: np.split(array, ends) for name, array in found.items()}
         return [outputs({n: parts[i] for n, parts in split.items()}) for i in range(len(requests))]
 

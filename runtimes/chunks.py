@@ -57,7 +57,7 @@ class ChunkHead(RuntimeBase):
     """Gives a graph with a chunk head the encoder's contract too: one chunk over each text."""
 
     def __init__(self, runtime: Runtime) -> None:
-        self._runtime, self.name = runtime, runtime.name
+        self._runtime, self.name, self.budget = runtime, runtime.name, runtime.budget
 
     def run(self, inputs: Arrays) -> Arrays:
         """With ``chunk_weights`` as the graph does, without them ``sentence_embedding``."""

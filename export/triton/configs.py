@@ -61,10 +61,13 @@ class Release:
         return (self.year, self.month) >= since
 
 
-def front_config(settings: Settings, manifests: Iterable[Manifest]) -> pb.ModelConfig:
+def front_config(
+    settings: Settings, manifests: Iterable[Manifest], on_gpu: Iterable[str] = ()
+) -> pb.ModelConfig:
     """``embed``: whole requests, not batched here; the encoders batch what it sends them.
 
-    Its parameters tell clients the tasks, dimensions and limits.
+    Its parameters tell clients the tasks, dimensions and limits, and itself which encoders want
+    the large calls of a GPU.
     """
     # Each instance waits in one request at a time, so their number is that of requests in work.
     config = _python("embed", settings, settings.embed.instances)
@@ -93,6 +96,7 @@ def front_config(settings: Settings, manifests: Iterable[Manifest]) -> pb.ModelC
         "tasks": ",".join(tasks),
         "dimensions": ",".join(map(str, bundles[0].dimensions)),
         "max_tokens": str(min(m.max_tokens for m in bundles)),
+        "on_gpu": ",".join(on_gpu),
     })  # fmt: skip
     # No warm-up: it would need the encoders, and models load in any order.
     return config

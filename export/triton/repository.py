@@ -58,15 +58,16 @@ def write_repository(spec: RepositorySpec) -> list[str]:
         raise InputError(f"OUT: {spec.out} exists and is no repository of ours; name another")
     manifests = {folder: read_manifest(folder) for folder in spec.bundles}
     encoders = _encoders(manifests)
+    backends = {folder: spec.backend or _backend(m) for folder, m in manifests.items()}
+    on_gpu = [encoders[folder] for folder, b in backends.items() if b is Backend.TENSORRT]
     with staging(spec.out, bundle=False) as folder:
         first = next(iter(manifests))
         _python_model(folder, tokenize_config(spec.settings), "tokenize")
         tokenizer = manifests[first].artifact("tokenizer").path
         _place(first / tokenizer, folder / "tokenize" / "1" / "tokenizer.json")
-        _python_model(folder, front_config(spec.settings, manifests.values()), "embed")
+        _python_model(folder, front_config(spec.settings, manifests.values(), on_gpu), "embed")
         for bundle, name in encoders.items():
-            manifest = manifests[bundle]
-            backend = spec.backend or _backend(manifest)
+            manifest, backend = manifests[bundle], backends[bundle]
             config = encoder_config(name, manifest, backend, spec.settings, spec.release)
             _encoder(folder, config, bundle, manifest, backend)
             about = folder / "embed" / "1" / "bundles" / name

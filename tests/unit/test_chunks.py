@@ -11,6 +11,7 @@ import pytest
 
 from runtimes import Embedder, InputError
 from runtimes.chunks import ChunkVectors, Document, choose_spans, sentence_starts
+from runtimes.scheduler import Budget
 from tests.support import Array, cosines, make_manifest, sample_tokenizer
 
 TEXT = "Foo bar. Baz qux!\n\nNeue  Zeile 😀 ﬁne… 東京は雨です。また明日。 end"
@@ -26,6 +27,7 @@ class FakeChunkHead:
     """Token vectors that depend on the id alone, pooled by the weights given."""
 
     name = "fake"
+    budget = Budget()
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Array]] = []

@@ -6,6 +6,7 @@ Prefixes, batches of equal length, task ids, truncation and pooling weights are 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from triton_io import Arrays, answer, call
 from runtimes.base import RuntimeBase
 from runtimes.embedder import Embedder
 from runtimes.manifest import Manifest, read_manifest
+from runtimes.scheduler import GPU, Budget
 from runtimes.serving import Router
 from runtimes.tokens import Ids, Offsets, TextTokenizer
 
@@ -47,8 +49,8 @@ def _tokenize(texts: Sequence[str], *, offsets: bool) -> dict[str, Any]:
 class ServedEncoder(RuntimeBase):
     """An encoder of this server as a runtime."""
 
-    def __init__(self, model: str, manifest: Manifest) -> None:
-        self.name = model
+    def __init__(self, model: str, manifest: Manifest, budget: Budget) -> None:
+        self.name, self.budget = model, budget
         chunks = manifest.head == "chunks"
         self._output = "chunk_embedding" if chunks else "sentence_embedding"
 
@@ -64,13 +66,18 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the manifests."""
         folder = Path(args["model_repository"]) / args["model_version"] / "bundles"
-        self._router = Router([_embedder(bundle) for bundle in sorted(folder.iterdir())])
+        on_gpu = json.loads(args["model_config"])["parameters"]["on_gpu"]["string_value"].split(",")
+        self._router = Router([
+            _embedder(bundle, GPU if bundle.name in on_gpu else Budget())
+            for bundle in sorted(folder.iterdir())
+        ])  # fmt: skip
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request; what is wrong with one concerns no other."""
         return [answer(request, self._router.answer) for request in requests]
 
 
-def _embedder(bundle: Path) -> Embedder:
+def _embedder(bundle: Path, budget: Budget) -> Embedder:
     manifest = read_manifest(bundle)
-    return Embedder(manifest, ServedTokenizer(manifest), ServedEncoder(bundle.name, manifest))
+    encoder = ServedEncoder(bundle.name, manifest, budget)
+    return Embedder(manifest, ServedTokenizer(manifest), encoder)

@@ -12,7 +12,6 @@ from triton_io import Arrays, answer, inputs_of, outputs
 from runtimes.errors import AdaptrtError
 from runtimes.manifest import read_manifest
 from runtimes.ort import OrtRuntime, PooledOrtRuntime
-from runtimes.scheduler import BATCH_TOKENS
 
 
 class TritonPythonModel:
@@ -47,9 +46,9 @@ class TritonPythonModel:
         self._runtime.close()
 
     def _run(self, inputs: Arrays) -> Arrays:
-        """At most so many tokens at once as the embedder sends: it bounds the memory."""
+        """In calls as large as the embedder's: larger ones are slower, and memory has a bound."""
         rows, tokens = inputs["input_ids"].shape
-        size = max(1, BATCH_TOKENS // tokens)
+        size = max(1, self._runtime.budget.tokens // tokens)
         parts = [
             self._runtime.run({name: array[start : start + size] for name, array in inputs.items()})
             for start in range(0, rows, size)

@@ -15,7 +15,8 @@ import export
 import runtimes
 
 HEAVY = ("torch", "transformers", "peft", "onnx", "onnx_ir", "onnxscript", "tensorrt",
-         "tensorrt_rtx", "tensorrt_rtx_bindings", "huggingface_hub", "export")  # fmt: skip
+         "tensorrt_rtx", "tensorrt_rtx_bindings", "huggingface_hub", "tritonclient",
+         "export")  # fmt: skip
 LIGHT = [
     name
     for _, name, _ in pkgutil.walk_packages(runtimes.__path__, "runtimes.")

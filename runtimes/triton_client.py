@@ -6,7 +6,7 @@ import importlib
 import random
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,7 @@ class TritonEmbedder(RuntimeBase):
         dimensions: int | None = None,
         prefix: bool = True,
         strict: bool = False,
+        progress: bool = False,
     ) -> Vectors:
         """As :meth:`runtimes.Embedder.encode`: FP32 ``[n, dimensions]``.
 
@@ -96,7 +97,12 @@ class TritonEmbedder(RuntimeBase):
         options = {serving.DIMENSIONS: dimensions, serving.PREFIX: prefix,
                    serving.TRUNCATE: not strict}  # fmt: skip
         parts = []
-        for start in range(0, len(texts), self._batch_size):
+        starts: Iterable[int] = range(0, len(texts), self._batch_size)
+        if progress:
+            from tqdm import tqdm
+
+            starts = tqdm(starts, unit="request", disable=None, leave=False)
+        for start in starts:
             rows = range(start, min(start + self._batch_size, len(texts)))
             batch = {serving.TEXT: [texts[i] for i in rows],
                      serving.TASK: [tasks[i] for i in rows] if tasks else None}  # fmt: skip

@@ -96,8 +96,9 @@ def front_config(
         "tasks": ",".join(tasks),
         "dimensions": ",".join(map(str, bundles[0].dimensions)),
         "max_tokens": str(min(m.max_tokens for m in bundles)),
-        "on_gpu": ",".join(on_gpu),
     })  # fmt: skip
+    if names := ",".join(on_gpu):
+        _parameters(config, {"on_gpu": names})
     # No warm-up: it would need the encoders, and models load in any order.
     return config
 

@@ -123,8 +123,12 @@ def test_front_takes_whole_requests_and_tells_clients_what_is_served() -> None:
     assert [i.name for i in made.input if not i.optional] == ["TEXT"]
     values = {name: p.string_value for name, p in made.parameters.items()}
     assert values == {
-        "tasks": "a,retrieval.query", "dimensions": "2,4,8", "max_tokens": "64", "on_gpu": "",
+        "tasks": "a,retrieval.query", "dimensions": "2,4,8", "max_tokens": "64",
     }  # fmt: skip
+    assert (
+        front_config(settings, [make_manifest()], ["a", "b"]).parameters["on_gpu"].string_value
+        == "a,b"
+    )
     assert tokenize_config(settings).instance_group[0].count == 1
 
 

@@ -66,7 +66,8 @@ class TritonPythonModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Read the manifests."""
         folder = Path(args["model_repository"]) / args["model_version"] / "bundles"
-        on_gpu = json.loads(args["model_config"])["parameters"]["on_gpu"]["string_value"].split(",")
+        parameters = json.loads(args["model_config"])["parameters"]
+        on_gpu = parameters.get("on_gpu", {"string_value": ""})["string_value"].split(",")
         self._router = Router([
             _embedder(bundle, GPU if bundle.name in on_gpu else Budget())
             for bundle in sorted(folder.iterdir())

@@ -29,8 +29,12 @@ class OrtRuntime(RuntimeBase):
         threads: int | None = None,
         adapter: Path | None = None,
         tasks: Sequence[str] = (),
+        spinning: bool = True,
     ) -> None:
         """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
+
+        ``spinning`` threads start sooner; where other processes use the cores too, as in a
+        server, they take the time from them.
 
         Raises :class:`MissingError` where ``device`` is ``cuda`` and its provider does not load.
         """
@@ -42,6 +46,8 @@ class OrtRuntime(RuntimeBase):
         options.log_severity_level = 3
         # Shapes differ from call to call, so a memory plan per shape would only pile up.
         options.enable_mem_pattern = False
+        if not spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -27,6 +27,7 @@ class TritonPythonModel:
         self._runtime = executor(
             folder / manifest.artifact("onnxruntime").path,
             threads=threads or None,
+            spinning=False,
             tasks=manifest.tasks if manifest.adapter == "switchable" else (),
         )
 

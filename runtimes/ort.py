@@ -16,31 +16,39 @@ from runtimes.scheduler import GPU, Budget
 ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
 
 class OrtRuntime(RuntimeBase):
     """A graph in ONNX Runtime on the device that was asked for, and on no other."""
 
     def __init__(
         self,
-        graph: Path,
+        graph: Path | bytes,
         *,
         device: str = "cpu",
         threads: int | None = None,
         adapter: Path | None = None,
         tasks: Sequence[str] = (),
+        folder: Path | None = None,
     ) -> None:
         """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
 
-        Raises :class:`MissingError` where ``device`` is ``cuda`` and its provider does not load.
+        A graph may also be the bytes of a model whose weights lie in ``folder``. Raises
+        :class:`MissingError` where ``device`` is ``cuda`` and its provider does not load.
         """
         self.name = f"onnxruntime-{device}"
         self.budget = Budget() if device == "cpu" else GPU
-        if not graph.is_file():
+        if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Shapes differ from call to call, so a memory plan per shape would only pile up.
         options.enable_mem_pattern = False
+        if folder is not None:
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        # Without VNNI, UINT8 × INT8 saturates; this picks exact kernels there, and only there.
+        options.add_session_config_entry("session.x64quantprecision", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -48,7 +56,8 @@ class OrtRuntime(RuntimeBase):
                 graph, sess_options=options, providers=[_provider(device)]
             )
         except _ORT_ERRORS as error:
-            raise AdaptrtError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
+            name = graph if isinstance(graph, Path) else folder
+            raise AdaptrtError(f"{name}: ONNX Runtime cannot load it: {error}") from error
         if self._session.get_providers()[0] != _PROVIDERS[device]:  # it would go on on the CPU
             raise MissingError(f"{_PROVIDERS[device]} did not start: {_CUDA_HINT}")
         self._tasks = tuple(tasks)

@@ -31,14 +31,14 @@ Doubles = NDArray[np.float64]
 class Histogram:
     """How often |x| falls into each of 2048 equal bins of ``[0, limit)``.
 
-    ``limit`` is the least power of two above the maximum seen. When a value exceeds it, it
-    doubles, and pairs of bins merge. Bin edges are then exact in floating point, and the counts
-    are those of one pass over everything, in any order.
+    ``limit`` is the least power of two above the maximum seen (at least 2⁻²⁴). When a value
+    exceeds it, it doubles, and pairs of bins merge. Bin edges are then exact in floating point,
+    and the counts are those of one pass over everything, in any order.
     """
 
     def __init__(self) -> None:
         self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
-        self.limit = 0.0
+        self.limit = 2.0**-24
         self.maximum = 0.0
 
     def add(self, values: NDArray[Any]) -> None:
@@ -46,7 +46,7 @@ class Histogram:
 
         Raises :class:`InputError` where one is not finite; nothing is counted then.
         """
-        magnitudes = np.abs(values, dtype=np.float64).ravel()
+        magnitudes = np.abs(values, dtype=np.result_type(values, np.float32)).ravel()
         if not magnitudes.size:
             return
         largest = float(magnitudes.max())
@@ -54,10 +54,7 @@ class Histogram:
             raise InputError(f"histogram: got {largest}, expected finite values")
         self._widen(largest)
         self.maximum = max(self.maximum, largest)
-        if not self.limit:
-            self.counts[0] += magnitudes.size
-            return
-        bins = (magnitudes * (BINS / self.limit)).astype(np.int64)
+        bins = (magnitudes * (BINS / self.limit)).astype(np.intp)
         self.counts += np.bincount(bins, minlength=BINS)
 
     @property
@@ -67,12 +64,12 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Of one bin; 0 while every value was 0."""
+        """Of one bin."""
         return self.limit / BINS
 
     def used(self) -> NDArray[np.int64]:
-        """The counts up to the maximum's bin, at least one."""
-        return self.counts[: int(self.maximum / self.width) + 1 if self.limit else 1]
+        """The counts up to the maximum's bin."""
+        return self.counts[: int(self.maximum / self.width) + 1]
 
     def digest(self) -> str:
         """Hex SHA-256 of range, maximum and counts."""
@@ -80,13 +77,12 @@ class Histogram:
         return hashlib.sha256(head + self.counts.astype("<i8").tobytes()).hexdigest()
 
     def _widen(self, largest: float) -> None:
-        if largest < self.limit or largest == 0:
+        if largest < self.limit:
             return
         limit = 2.0 ** math.frexp(largest)[1]
-        if self.limit:
-            merged = int(min(limit / self.limit, BINS))
-            sums = self.counts.reshape(-1, merged).sum(axis=1)
-            self.counts = np.concatenate([sums, np.zeros(BINS - len(sums), np.int64)])
+        merged = int(min(limit / self.limit, BINS))
+        sums = self.counts.reshape(-1, merged).sum(axis=1)
+        self.counts = np.concatenate([sums, np.zeros(BINS - len(sums), np.int64)])
         self.limit = limit
 
 

@@ -13,7 +13,7 @@ OUT ?= build
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine verify test check bench bench-build clean
+.PHONY: help engine calibrate verify test check bench bench-build clean
 
 help: ## This list
 	@echo "make engine TASK=classification PRECISION=fp16"
@@ -30,23 +30,39 @@ help: ## This list
 	@echo "  ADAPTER       merged, switchable (every task, chosen per row), slot [merged]"
 	@echo "  INTERFACE     sentence, or official: that of the published ONNX file [sentence]"
 	@echo "  RANK          of ADAPTER=slot [16]"
-	@echo "  PRECISION     fp32, fp16, bf16 [fp16]"
+	@echo "  PRECISION     fp32, fp16, bf16, int8 [fp16]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, onnxruntime, auto [auto]"
 	@echo "  GPU           architectures for tensorrt_rtx [sm86,sm89,sm120]"
 	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
 	@echo "  WORKSPACE     builder memory in GiB [8]"
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
+	@echo "  of INT8 (make calibrate takes them too):"
+	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"
+	@echo "  CALIBRATION        a calibration.json made before, of the same model, task and texts"
+	@echo "  CALIBRATION_TEXTS  how many of them are run [256]"
+	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
+	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 [0.25]"
 	@echo "make verify takes BUNDLE, a bundle's folder."
 
+COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
+  $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
+  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
+  $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
+  $(if $(CALIBRATION_DATA),--calibration-data "$(CALIBRATION_DATA)") \
+  $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
+  $(if $(CALIBRATION_TEXTS),--calibration-texts "$(CALIBRATION_TEXTS)") \
+  $(if $(OBSERVER),--observer "$(OBSERVER)") \
+  $(if $(INT8_FALLBACK_MAX),--int8-fallback-max "$(INT8_FALLBACK_MAX)")
+
 engine: $(VENV)/.installed ## Build a verified engine bundle
-	@$(BIN)/adaptrt engine --task "$(TASK)" --precision "$(PRECISION)" --target "$(TARGET)" \
-	  --gpu "$(GPU)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
-	  $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
-	  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
-	  $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
-	  $(if $(RANK),--rank "$(RANK)") $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
+	@$(BIN)/adaptrt engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
+	  --gpu "$(GPU)" $(if $(RANK),--rank "$(RANK)") \
+	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
+
+calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISION=int8 does it too)
+	@$(BIN)/adaptrt calibrate $(COMMON)
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
 	@$(BIN)/adaptrt verify --bundle "$(BUNDLE)"

@@ -15,6 +15,7 @@ import numpy as np
 from calibration.quantise import Matrix, fake_quantise, stored_scale, weight_scale
 
 ALPHAS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7)
+_GAIN = 0.95
 _LEAST = 1e-5  # a channel that is always zero, or that no weight reads
 
 
@@ -45,24 +46,26 @@ def choose_alpha(
     rows: Matrix,
     weight: Matrix,
     channel_max: Matrix,
-    amplitude_of: Callable[[Matrix, Matrix], float],
+    amplitude_of: Callable[[Matrix], float],
     *,
     dtype: str = "float32",
     alphas: Sequence[float] = ALPHAS,
 ) -> Choice:
     """The alpha with the least output error on ``rows [n, K]``, samples of the GEMM's input.
 
-    ``amplitude_of(factors, rows)`` gives the clipping amplitude of the smoothed input.
+    ``amplitude_of(factors)`` gives the clipping amplitude of the smoothed input. Smoothing is off
+    (alpha 0, the first of ``alphas``) unless it takes away a twentieth of the error.
     """
     exact = rows @ weight
     norm = float(np.square(exact).sum()) or 1.0
     choices = []
     for alpha in alphas:
         factors = input_factors(channel_max, weight, alpha, dtype)
-        amplitude = amplitude_of(factors, rows)
+        amplitude = amplitude_of(factors)
         error = np.square(quantised_product(rows, weight, factors, amplitude, dtype) - exact).sum()
         choices.append(Choice(alpha, amplitude, float(np.sqrt(float(error) / norm))))
-    return min(choices, key=lambda choice: choice.error)
+    best = min(choices, key=lambda choice: choice.error)
+    return best if best.error < _GAIN * choices[0].error else choices[0]
 
 
 def quantised_product(

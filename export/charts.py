@@ -62,10 +62,10 @@ def error_histogram(errors: Sequence[float], gate: float) -> Element:
                 f"{count} texts",
             ))  # fmt: skip
     ticks = [(x(k), _cosine(k)) for k in range(low, high + 1)]
-    step = _round_step(top)
+    counted = [(y(n), str(n)) for n in range(0, top + 1, _round_step(top))]
     return _svg(
         "Histogram of cosines", _HEIGHT,
-        *_frame(ticks, [(y(n), str(n)) for n in range(0, top + 1, step)], "cosine to FP32", "texts"),
+        *_frame(ticks, counted, "cosine to FP32", "texts"),
         *bars,
         *_gate_line(x(math.log10(gate)), y(0), x(math.log10(gate)), _TOP),
     )  # fmt: skip

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export.bundle import write_json
 from export.checkpoint import Checkpoint
+from export.held_back import gate_files, held_back_texts, require_retrieval
 from export.lowering import Kind
 from export.parity import (
     ParityReport,
@@ -27,7 +30,7 @@ from export.plan import BundlePlan
 from export.spec import BuildSpec, Interface, Precision, Target
 from export.trace import PortableGraph
 from runtimes.base import Runtime
-from runtimes.embedder import Vectors
+from runtimes.embedder import Vectors, truncate
 from runtimes.tokens import TextTokenizer
 
 REFERENCE_FILE = "reference.npy"
@@ -40,16 +43,29 @@ class Verdict:
     """Reports by name, the one that speaks for the target first; all passed.
 
     ``noise`` is the reference's own BF16-to-FP32 cosine (the least of some texts): what serving
-    the checkpoint in its stored type costs.
+    the checkpoint in its stored type costs. ``retrieval`` has INT8's figures by report and task.
     """
 
     reports: dict[str, ParityReport]
+    noise: float
+    retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference's vectors of the gate's texts, its name, and :class:`Verdict`'s noise."""
+
+    vectors: Vectors
+    name: str
     noise: float
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What is verified: a plan, staged in ``folder``. ``index`` counts the build's bundles."""
+    """What is verified: a plan, staged in ``folder``. ``index`` counts the build's bundles.
+
+    Texts and reference are computed once, however often the graphs are run.
+    """
 
     folder: Path
     files: dict[Kind, str]
@@ -57,41 +73,59 @@ class Gate:
     plan: BundlePlan
     checkpoint: Checkpoint
     tokenizer: TextTokenizer
-    graph: PortableGraph
     index: int
 
-    def run(self) -> Verdict:
+    def run(self, graph: PortableGraph) -> Verdict:
         """Compare every graph; raises :class:`GateError` at the first that does not agree."""
-        texts = self._texts()
-        reference, name, noise = self._reference(texts)
-        np.save(self.folder / REFERENCE_FILE, reference)
-        reports: dict[str, ParityReport] = {}
+        verdict = Verdict({}, self.reference.noise)
+        np.save(self.folder / REFERENCE_FILE, self.reference.vectors)
         for kind in self._kinds():
-            with self._open(kind) as runtime:
-                for label, order in self._passes(kind, texts):
-                    vectors = _embed_in(order, runtime, texts, self.tokenizer)
-                    names = {"reference": name, "executed": runtime.name}
-                    threshold = self.spec.precision.min_cosine
-                    report = compare(reference, vectors, texts, names=names, threshold=threshold)
-                    require(report, label)
-                    reports[label] = report
+            with self._open(kind, graph) as runtime:
+                for label, order in self._passes(kind, self.texts):
+                    vectors = _embed_in(order, runtime, self.texts, self.tokenizer)
+                    self._judge(verdict, label, runtime.name, vectors)
             gc.collect()
-        write_json(self.folder / PARITY_FILE, {
-            "texts_sha256": texts_sha256(),
-            "parity_tokens": self.spec.parity_tokens,
-            "reference_bf16_min_cosine": noise,
-            "graphs": {k: r.summary() | {"texts": [vars(t) for t in r.texts]}
-                       for k, r in reports.items()},
-        })  # fmt: skip
-        return Verdict(reports, noise)
+        return verdict
 
-    def _texts(self) -> list[ParityText]:
+    def write(self, verdict: Verdict, **more: Any) -> None:
+        """Write ``parity.json``."""
+        write_json(self.folder / PARITY_FILE, {
+            "texts_sha256": texts_sha256(*gate_files(self.spec.precision)),
+            "parity_tokens": self.spec.parity_tokens,
+            "reference_bf16_min_cosine": verdict.noise,
+            "graphs": {k: r.summary() | {"texts": [vars(t) for t in r.texts]}
+                       for k, r in verdict.reports.items()},
+        } | more)  # fmt: skip
+
+    def _judge(self, verdict: Verdict, label: str, executed: str, vectors: Vectors) -> None:
+        """Compare at the full length, and in INT8 at the shortest Matryoshka length too."""
+        precision, reference = self.spec.precision, self.reference.vectors
+        int8 = precision is Precision.INT8
+        names = {"reference": self.reference.name, "executed": executed}
+        full, least = vectors.shape[1], self.checkpoint.config.dimensions[0]
+        for width in dict.fromkeys((full, least) if int8 else (full,)):
+            name = label if width == full else f"{label}, {width} dimensions"
+            exact, ours = truncate(reference, width), truncate(vectors, width)
+            report = compare(
+                exact, ours, self.texts, names=names,
+                threshold=precision.min_cosine, mean_threshold=precision.mean_cosine,
+            )  # fmt: skip
+            require(report, name)
+            verdict.reports[name] = report
+            if int8:
+                verdict.retrieval[name] = require_retrieval(exact, ours, self.texts, name)
+
+    @cached_property
+    def texts(self) -> list[ParityText]:
+        """The gate's texts of every verified task; INT8's held-back ones are many more."""
         texts: list[ParityText] = []
         for number, task in enumerate(self.plan.verified_tasks):
             prefix = self.plan.prefixes[task]
             mine = parity_texts(self.tokenizer, prefix, self.spec.parity_tokens)
             if self.index + number > 0:
                 mine = thin(mine, self.index + number)
+            if self.spec.precision is Precision.INT8:
+                mine += held_back_texts(self.tokenizer, prefix)
             task_id = self.plan.task_id(task)
             texts += [replace(text, task=task, task_id=task_id) for text in mine]
         return texts
@@ -115,7 +149,7 @@ class Gate:
         if len(tasks) > 1 and kind is self._kinds()[0]:
             yield f"{kind.value}, one task at a time", apart
 
-    def _open(self, kind: Kind) -> Runtime:
+    def _open(self, kind: Kind, graph: PortableGraph) -> Runtime:
         """An executor; BF16, which ONNX Runtime's CPU lacks, runs as the traced module."""
         spec = self.spec
         if kind is not Kind.ONNXRUNTIME and spec.precision is Precision.BF16:
@@ -123,8 +157,8 @@ class Gate:
             from runtimes.torch_reference import TorchModule
 
             return TorchModule(load_encoder(
-                self.checkpoint.config, self.graph.dtype, spec.limits.max_tokens,
-                self.folder, self.graph.slots, self.plan.form,
+                self.checkpoint.config, graph.dtype, spec.limits.max_tokens,
+                self.folder, graph.slots, self.plan.form,
             ))  # fmt: skip
         from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
@@ -132,13 +166,15 @@ class Gate:
         runtime = PooledOrtRuntime if official else OrtRuntime
         return runtime(self.folder / self.files[kind])
 
-    def _reference(self, texts: list[ParityText]) -> tuple[Vectors, str, float]:
-        """The reference's vectors, its name, and its own BF16-to-FP32 cosine on some texts."""
+    @cached_property
+    def reference(self) -> Reference:
+        """The reference on the gate's texts, task by task."""
         import torch
 
         from export.reference import reference_model
         from runtimes.torch_reference import FlashReference, reference_settings
 
+        texts = self.texts
         vectors: dict[int, Vectors] = {}
         name, noise = "", 1.0
         for number, task in enumerate(self.plan.verified_tasks):
@@ -153,7 +189,7 @@ class Gate:
                 stored = FlashReference(model, device=reference.device, dtype=torch.bfloat16)
                 rounded = embed(stored, plain[:_NOISE_TEXTS], self.tokenizer)
                 noise = float(row_cosines(found[: len(rounded)], rounded).min())
-        return np.stack([vectors[i] for i in range(len(texts))]), name, noise
+        return Reference(np.stack([vectors[i] for i in range(len(texts))]), name, noise)
 
 
 def _embed_in(

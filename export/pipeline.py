@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +15,19 @@ from typing import Any
 
 import onnx_ir as ir
 
+from calibration.table import Calibration
 from export.bundle import staging, write_json
+from export.calibrate import Subject, calibration_of
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.engine import EngineSpec, build_engine, check_gpus, load_tensorrt
+from export.fallback import until_it_passes
 from export.gate import PARITY_FILE, REFERENCE_FILE, Gate, Verdict
+from export.gemms import gemm_modules
+from export.int8_record import CALIBRATION_FILE, REPORT_FILE, details, summary, write_files
 from export.lowering import Kind, lower
 from export.plan import BundlePlan, plan_bundle
+from export.precision_plan import PrecisionPlan
+from export.qdq import quantise_graph
 from export.source import Source, resolve
 from export.spec import AdapterMode, BuildSpec, Interface, Precision, Target
 from export.trace import PortableGraph, trace
@@ -108,27 +115,89 @@ def _build(
 ) -> tuple[Path, Manifest]:
     spec = opened.spec
     final = spec.out / opened.checkpoint.name / plan.name
+    calibration = _calibration(opened, plan) if spec.precision is Precision.INT8 else None
     with staging(final) as folder:
         inner = folder / OFFICIAL_FOLDER if plan.form.interface is Interface.OFFICIAL else folder
         inner.mkdir(exist_ok=True)
         files = _graph_files(plan)
-        graph = _write_graphs(folder, files, opened, plan)
         _copy_tokenizer(folder, opened, plan)
-        cast = write_weights(inner, graph.slots, plan.contents, spec.limits.max_tokens, shared)
-        _warn_flushed(cast, spec.precision)
-        # Engines first: they take seconds and can fail, the gate takes minutes.
-        for gpu, name in _engine_names(spec):
-            engine = EngineSpec(
-                limits=spec.limits, gpu=gpu, workspace=int(spec.workspace_gib * 2**30),
-                timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
+        gate = Gate(folder, files, spec, plan, opened.checkpoint, opened.tokenizer, index)
+        graph = _trace(opened, plan)
+
+        def attempt(
+            graph: PortableGraph, precision: PrecisionPlan | None
+        ) -> tuple[Verdict, CastReport]:
+            _write_graphs(folder, files, graph)
+            contents = replace(plan.contents, plan=precision)
+            cast = write_weights(inner, graph.slots, contents, spec.limits.max_tokens, shared)
+            # Engines first: they take seconds and can fail, the gate takes minutes.
+            _build_engines(opened, folder, files)
+            return gate.run(graph), cast
+
+        quantisation = None
+        if calibration is None:
+            verdict, cast = attempt(graph, None)
+            gate.write(verdict)
+        else:
+            modules = gemm_modules(opened.checkpoint.config)
+            tried, (verdict, cast) = until_it_passes(
+                lambda tried: attempt(quantise_graph(graph, tried), tried),
+                calibration, modules, spec.dtype, spec.calibration.fallback_max,
             )  # fmt: skip
-            build_engine(opened.trt, folder / files[Kind.TENSORRT], folder / name, engine)
-        verdict = Gate(
-            folder, files, spec, plan, opened.checkpoint, opened.tokenizer, graph, index
-        ).run()
-        manifest = _manifest(folder, files, opened, plan, verdict, cast)
+            quantisation = summary(tried, calibration, modules)
+            figures = details(tried, calibration, modules, verdict)
+            gate.write(verdict, int8=figures)
+            write_files(folder, _header(opened, plan), verdict, calibration, figures)
+        _warn_flushed(cast, spec.precision)
+        manifest = _manifest(folder, files, opened, plan, verdict, cast, quantisation)
         write_json(folder / FILE, manifest.to_json())
     return final, manifest
+
+
+def _build_engines(opened: Opened, folder: Path, files: dict[Kind, str]) -> None:
+    spec = opened.spec
+    for gpu, name in _engine_names(spec):
+        engine = EngineSpec(
+            limits=spec.limits, gpu=gpu, workspace=int(spec.workspace_gib * 2**30),
+            timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
+        )  # fmt: skip
+        build_engine(opened.trt, folder / files[Kind.TENSORRT], folder / name, engine)
+
+
+def calibrate_bundles(
+    spec: BuildSpec, tasks: tuple[str, ...] | None
+) -> Iterator[tuple[Path, Calibration, bool]]:
+    """The calibration of every bundle that :func:`build_bundles` would build.
+
+    Gives its file, its contents, and whether it was there already.
+    """
+    opened = open_build(spec)
+    if spec.adapter is AdapterMode.SWITCHABLE:
+        tasks = (spec.task,)
+    for task in tasks or opened.checkpoint.tasks:
+        subject = _subject(opened, plan_bundle(spec, opened.checkpoint, task, shared=False))
+        yield subject.path, *calibration_of(subject)
+
+
+def _subject(opened: Opened, plan: BundlePlan) -> Subject:
+    return Subject(opened.spec, opened.checkpoint, opened.sha256, opened.tokenizer, plan)
+
+
+def _calibration(opened: Opened, plan: BundlePlan) -> Calibration:
+    subject = _subject(opened, plan)
+    calibration, reused = calibration_of(subject)
+    print(f"calibration: {subject.path}{' (reused)' if reused else ''}", file=sys.stderr)
+    return calibration
+
+
+def _header(opened: Opened, plan: BundlePlan) -> dict[str, Any]:
+    """The report's."""
+    spec = opened.spec
+    return {
+        "model": opened.source.name, "task": ", ".join(plan.tasks),
+        "precision": spec.precision.value, "target": spec.target.value,
+        "adapter": spec.adapter.value,
+    }  # fmt: skip
 
 
 def _graph_files(plan: BundlePlan) -> dict[Kind, str]:
@@ -137,18 +206,15 @@ def _graph_files(plan: BundlePlan) -> dict[Kind, str]:
     return {kind: GRAPH_FILES[kind] for kind in plan.kinds}
 
 
-def _write_graphs(
-    folder: Path, files: dict[Kind, str], opened: Opened, plan: BundlePlan
-) -> PortableGraph:
-    limits = opened.spec.limits
-    graph = trace(
-        opened.checkpoint.config, opened.spec.precision.dtype,
-        limits.max_batch, limits.max_tokens, plan.form,
-    )  # fmt: skip
+def _trace(opened: Opened, plan: BundlePlan) -> PortableGraph:
+    config, limits = opened.checkpoint.config, opened.spec.limits
+    return trace(config, opened.spec.dtype, limits.max_batch, limits.max_tokens, plan.form)
+
+
+def _write_graphs(folder: Path, files: dict[Kind, str], graph: PortableGraph) -> None:
     for kind, name in files.items():
         proto = ir.to_proto(lower(graph.model(), kind))
         (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
-    return graph
 
 
 def _copy_tokenizer(folder: Path, opened: Opened, plan: BundlePlan) -> None:
@@ -186,6 +252,7 @@ def _manifest(
     plan: BundlePlan,
     verdict: Verdict,
     cast: CastReport,
+    quantisation: dict[str, Any] | None,
 ) -> Manifest:
     spec, config = opened.spec, opened.checkpoint.config
     main = next(iter(verdict.reports.values()))
@@ -217,6 +284,7 @@ def _manifest(
         parity=main.summary()
         | {"reference_bf16_min_cosine": verdict.noise, "flushed_weights": dict(cast.flushed)},
         versions=_versions(opened.trt),
+        quantisation=quantisation,
     )
 
 
@@ -238,6 +306,9 @@ def _artifacts(folder: Path, files: dict[Kind, str], spec: BuildSpec) -> Iterato
             yield make_artifact(folder, name, "config")
     yield make_artifact(folder, REFERENCE_FILE, "reference")
     yield make_artifact(folder, PARITY_FILE, "parity")
+    for name, label in ((CALIBRATION_FILE, "calibration"), (REPORT_FILE, "report")):
+        if (folder / name).is_file():
+            yield make_artifact(folder, name, label)
 
 
 def _versions(trt: Any) -> dict[str, str]:

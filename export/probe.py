@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -101,7 +100,7 @@ class Probe:
         hooks = []
         for name, entry in entries.items():
             module = self._linear(name)
-            weight = kept[name].detach().numpy()
+            weight = self.weight(name)
             factors = input_factors(entry.channel_max, weight, entry.alpha, "float32")
             smoothed = weight / factors[:, None]
             rounded = fake_quantise(smoothed, weight_scale(smoothed, "float32"))
@@ -111,8 +110,8 @@ class Probe:
         try:
             yield
         finally:
-            for name, weight in kept.items():
-                self._linear(name).weight = weight
+            for name, parameter in kept.items():
+                self._linear(name).weight = parameter
             for hook in hooks:
                 hook.remove()
 

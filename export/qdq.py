@@ -9,6 +9,8 @@ sum and an adapter's low-rank path read the activation before it is smoothed and
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
@@ -62,7 +64,7 @@ def _quantise(model: ir.Model, gemm: ir.Node, name: str, *, smoothed: bool) -> N
     rows, columns = weight.shape.numpy()
     made: list[ir.Node] = []
 
-    def op(op_type: str, inputs: list[ir.Value], suffix: str, **attributes: int) -> ir.Value:
+    def op(op_type: str, inputs: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
         like = weight if suffix.startswith("weight") else x
         made.append(node(op_type, inputs, like, name=f"{name}.{suffix}", **attributes))
         return made[-1].outputs[0]
@@ -87,9 +89,7 @@ def _quantise(model: ir.Model, gemm: ir.Node, name: str, *, smoothed: bool) -> N
 _INT8 = ir.TensorType(ir.DataType.INT8)
 
 
-def _tensor(
-    model: ir.Model, name: str, shape: tuple[int, ...], kind: ir.TypeProtocol
-) -> ir.Value:
+def _tensor(model: ir.Model, name: str, shape: tuple[int, ...], kind: ir.TypeProtocol) -> ir.Value:
     value = ir.Value(name=name, shape=ir.Shape(shape), type=kind)
     model.graph.initializers.add(value)
     return value

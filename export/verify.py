@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.bundle import check_hashes
+from export.held_back import gate_files, held_back_texts
 from export.parity import (
     ParityReport,
     ParityText,
@@ -35,7 +36,7 @@ def verify(bundle: Path) -> dict[str, ParityReport]:
     """
     manifest = check_hashes(bundle)
     recorded = read_json(bundle / manifest.artifact("parity").path)
-    if recorded["texts_sha256"] != texts_sha256():
+    if recorded["texts_sha256"] != texts_sha256(*gate_files(manifest.precision)):
         raise InputError(
             f"{bundle}: built with other parity texts (adaptrt {manifest.versions['adaptrt']}); "
             "verify with that version, or build the bundle again"
@@ -75,7 +76,10 @@ def _compare(
     if reference.shape != vectors.shape:
         raise GateError(f"{bundle}: {len(vectors)} texts, the reference holds {len(reference)}")
     names = {"reference": before["reference"], "executed": before["executed"]}
-    report = compare(reference, vectors, texts, names=names, threshold=before["threshold"])
+    report = compare(
+        reference, vectors, texts, names=names,
+        threshold=before["threshold"], mean_threshold=before["mean_threshold"],
+    )  # fmt: skip
     require(report, graph)
     # CPUs round differently; a change as large as the gate's own margin is another model.
     if abs(report.min_cosine - before["min_cosine"]) > 1 - report.threshold:
@@ -93,8 +97,10 @@ def _texts(
     known = {
         (task, text.name): replace(text, task=task, task_id=_task_id(manifest, task))
         for task, prefix in manifest.prefixes.items()
-        for text in parity_texts(tokenizer, prefix, longest)
-    }
+        for text in (
+            *parity_texts(tokenizer, prefix, longest), *held_back_texts(tokenizer, prefix),
+        )
+    }  # fmt: skip
     return [known[entry["task"], entry["name"]] for entry in recorded]
 
 

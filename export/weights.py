@@ -211,6 +211,7 @@ def _write_slot(stream: BinaryIO, slot: Slot, contents: Contents, max_tokens: in
 
 
 def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)  # an INT8 build may write its weights more than once
     try:
         os.link(source, target)
     except OSError:

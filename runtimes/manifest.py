@@ -49,6 +49,7 @@ class Manifest:
     artifacts: tuple[Artifact, ...]
     parity: Mapping[str, Any]
     versions: Mapping[str, str]
+    quantisation: Mapping[str, Any] | None = None  # of an INT8 bundle
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""

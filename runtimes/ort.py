@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from runtimes.base import Arrays, RuntimeBase
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.scheduler import GPU, Budget
+from runtimes.vnni import has_vnni
 
 ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-
+# Without VNNI UINT8 × INT8 saturates. The CPU graph's weights then become UINT8, whose kernels are
+# exact; Q/DQ of a portable graph are computed as they stand, not fused into integer kernels.
+_WITHOUT_VNNI = ("session.x64quantprecision", "session.disable_quant_qdq")
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -47,8 +50,9 @@ class OrtRuntime(RuntimeBase):
         options.enable_mem_pattern = False
         if folder is not None:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
-        # Without VNNI, UINT8 × INT8 saturates; this picks exact kernels there, and only there.
-        options.add_session_config_entry("session.x64quantprecision", "1")
+        if not has_vnni():
+            for setting in _WITHOUT_VNNI:
+                options.add_session_config_entry(setting, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -58,9 +58,12 @@ def _replace(model: ir.Model, gemm: ir.Node, quantised: ir.Node, right: ir.Node)
         if operands is not None and operands[0] is gemm.outputs[0]:
             old, bias = [gemm, users[0]], operands[1]
     weight, weight_scale = right.inputs[:2]
+    # Not left out, and each GEMM's own: for CPUs without VNNI ONNX Runtime turns weight and zero
+    # point into UINT8 together.
+    zero = constant(model, f"{gemm.name}.zero", np.array(0, np.int8))
     new = node(
         "MatMulIntegerToFloat",
-        [unsigned.outputs[0], weight, scale, weight_scale, middle, None, bias],
+        [unsigned.outputs[0], weight, scale, weight_scale, middle, zero, bias],
         old[-1].outputs[0], name=f"{gemm.name}.integer", domain=CONTRIB,
     )  # fmt: skip
     replace(model, old, [unsigned, new])

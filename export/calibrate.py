@@ -152,8 +152,9 @@ def _write_fp32(subject: Subject, folder: Path) -> tuple[PortableGraph, dict[str
     limits = subject.spec.limits
     form = replace(subject.plan.form, interface=Interface.SENTENCE)
     graph = trace(subject.checkpoint.config, "float32", limits.max_batch, limits.max_tokens, form)
+    found = gemm_nodes(graph.model())  # the passes keep tensors' names, not every product
+    reads = {name: str(n.inputs[0].name) for name, n in found.items() if n.inputs[0] is not None}
     model = lower(graph.model(), Kind.ONNXRUNTIME)
-    reads = {name: str(n.inputs[0].name) for name, n in gemm_nodes(model).items() if n.inputs[0]}
     (folder / GRAPH).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     write_weights(folder, graph.slots, subject.plan.contents, limits.max_tokens)
     return graph, reads

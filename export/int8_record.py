@@ -12,6 +12,7 @@ from export.gate import Verdict
 from export.gemms import work
 from export.modules import Module
 from export.precision_plan import PrecisionPlan
+from export.report import write_report
 
 CALIBRATION_FILE, REPORT_FILE = "calibration.json", "report.html"
 
@@ -67,8 +68,6 @@ def write_files(
     figures: Mapping[str, Any],
 ) -> None:  # fmt: skip
     """``calibration.json`` and ``report.html``."""
-    from export.report import write_report
-
     write_calibration(folder / CALIBRATION_FILE, calibration)
     label, main = next(iter(verdict.reports.items()))
     write_report(folder / REPORT_FILE, {

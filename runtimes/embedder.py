@@ -62,7 +62,7 @@ class Embedder(RuntimeBase):
             raise InputError(f"runtime: got {runtime!r}, expected one of {', '.join(_ORT_DEVICES)}")
         from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
-        if manifest.precision == "int8":
+        if manifest.precision == "int8" and _ORT_DEVICES[runtime] == "cpu":
             warn_without_vnni()
         path = None
         if adapter is not None:

@@ -50,7 +50,8 @@ def until_it_passes(
                     f"in {dtype}: {error}"
                 ) from error
             out |= more
-            print(f"INT8 gate: {error}\n  falling back: {', '.join(more)}", file=sys.stderr)
+            reason = str(error).removesuffix("; nothing was published")
+            print(f"INT8: {reason}\n  falling back: {', '.join(more)}", file=sys.stderr)
 
 
 def make_plan(calibration: Calibration, out: Mapping[str, float], dtype: str) -> PrecisionPlan:

@@ -9,6 +9,7 @@ from typing import Any
 from calibration.corpus import RETRIEVAL, TEXTS, held_back, retrieval_pairs
 from calibration.retrieval import compare_retrieval
 from export.parity import ParityText, tokenised
+from export.spec import Precision
 from runtimes.embedder import Vectors
 from runtimes.errors import GateError
 from runtimes.tokens import TextTokenizer
@@ -19,7 +20,7 @@ _QUERY, _PASSAGE = "query-", "passage-"
 
 def gate_files(precision: str) -> tuple[Path, ...]:
     """The files of texts that a precision's gate takes beside the common ones."""
-    return (TEXTS, RETRIEVAL) if precision == "int8" else ()
+    return (TEXTS, RETRIEVAL) if precision == Precision.INT8 else ()
 
 
 def held_back_texts(tokenizer: TextTokenizer, prefix: str) -> list[ParityText]:

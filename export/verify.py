@@ -19,6 +19,7 @@ from export.parity import (
     require,
     texts_sha256,
 )
+from export.spec import Precision
 from runtimes.embedder import Vectors, load_tokenizer
 from runtimes.errors import GateError, InputError
 from runtimes.files import read_json
@@ -78,7 +79,7 @@ def _compare(
     names = {"reference": before["reference"], "executed": before["executed"]}
     report = compare(
         reference, vectors, texts, names=names,
-        threshold=before["threshold"], mean_threshold=before["mean_threshold"],
+        threshold=before["threshold"], mean_threshold=before.get("mean_threshold"),
     )  # fmt: skip
     require(report, graph)
     # CPUs round differently; a change as large as the gate's own margin is another model.
@@ -97,11 +98,16 @@ def _texts(
     known = {
         (task, text.name): replace(text, task=task, task_id=_task_id(manifest, task))
         for task, prefix in manifest.prefixes.items()
-        for text in (
-            *parity_texts(tokenizer, prefix, longest), *held_back_texts(tokenizer, prefix),
-        )
-    }  # fmt: skip
+        for text in _gate_texts(manifest, tokenizer, prefix, longest)
+    }
     return [known[entry["task"], entry["name"]] for entry in recorded]
+
+
+def _gate_texts(
+    manifest: Manifest, tokenizer: TextTokenizer, prefix: str, longest: int
+) -> list[ParityText]:
+    more = held_back_texts(tokenizer, prefix) if manifest.precision == Precision.INT8 else []
+    return parity_texts(tokenizer, prefix, longest) + more
 
 
 def _task_id(manifest: Manifest, task: str) -> int | None:

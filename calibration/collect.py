@@ -97,7 +97,7 @@ def _observed(graph: Path, tensors: Mapping[str, str]) -> bytes:
         _constant(model, f"calibration.{name}", numbers)
         for name, numbers in (("axes", [0, 1]), ("first", [0]), ("second", [1]), ("end", [2**31]))
     )
-    for name, tensor in tensors.items():
+    for name, tensor in reversed(tensors.items()):
         if tensor not in values:
             raise InputError(f"{graph}: no tensor {tensor!r}, which {name} is to read")
         magnitudes = _append(model, "Abs", [values[tensor]], f"{name}.magnitudes")

@@ -91,15 +91,19 @@ def _observed(graph: Path, tensors: Mapping[str, str]) -> bytes:
     """The serialised graph with three outputs per GEMM; its weights remain references."""
     model = ir.load(graph)
     values = {v.name: v for node in model.graph for v in node.outputs}
+    for name, tensor in tensors.items():
+        if tensor not in values:
+            raise InputError(f"{graph}: no tensor {tensor!r}, which {name} is to read")
+    # ONNX Runtime orders execution from the last node without a consumer back to its inputs. In
+    # this order the first layer's reductions come first, and its activations are freed.
+    last_first = [v for v in reversed(values) if v in set(tensors.values())]
     stride = ir.Value(name=_STRIDE, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([1]))
     model.graph.inputs.append(stride)
     axes, first, second, end = (
         _constant(model, f"calibration.{name}", numbers)
         for name, numbers in (("axes", [0, 1]), ("first", [0]), ("second", [1]), ("end", [2**31]))
     )
-    for name, tensor in reversed(tensors.items()):
-        if tensor not in values:
-            raise InputError(f"{graph}: no tensor {tensor!r}, which {name} is to read")
+    for name, tensor in sorted(tensors.items(), key=lambda item: last_first.index(item[1])):
         magnitudes = _append(model, "Abs", [values[tensor]], f"{name}.magnitudes")
         outputs = (
             _append(model, "ReduceMax", [magnitudes, axes], f"{name}.channel_max", keepdims=0),

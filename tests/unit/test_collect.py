@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,30 @@ def test_unknown_tensor_and_no_texts_are_refused(tmp_path: Path) -> None:
         collect(graph, {"gemm": "gone"}, [sample(1)])
     with pytest.raises(InputError, match="no text to run"):
         collect(graph, {"gemm": "read"}, [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_tensors(tmp_path: Path) -> None:
+    """60 activations of 16 MB: the runtime kept each of them until the last one was computed."""
+    chain = "\n".join(f"  t{i} = Sin({f't{i - 1}' if i else 'first'})" for i in range(60))
+    text = GRAPH.replace("  read = ", "  first = ").replace("  other = Neg(read)", chain)
+    graph = write(tmp_path, text.replace("Mean<keepdims=0>(other", "Mean<keepdims=0>(t59"),
+                  np.ones((10, 1024), np.float32))  # fmt: skip
+    code = f"""
+import re
+from pathlib import Path
+import numpy as np
+from calibration.collect import collect
+from calibration.stratify import Sample
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+before = peak()
+sample = Sample(np.ones(4096, np.int64), "", "en", 8192)
+collect(Path({str(graph)!r}), {{f"g{{i}}": f"t{{i}}" for i in range(60)}}, [sample], threads=1)
+print(peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 300  # 120 MB of sampled values, and a few activations
 
 
 def test_real_graph_beside_its_weights(tmp_path: Path, small: Checkpoint) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,8 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     except OSError as error:
         raise AdaptrtError(f"cannot write {path} ({error.strerror})") from error
     finally:
-        staged.unlink(missing_ok=True)
+        with suppress(OSError):  # gone after success; its folder may not even be one
+            staged.unlink()
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -75,7 +75,7 @@ check: $(VENV)/.installed-dev ## Lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-build: $(VENV)/.installed ## Time and memory of building a full-size random checkpoint
+bench-build: $(VENV)/.installed ## Time and memory of building and calibrating a full-size random checkpoint
 	$(BIN)/python -m tests.bench.build --out "$(OUT)/bench-build"
 
 bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=sample, mid or full)

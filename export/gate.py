@@ -13,7 +13,12 @@ import numpy as np
 
 from export.bundle import write_json
 from export.checkpoint import Checkpoint
-from export.held_back import gate_files, held_back_texts, require_retrieval
+from export.held_back import (
+    gate_files,
+    held_back_texts,
+    require_retrieval,
+    retrieval_texts,
+)
 from export.lowering import Kind
 from export.parity import (
     ParityReport,
@@ -125,7 +130,10 @@ class Gate:
             if self.index + number > 0:
                 mine = thin(mine, self.index + number)
             if self.spec.precision is Precision.INT8:
-                mine += held_back_texts(self.tokenizer, prefix)
+                held = held_back_texts(self.tokenizer, prefix)
+                if self.index + number > 0:
+                    held = thin(held, self.index + number)
+                mine += held + retrieval_texts(self.tokenizer, prefix, task, self.plan.tasks)
             task_id = self.plan.task_id(task)
             texts += [replace(text, task=task, task_id=task_id) for text in mine]
         return texts

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.bundle import check_hashes
-from export.held_back import gate_files, held_back_texts
+from export.held_back import gate_files, held_back_texts, retrieval_texts
 from export.parity import (
     ParityReport,
     ParityText,
@@ -97,17 +97,21 @@ def _texts(
     """The recorded texts in their order, tokenised anew with each one's task's prefix."""
     known = {
         (task, text.name): replace(text, task=task, task_id=_task_id(manifest, task))
-        for task, prefix in manifest.prefixes.items()
-        for text in _gate_texts(manifest, tokenizer, prefix, longest)
+        for task in manifest.prefixes
+        for text in _gate_texts(manifest, tokenizer, task, longest)
     }
     return [known[entry["task"], entry["name"]] for entry in recorded]
 
 
 def _gate_texts(
-    manifest: Manifest, tokenizer: TextTokenizer, prefix: str, longest: int
+    manifest: Manifest, tokenizer: TextTokenizer, task: str, longest: int
 ) -> list[ParityText]:
-    more = held_back_texts(tokenizer, prefix) if manifest.precision == Precision.INT8 else []
-    return parity_texts(tokenizer, prefix, longest) + more
+    prefix = manifest.prefixes[task]
+    texts = parity_texts(tokenizer, prefix, longest)
+    if manifest.precision == Precision.INT8:
+        texts += held_back_texts(tokenizer, prefix)
+        texts += retrieval_texts(tokenizer, prefix, task, manifest.tasks)
+    return texts
 
 
 def _task_id(manifest: Manifest, task: str) -> int | None:

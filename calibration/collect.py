@@ -112,7 +112,8 @@ def _observed(graph: Path, tensors: Mapping[str, str]) -> bytes:
             _append(model, "ReduceSum", [magnitudes], f"{name}.sum", keepdims=0),
         )
         model.graph.outputs.extend(outputs)
-    return ir.to_proto(model).SerializeToString()
+    serialised: bytes = ir.to_proto(model).SerializeToString()
+    return serialised
 
 
 def _constant(model: ir.Model, name: str, numbers: list[int]) -> ir.Value:

@@ -121,9 +121,9 @@ def mse(histogram: Histogram) -> float:
     counts = histogram.used().astype(np.float64)
     if not histogram.maximum:
         return _live(histogram, 0.0)
-    edges = np.arange(len(counts) + 1) * histogram.width
-    candidates = [*edges[1:-1], histogram.maximum]
-    errors = [float(counts @ np.diff(_error_integral(edges, a))) for a in candidates]
+    edges: Doubles = np.arange(len(counts) + 1, dtype=np.float64) * histogram.width
+    candidates = [*edges[1:-1].tolist(), histogram.maximum]
+    errors = [(counts * np.diff(_error_integral(edges, a))).sum() for a in candidates]
     return _live(histogram, candidates[int(np.argmin(errors))])
 
 

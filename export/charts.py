@@ -96,8 +96,8 @@ def error_scatter(
         (x1, level), (x2, _) = (
             place(min(max(t, 2.0**first), 2.0**last), span.level) for t in (span.start, span.end)
         )
-        line = element("line", class_="mean", x1=x1, x2=x2, y1=level, y2=level)
-        lines.append(_titled(line, span.title))
+        mean = element("line", class_="mean", x1=x1, x2=x2, y1=level, y2=level)
+        lines.append(_titled(mean, span.title))
     xs = [(x(k), str(2**k)) for k in range(first, last + 1)]
     ys = [(y(k), f"1e{k}") for k in range(low, high + 1)]
     line = y(math.log10(gate))

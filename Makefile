@@ -15,7 +15,7 @@ TRITON_VENV := .venv-triton
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine verify triton serve test check bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify triton serve test check bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -35,7 +35,7 @@ help: ## This list
 	@echo "  INTERFACE     sentence, or official: that of the published ONNX file [sentence]"
 	@echo "  HEAD          sentence, or chunks: for late chunking [sentence]"
 	@echo "  RANK          of ADAPTER=slot [16]"
-	@echo "  PRECISION     fp32, fp16, bf16 [fp16]"
+	@echo "  PRECISION     fp32, fp16, bf16, int8 [fp16]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
 	@echo "                onnxruntime, auto [auto]"
 	@echo "  GPU           architectures for tensorrt_rtx [sm86,sm89,sm120]"
@@ -45,6 +45,12 @@ help: ## This list
 	@echo "  WORKSPACE     builder memory in GiB [8]"
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
+	@echo "  of INT8 (make calibrate takes them too):"
+	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"
+	@echo "  CALIBRATION        a calibration.json made before, of the same model, task and texts"
+	@echo "  CALIBRATION_TEXTS  how many of them are run [256]"
+	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
+	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 [0.25]"
 	@echo "make verify takes BUNDLE, a bundle's folder; make gpu-check takes WHEELS, a folder of"
 	@echo "wheels for what the image lacks, GPU_SIZES [sample,full], GPU_PRECISIONS [fp16,bf16,int8]."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
@@ -52,16 +58,25 @@ help: ## This list
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
 	@echo "  and CACHE, the response cache's bytes [0]."
 
+COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
+  $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
+  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
+  $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
+  $(if $(CALIBRATION_DATA),--calibration-data "$(CALIBRATION_DATA)") \
+  $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
+  $(if $(CALIBRATION_TEXTS),--calibration-texts "$(CALIBRATION_TEXTS)") \
+  $(if $(OBSERVER),--observer "$(OBSERVER)") \
+  $(if $(INT8_FALLBACK_MAX),--int8-fallback-max "$(INT8_FALLBACK_MAX)")
+
 engine: $(VENV)/.installed ## Build a verified engine bundle
-	@$(BIN)/adaptrt engine --task "$(TASK)" --precision "$(PRECISION)" --target "$(TARGET)" \
-	  --gpu "$(GPU)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
-	  $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
-	  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
-	  $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
+	@$(BIN)/adaptrt engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
+	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(REFITTABLE),--refittable) \
-	  $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
+
+calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISION=int8 does it too)
+	@$(BIN)/adaptrt calibrate $(COMMON)
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
 	@$(BIN)/adaptrt verify --bundle "$(BUNDLE)"
@@ -86,7 +101,7 @@ check: $(VENV)/.installed-dev ## Lint and type-check
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench-build: $(VENV)/.installed ## Time and memory of building a full-size random checkpoint
+bench-build: $(VENV)/.installed ## Time and memory of building and calibrating a full-size random checkpoint
 	$(BIN)/python -m tests.bench.build --out "$(OUT)/bench-build"
 
 bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and latency of a served sample

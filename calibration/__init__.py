@@ -1,1 +1,1 @@
-"""Texts and, later, ranges for quantisation."""
+"""From texts to INT8 ranges: corpus, collection, observers, smoothing, the table."""

@@ -14,10 +14,21 @@ import sys
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
-from export.spec import AdapterMode, BuildSpec, Head, Interface, Limits, Precision, Target
+from export.spec import (
+    AdapterMode,
+    BuildSpec,
+    CalibrationSpec,
+    Head,
+    Interface,
+    Limits,
+    Observer,
+    Precision,
+    Target,
+)
 from runtimes.cuda import device_sm
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.manifest import Manifest
@@ -45,44 +56,80 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _engine(arguments: argparse.Namespace) -> int:
     from export.pipeline import build_bundles
-    from export.source import SAMPLE
 
+    _announce_sample(arguments)
+    target, gpus = resolve_target(arguments.target, arguments.gpu)
+    print(f"target: {target} (asked for: {arguments.target})", file=sys.stderr)
+    spec = replace(
+        _common_spec(arguments),
+        precision=Precision.parse("PRECISION", arguments.precision),
+        target=target,
+        requested_target=arguments.target,
+        gpus=gpus,
+        rank=arguments.rank,
+        workspace_gib=arguments.workspace,
+        parity_tokens=arguments.parity_tokens,
+        profiles=tuple(name.strip() for name in arguments.profiles.split(",") if name.strip()),
+        refittable=arguments.refittable,
+    )
+    start = time.perf_counter()
+    for path, manifest in build_bundles(spec, _tasks(arguments)):
+        print(_summary(path, manifest, time.perf_counter() - start))
+        start = time.perf_counter()
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from export.pipeline import calibrate_bundles
+
+    _announce_sample(arguments)
+    for path, calibration, reused in calibrate_bundles(_common_spec(arguments), _tasks(arguments)):
+        lengths = calibration.corpus["counts"]["length"]
+        listed = ", ".join(f"{count} of up to {bound}" for bound, count in lengths.items())
+        print(f"{path}{'  (as it was: nothing changed)' if reused else ''}")
+        print(f"  {len(calibration.tensors)} GEMMs; texts by tokens: {listed}")
+    return 0
+
+
+def _announce_sample(arguments: argparse.Namespace) -> None:
     if arguments.model is None:
         print(
             "MODEL is not set: using the embedded sample (8.9 M parameters, to try things out). "
             "The real model: MODEL=jinaai/jina-embeddings-v3",
             file=sys.stderr,
         )
-    target, gpus = resolve_target(arguments.target, arguments.gpu)
-    print(f"target: {target} (asked for: {arguments.target})", file=sys.stderr)
-    spec = BuildSpec(
+
+
+def _tasks(arguments: argparse.Namespace) -> tuple[str, ...] | None:
+    if arguments.task == ALL_TASKS and arguments.adapter_path:
+        raise InputError("TASK=all with ADAPTER_PATH: name your adapter's task instead")
+    return None if arguments.task == ALL_TASKS else (arguments.task,)
+
+
+def _common_spec(arguments: argparse.Namespace) -> BuildSpec:
+    """What ``engine`` and ``calibrate`` both ask for; a calibration needs no TensorRT."""
+    from export.source import SAMPLE
+
+    return BuildSpec(
         model=arguments.model or str(SAMPLE),
         revision=arguments.revision,
         task=arguments.task,
-        precision=Precision.parse("PRECISION", arguments.precision),
-        target=target,
-        requested_target=arguments.target,
+        precision=Precision.INT8,
+        target=Target.ONNXRUNTIME,
         adapter_path=arguments.adapter_path,
-        gpus=gpus,
         limits=Limits(max_batch=arguments.max_batch, max_tokens=arguments.max_tokens),
         adapter=AdapterMode.parse("ADAPTER", arguments.adapter),
         interface=Interface.parse("INTERFACE", arguments.interface),
         head=Head.parse("HEAD", arguments.head),
-        rank=arguments.rank,
         out=arguments.out,
-        workspace_gib=arguments.workspace,
-        parity_tokens=arguments.parity_tokens,
-        profiles=tuple(name.strip() for name in arguments.profiles.split(",") if name.strip()),
-        refittable=arguments.refittable,
+        calibration=CalibrationSpec(
+            data=arguments.calibration_data,
+            table=arguments.calibration,
+            texts=arguments.calibration_texts,
+            observer=Observer.parse("OBSERVER", arguments.observer),
+            fallback_max=arguments.int8_fallback_max,
+        ),
     )
-    if arguments.task == ALL_TASKS and arguments.adapter_path:
-        raise InputError("TASK=all with ADAPTER_PATH: name your adapter's task instead")
-    tasks = None if arguments.task == ALL_TASKS else (arguments.task,)
-    start = time.perf_counter()
-    for path, manifest in build_bundles(spec, tasks):
-        print(_summary(path, manifest, time.perf_counter() - start))
-        start = time.perf_counter()
-    return 0
 
 
 def resolve_target(asked: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
@@ -120,6 +167,11 @@ def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
         f"          {parity['executed']} against {parity['reference']}; the reference itself in "
         f"BF16: {parity['reference_bf16_min_cosine']:.7f}"
     )
+    if (quantised := manifest.quantisation) is not None:
+        lines.append(
+            f"  INT8: {quantised['int8_share']:.1%} of the GEMMs' work, "
+            f"{len(quantised['fallback'])} GEMMs fell back"
+        )
     return "\n".join(lines)
 
 
@@ -230,6 +282,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _engine_options(commands.add_parser("engine", help="build verified engine bundles"))
+    command = commands.add_parser("calibrate", help="the ranges that INT8 needs, from texts")
+    _common_options(command)
+    command.set_defaults(run=_calibrate)
     command = commands.add_parser("refit", help="another task's bundle around the same engine")
     command.add_argument("--engine", type=Path, required=True,
                          help="a bundle built with --refittable")  # fmt: skip
@@ -287,7 +342,7 @@ def _serving_options(commands: Any) -> None:
     command.set_defaults(run=_serve)
 
 
-def _engine_options(command: argparse.ArgumentParser) -> None:
+def _common_options(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", help="a folder or a hub id (default: the embedded sample)")
     add("--revision", help="the hub revision, a branch, tag or commit")
@@ -299,25 +354,35 @@ def _engine_options(command: argparse.ArgumentParser) -> None:
     add("--interface", default="sentence",
         help="sentence, or official: that of the published ONNX file")  # fmt: skip
     add("--head", default="sentence", help="sentence, or chunks: for late chunking")
+    add("--max-batch", type=int, default=32, help="default: %(default)s")
+    add("--max-tokens", type=int, default=8192, help="default: %(default)s")
+    add("--out", type=Path, default=Path("build"), help="default: %(default)s")
+    add("--calibration-data", type=Path,
+        help="INT8: texts in .txt, .jsonl or .parquet (default: the project's)")  # fmt: skip
+    add("--calibration", type=Path, help="a calibration.json of the same model, task and texts")
+    add("--calibration-texts", type=int, default=256, help="how many (default: %(default)s)")
+    add("--observer", default="min-max",
+        help="min-max, percentile, entropy or mse (default: %(default)s)")  # fmt: skip
+    add("--int8-fallback-max", type=float, default=0.25,
+        help="the share of GEMM work that may stay out of INT8 (default: %(default)s)")  # fmt: skip
+
+
+def _engine_options(command: argparse.ArgumentParser) -> None:
+    _common_options(command)
+    add = command.add_argument
     add("--rank", type=int, default=16, help="of a slot (default: %(default)s)")
-    add("--precision", default="fp16", help="fp32, fp16 or bf16 (default: %(default)s)")
+    add("--precision", default="fp16", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
     add("--target", default="auto",
         help="tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson), onnxruntime or auto "
              "(default: %(default)s)")  # fmt: skip
     add("--gpu", default="sm86,sm89,sm120", help="for tensorrt_rtx (default: %(default)s)")
-    add("--max-batch", type=int, default=32, help="default: %(default)s")
-    add("--max-tokens", type=int, default=8192, help="default: %(default)s")
-    add(
-        "--profiles",
-        default="",
-        help="short,long: shapes by length, each with memory of its own (default: one for all)",
-    )
+    add("--profiles", default="",
+        help="short,long: shapes by length, with memory each (default: one for all)")  # fmt: skip
     add("--refittable", action="store_true",
         help="engines without weights, which the runtime puts in; needs a GPU")  # fmt: skip
     add("--workspace", type=float, default=8.0, help="builder memory in GiB (%(default)s)")
     add("--parity-tokens", type=int, default=2048,
         help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
-    add("--out", type=Path, default=Path("build"), help="default: %(default)s")
     command.set_defaults(run=_engine)
 
 

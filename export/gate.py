@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export.bundle import write_json
 from export.checkpoint import Checkpoint
 from export.chunk_parity import chunk_texts, embed_chunks, some_texts
+from export.held_back import (
+    gate_files,
+    held_back_texts,
+    require_retrieval,
+    retrieval_texts,
+)
 from export.lowering import Kind
 from export.parity import (
     ParityReport,
@@ -29,7 +37,7 @@ from export.spec import BuildSpec, Head, Interface, Precision, Target
 from export.trace import PortableGraph
 from runtimes.base import Runtime
 from runtimes.chunks import ChunkHead
-from runtimes.embedder import Vectors
+from runtimes.embedder import Vectors, truncate
 from runtimes.tokens import TextTokenizer
 
 REFERENCE_FILE = "reference.npy"
@@ -42,16 +50,30 @@ class Verdict:
     """Reports by name, the one that speaks for the target first; all passed.
 
     ``noise`` is the reference's own BF16-to-FP32 cosine (the least of some texts): what serving
-    the checkpoint in its stored type costs.
+    the checkpoint in its stored type costs. ``retrieval`` has INT8's figures by report and task.
     """
 
     reports: dict[str, ParityReport]
     noise: float
+    retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The reference's vectors of the gate's texts, its name, :class:`Verdict`'s noise, chunks."""
+
+    vectors: Vectors
+    name: str
+    noise: float
+    chunks: Vectors | None = None  # of a chunk head
 
 
 @dataclass(frozen=True)
 class Gate:
-    """What is verified: a plan, staged in ``folder``. ``index`` counts the build's bundles."""
+    """What is verified: a plan, staged in ``folder``. ``index`` counts the build's bundles.
+
+    Texts and reference are computed once, however often the graphs are run.
+    """
 
     folder: Path
     files: dict[Kind, str]
@@ -59,61 +81,78 @@ class Gate:
     plan: BundlePlan
     checkpoint: Checkpoint
     tokenizer: TextTokenizer
-    graph: PortableGraph
     index: int
 
-    def run(self) -> Verdict:
+    def run(self, graph: PortableGraph) -> Verdict:
         """Compare every graph; raises :class:`GateError` at the first that does not agree."""
-        texts = self._texts()
-        reference, name, noise, chunks = self._reference(texts)
-        np.save(self.folder / REFERENCE_FILE, reference)
-        reports: dict[str, ParityReport] = {}
+        verdict = Verdict({}, self.reference.noise)
+        np.save(self.folder / REFERENCE_FILE, self.reference.vectors)
         for kind in self._kinds():
-            with self._open(kind) as runtime:
-                for label, order in self._passes(kind, texts):
-                    vectors = _embed_in(order, runtime, texts, self.tokenizer)
-                    names = {"reference": name, "executed": runtime.name}
-                    threshold = self.spec.precision.min_cosine
-                    report = compare(reference, vectors, texts, names=names, threshold=threshold)
-                    require(report, label)
-                    reports[label] = report
-                if chunks is not None:
-                    self._compare_chunks(runtime, chunks, texts, kind, reports)
+            with self._open(kind, graph) as runtime:
+                for label, order in self._passes(kind, self.texts):
+                    vectors = _embed_in(order, runtime, self.texts, self.tokenizer)
+                    self._judge(verdict, label, runtime.name, vectors)
+                self._compare_chunks(verdict, runtime, kind)
             gc.collect()
-        write_json(self.folder / PARITY_FILE, {
-            "texts_sha256": texts_sha256(),
-            "parity_tokens": self.spec.parity_tokens,
-            "reference_bf16_min_cosine": noise,
-            "graphs": {k: r.summary() | {"texts": [vars(t) for t in r.texts]}
-                       for k, r in reports.items()},
-        })  # fmt: skip
-        return Verdict(reports, noise)
+        return verdict
 
-    def _compare_chunks(
-        self,
-        runtime: Runtime,
-        reference: Vectors,
-        texts: list[ParityText],
-        kind: Kind,
-        reports: dict[str, ParityReport],
-    ) -> None:
-        cut = some_texts(texts)
-        label = f"{kind.value}, chunks"
-        names = {"reference": next(iter(reports.values())).reference, "executed": runtime.name}
+    def _compare_chunks(self, verdict: Verdict, runtime: Runtime, kind: Kind) -> None:
+        """The chunk head against means of the reference's token vectors."""
+        reference = self.reference
+        if reference.chunks is None:
+            return
+        cut = some_texts(self.texts)
+        label, precision = f"{kind.value}, chunks", self.spec.precision
         report = compare(
-            reference, embed_chunks(runtime, cut, self.tokenizer), chunk_texts(cut),
-            names=names, threshold=self.spec.precision.min_cosine,
+            reference.chunks, embed_chunks(runtime, cut, self.tokenizer), chunk_texts(cut),
+            names={"reference": reference.name, "executed": runtime.name},
+            threshold=precision.min_cosine, mean_threshold=precision.mean_cosine,
         )  # fmt: skip
         require(report, label)
-        reports[label] = report
+        verdict.reports[label] = report
 
-    def _texts(self) -> list[ParityText]:
+    def write(self, verdict: Verdict, **more: Any) -> None:
+        """Write ``parity.json``."""
+        write_json(self.folder / PARITY_FILE, {
+            "texts_sha256": texts_sha256(*gate_files(self.spec.precision)),
+            "parity_tokens": self.spec.parity_tokens,
+            "reference_bf16_min_cosine": verdict.noise,
+            "graphs": {k: r.summary() | {"texts": [vars(t) for t in r.texts]}
+                       for k, r in verdict.reports.items()},
+        } | more)  # fmt: skip
+
+    def _judge(self, verdict: Verdict, label: str, executed: str, vectors: Vectors) -> None:
+        """Compare at the full length, and in INT8 at the shortest Matryoshka length too."""
+        precision, reference = self.spec.precision, self.reference.vectors
+        int8 = precision is Precision.INT8
+        names = {"reference": self.reference.name, "executed": executed}
+        full, least = vectors.shape[1], self.checkpoint.config.dimensions[0]
+        for width in dict.fromkeys((full, least) if int8 else (full,)):
+            name = label if width == full else f"{label}, {width} dimensions"
+            exact, ours = truncate(reference, width), truncate(vectors, width)
+            report = compare(
+                exact, ours, self.texts, names=names,
+                threshold=precision.min_cosine, mean_threshold=precision.mean_cosine,
+            )  # fmt: skip
+            require(report, name)
+            verdict.reports[name] = report
+            if int8:
+                verdict.retrieval[name] = require_retrieval(exact, ours, self.texts, name)
+
+    @cached_property
+    def texts(self) -> list[ParityText]:
+        """The gate's texts of every verified task; INT8's held-back ones are many more."""
         texts: list[ParityText] = []
         for number, task in enumerate(self.plan.verified_tasks):
             prefix = self.plan.prefixes[task]
             mine = parity_texts(self.tokenizer, prefix, self.spec.parity_tokens)
             if self.index + number > 0:
                 mine = thin(mine, self.index + number)
+            if self.spec.precision is Precision.INT8:
+                held = held_back_texts(self.tokenizer, prefix)
+                if self.index + number > 0:
+                    held = thin(held, self.index + number)
+                mine += held + retrieval_texts(self.tokenizer, prefix, task, self.plan.tasks)
             task_id = self.plan.task_id(task)
             texts += [replace(text, task=task, task_id=task_id) for text in mine]
         return texts
@@ -138,11 +177,11 @@ class Gate:
         if len(tasks) > 1 and kind is self._kinds()[0]:
             yield f"{kind.value}, one task at a time", apart
 
-    def _open(self, kind: Kind) -> Runtime:
-        runtime = self._executor(kind)
+    def _open(self, kind: Kind, graph: PortableGraph) -> Runtime:
+        runtime = self._executor(kind, graph)
         return ChunkHead(runtime) if self.plan.form.head is Head.CHUNKS else runtime
 
-    def _executor(self, kind: Kind) -> Runtime:
+    def _executor(self, kind: Kind, graph: PortableGraph) -> Runtime:
         """An executor; BF16, which ONNX Runtime's CPU lacks, runs as the traced module."""
         spec = self.spec
         if kind is not Kind.ONNXRUNTIME and spec.precision is Precision.BF16:
@@ -150,8 +189,8 @@ class Gate:
             from runtimes.torch_reference import TorchModule
 
             return TorchModule(load_encoder(
-                self.checkpoint.config, self.graph.dtype, spec.limits.max_tokens,
-                self.folder, self.graph.slots, self.plan.form,
+                self.checkpoint.config, graph.dtype, spec.limits.max_tokens,
+                self.folder, graph.slots, self.plan.form,
             ), self.plan.form.output_name)  # fmt: skip
         from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
@@ -159,13 +198,15 @@ class Gate:
         runtime = PooledOrtRuntime if official else OrtRuntime
         return runtime(self.folder / self.files[kind])
 
-    def _reference(self, texts: list[ParityText]) -> tuple[Vectors, str, float, Vectors | None]:
-        """The reference's vectors, its name, its own BF16-to-FP32 cosine on some texts, chunks."""
+    @cached_property
+    def reference(self) -> Reference:
+        """The reference on the gate's texts, task by task."""
         import torch
 
         from export.reference import reference_model
         from runtimes.torch_reference import FlashReference, reference_settings
 
+        texts = self.texts
         vectors: dict[int, Vectors] = {}
         chunks: list[Vectors] = []
         name, noise = "", 1.0
@@ -183,8 +224,10 @@ class Gate:
                 stored = FlashReference(model, device=reference.device, dtype=torch.bfloat16)
                 rounded = embed(stored, plain[:_NOISE_TEXTS], self.tokenizer)
                 noise = float(row_cosines(found[: len(rounded)], rounded).min())
-        cut_vectors = np.concatenate(chunks) if chunks else None
-        return np.stack([vectors[i] for i in range(len(texts))]), name, noise, cut_vectors
+        return Reference(
+            np.stack([vectors[i] for i in range(len(texts))]), name, noise,
+            np.concatenate(chunks) if chunks else None,
+        )  # fmt: skip
 
 
 def _embed_in(

@@ -35,6 +35,11 @@ class BundlePlan:
     tasks: tuple[str, ...]
     prefixes: Mapping[str, str]
 
+    @property
+    def stem(self) -> str:
+        """The name without the precision: what the weights before rounding are."""
+        return self.name.rpartition("-")[0]
+
     def task_id(self, task: str) -> int | None:
         """What the graph takes for a task: -1 for the base model, None where it takes nothing."""
         if self.form.adapter is not AdapterMode.SWITCHABLE:
@@ -125,3 +130,8 @@ def _check(spec: BuildSpec) -> None:
         )
     if spec.adapter is AdapterMode.SLOT and spec.precision is Precision.BF16:
         raise InputError("ADAPTER=slot: ONNX Runtime adapter files hold no BF16; use fp32 or fp16")
+    if spec.adapter is AdapterMode.SLOT and spec.precision is Precision.INT8:
+        raise InputError(
+            "ADAPTER=slot: INT8's ranges cannot know the adapter that will fill the slot; use fp32 "
+            "or fp16, or build your adapter in with ADAPTER_PATH"
+        )

@@ -41,16 +41,23 @@ class Precision(Choice):
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
+    INT8 = "int8"  # the GEMMs of the layers; the rest as BuildSpec.dtype says
 
     @property
     def min_cosine(self) -> float:
         """The parity gate: the least cosine to the FP32 reference any text may have."""
-        return {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999}[self.value]
+        return {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99}[self.value]
 
     @property
     def dtype(self) -> str:
         """The NumPy (and ml_dtypes, and torch) name of the element type."""
-        return {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[self.value]
+        names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16"}
+        return names[self.value]
+
+    @property
+    def mean_cosine(self) -> float:
+        """The least mean over all texts; only INT8's gate asks more of it than of each text."""
+        return 0.998 if self is Precision.INT8 else self.min_cosine
 
 
 class Target(Choice):
@@ -65,6 +72,15 @@ class Target(Choice):
     def builds_here(self) -> bool:
         """Whether engines are part of the bundle."""
         return self in (Target.TENSORRT_RTX, Target.TENSORRT)
+
+
+class Observer(Choice):
+    """How a calibration turns what was seen of an activation into its range."""
+
+    MIN_MAX = "min-max"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
 
 
 class AdapterMode(Choice):
@@ -137,6 +153,26 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibrationSpec:
+    """What INT8's ranges come from, and how much of the GEMMs' work may stay out of INT8."""
+
+    data: Path | None = None  # None: the project's own texts
+    table: Path | None = None  # a calibration.json to use instead of a new calibration
+    texts: int = 256
+    observer: Observer = Observer.MIN_MAX
+    fallback_max: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.texts <= 100_000:
+            raise InputError(f"CALIBRATION_TEXTS: got {self.texts}, expected 1 to 100000")
+        if not 0 <= self.fallback_max <= 1:
+            raise InputError(
+                f"INT8_FALLBACK_MAX: got {self.fallback_max}, expected a share from 0 to 1"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildSpec:
     """One bundle to build. Every field is concrete: "auto" was resolved before."""
 
@@ -158,6 +194,17 @@ class BuildSpec:
     parity_tokens: int = 2048  # the longest text of the gate
     profiles: tuple[str, ...] = ()  # of the engines; none: one that spans the limits
     refittable: bool = False  # engines without weights, which the runtime puts in
+    calibration: CalibrationSpec = CalibrationSpec()  # of INT8
+
+    @property
+    def dtype(self) -> str:
+        """The element type of the traced graph, as NumPy, ml_dtypes and torch name it.
+
+        An INT8 graph is FP32 elsewhere for a CPU, which has no FP16 products, else FP16.
+        """
+        if self.precision is Precision.INT8 and self.target is Target.ONNXRUNTIME:
+            return Precision.FP32.dtype
+        return self.precision.dtype
 
     def __post_init__(self) -> None:
         if not _TASK_NAME.fullmatch(self.task):

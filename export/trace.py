@@ -89,7 +89,7 @@ def trace(
         _optimize(model)
     share = form.adapter is AdapterMode.MERGED and form.embedding_rank > 0
     slots = layout({name: _typed_shape(weights[name]) for name in weights}, share=share)
-    _attach_slots(model, slots)
+    attach_slots(model, slots)
     _clean(model)
     if form.adapter is AdapterMode.SLOT:
         _open_slot(model)
@@ -116,7 +116,8 @@ def _typed_shape(value: ir.Value) -> tuple[str, tuple[int, ...]]:
     return str(value.dtype.numpy()), tuple(value.shape.numpy())
 
 
-def _attach_slots(model: ir.Model, slots: tuple[Slot, ...]) -> None:
+def attach_slots(model: ir.Model, slots: tuple[Slot, ...]) -> None:
+    """Point the graph's initializers at their places in the weight files."""
     for slot in slots:
         value = model.graph.initializers[slot.name]
         dtype = value.dtype

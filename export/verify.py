@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.bundle import check_hashes
+from export.held_back import gate_files, held_back_texts, retrieval_texts
 from export.parity import (
     ParityReport,
     ParityText,
@@ -18,6 +19,7 @@ from export.parity import (
     require,
     texts_sha256,
 )
+from export.spec import Precision
 from runtimes.chunks import ChunkHead
 from runtimes.embedder import Vectors, load_tokenizer
 from runtimes.errors import GateError, InputError
@@ -36,7 +38,7 @@ def verify(bundle: Path) -> dict[str, ParityReport]:
     """
     manifest = check_hashes(bundle)
     recorded = read_json(bundle / manifest.artifact("parity").path)
-    if recorded["texts_sha256"] != texts_sha256():
+    if recorded["texts_sha256"] != texts_sha256(*gate_files(manifest.precision)):
         raise InputError(
             f"{bundle}: built with other parity texts (adaptrt {manifest.versions['adaptrt']}); "
             "verify with that version, or build the bundle again"
@@ -77,7 +79,10 @@ def _compare(
     if reference.shape != vectors.shape:
         raise GateError(f"{bundle}: {len(vectors)} texts, the reference holds {len(reference)}")
     names = {"reference": before["reference"], "executed": before["executed"]}
-    report = compare(reference, vectors, texts, names=names, threshold=before["threshold"])
+    report = compare(
+        reference, vectors, texts, names=names,
+        threshold=before["threshold"], mean_threshold=before.get("mean_threshold"),
+    )  # fmt: skip
     require(report, graph)
     # CPUs round differently; a change as large as the gate's own margin is another model.
     if abs(report.min_cosine - before["min_cosine"]) > 1 - report.threshold:
@@ -94,10 +99,21 @@ def _texts(
     """The recorded texts in their order, tokenised anew with each one's task's prefix."""
     known = {
         (task, text.name): replace(text, task=task, task_id=_task_id(manifest, task))
-        for task, prefix in manifest.prefixes.items()
-        for text in parity_texts(tokenizer, prefix, longest)
+        for task in manifest.prefixes
+        for text in _gate_texts(manifest, tokenizer, task, longest)
     }
     return [known[entry["task"], entry["name"]] for entry in recorded]
+
+
+def _gate_texts(
+    manifest: Manifest, tokenizer: TextTokenizer, task: str, longest: int
+) -> list[ParityText]:
+    prefix = manifest.prefixes[task]
+    texts = parity_texts(tokenizer, prefix, longest)
+    if manifest.precision == Precision.INT8:
+        texts += held_back_texts(tokenizer, prefix)
+        texts += retrieval_texts(tokenizer, prefix, task, manifest.tasks)
+    return texts
 
 
 def _task_id(manifest: Manifest, task: str) -> int | None:

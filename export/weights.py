@@ -17,6 +17,7 @@ from export.adapters import Adapter, Bank, Matrix, merge
 from export.checkpoint import Checkpoint
 from export.config import EncoderConfig
 from export.modules import adaptable_modules
+from export.precision_plan import PrecisionPlan
 from runtimes.errors import InputError
 from runtimes.files import link_or_copy
 
@@ -30,6 +31,7 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
     "int64": np.dtype(np.int64),
+    "int8": np.dtype(np.int8),
 }
 
 
@@ -77,16 +79,21 @@ def layout(
 
 def _changes_with_task(name: str) -> bool:
     """Linear layers' matrices are merged; embedding tables keep their adapters beside them."""
-    return ".lora_" in name or re.search(r"(Wqkv|out_proj|fc1|fc2)\.weight$", name) is not None
+    linear = r"(Wqkv|out_proj|fc1|fc2)\.(weight|weight_scale|input_scale|input_factors)$"
+    return ".lora_" in name or re.search(linear, name) is not None
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What fills a graph's weight file: an adapter to merge, a bank to lay beside (or neither)."""
+    """What fills a graph's weight file: an adapter to merge, a bank to lay beside (or neither).
+
+    ``plan`` says which matrices are stored in INT8.
+    """
 
     checkpoint: Checkpoint
     adapter: Adapter
     bank: Bank | None = None
+    plan: PrecisionPlan | None = None
 
 
 def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Array]:
@@ -100,17 +107,26 @@ def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Ar
     if contents.bank is not None and (owner == "bank" or part.startswith("lora_")):
         yield _bank_tensor(contents.bank, config, owner, part)
         return
+    if contents.plan is not None and owner in contents.plan.int8 and part != "bias":
+        yield contents.plan.tensor(owner, part, merged_matrix(contents, owner))
+        return
     module = adaptable_modules(config).get(owner) if part == "weight" else None
     if module is None:
         yield checkpoint.read(name)
         return
-    pair = adapter.modules.get(owner)
     if not module.embedding:
-        yield merge(np.ascontiguousarray(checkpoint.read(name).T), pair)
+        yield merged_matrix(contents, owner)
         return
+    pair = adapter.modules.get(owner)
     for start in range(0, module.rows, BLOCK_ROWS):
         rows = slice(start, min(start + BLOCK_ROWS, module.rows))
         yield merge(checkpoint.read(name, rows), pair, rows)
+
+
+def merged_matrix(contents: Contents, module: str) -> Matrix:
+    """A linear layer's weight as the graph multiplies it, FP32 ``[in, out]``."""
+    weight = np.ascontiguousarray(contents.checkpoint.read(f"{module}.weight").T)
+    return merge(weight, contents.adapter.modules.get(module))
 
 
 def _bank_tensor(bank: Bank, config: EncoderConfig, owner: str, part: str) -> Array:
@@ -151,6 +167,7 @@ def write_weights(
     value the element type cannot hold.
     """
     if shared is not None:
+        (folder / SHARED_FILE).unlink(missing_ok=True)  # INT8 may write its weights again
         link_or_copy(shared, folder / SHARED_FILE)
         slots = tuple(slot for slot in slots if slot.file != SHARED_FILE)
     counts: dict[str, _Counts] = {}

@@ -24,6 +24,7 @@ from runtimes.errors import InputError
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.scheduler import schedule
 from runtimes.tokens import Ids, TextTokenizer
+from runtimes.vnni import warn_without_vnni
 
 Vectors = NDArray[np.float32]
 _ORT_DEVICES = {"onnxruntime": "cpu", "onnxruntime_cuda": "cuda"}
@@ -82,6 +83,8 @@ class Embedder(RuntimeBase):
             raise InputError(f"runtime: got {runtime!r}, expected one of {known}")
         from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
+        if manifest.precision == "int8" and _ORT_DEVICES[runtime] == "cpu":
+            warn_without_vnni()
         path = None
         if adapter is not None:
             from runtimes.adapter_file import check_adapter

@@ -59,6 +59,7 @@ class Manifest:
     versions: Mapping[str, str]
     profiles: tuple[Profile, ...] = ()  # of the engines
     head: str = "sentence"  # or "chunks"; bundles of before have no such entry
+    quantisation: Mapping[str, Any] | None = None  # of an INT8 bundle
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""

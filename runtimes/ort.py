@@ -13,9 +13,14 @@ from runtimes.base import Arrays, RuntimeBase
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.scheduler import GPU, Budget
 from runtimes.tasks import check_task_ids
+from runtimes.vnni import has_vnni
 
 ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Without VNNI UINT8 × INT8 saturates. The CPU graph's weights then become UINT8, whose kernels are
+# exact; Q/DQ of a portable graph are computed as they stand, not fused into integer kernels.
+_WITHOUT_VNNI = ("session.x64quantprecision", "session.disable_quant_qdq")
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 class OrtRuntime(RuntimeBase):
@@ -23,24 +28,25 @@ class OrtRuntime(RuntimeBase):
 
     def __init__(
         self,
-        graph: Path,
+        graph: Path | bytes,
         *,
         device: str = "cpu",
         threads: int | None = None,
         adapter: Path | None = None,
         tasks: Sequence[str] = (),
         spinning: bool = True,
+        folder: Path | None = None,
     ) -> None:
         """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
 
         ``spinning`` threads start sooner; where other processes use the cores too, as in a
-        server, they take the time from them.
-
-        Raises :class:`MissingError` where ``device`` is ``cuda`` and its provider does not load.
+        server, they take the time from them. A graph may also be the bytes of a model whose
+        weights lie in ``folder``. Raises :class:`MissingError` where ``device`` is ``cuda`` and
+        its provider does not load.
         """
         self.name = f"onnxruntime-{device}"
         self.budget = Budget() if device == "cpu" else GPU
-        if not graph.is_file():
+        if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -48,6 +54,11 @@ class OrtRuntime(RuntimeBase):
         options.enable_mem_pattern = False
         if not spinning:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if folder is not None:
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        if not has_vnni():
+            for setting in _WITHOUT_VNNI:
+                options.add_session_config_entry(setting, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
@@ -55,7 +66,8 @@ class OrtRuntime(RuntimeBase):
                 graph, sess_options=options, providers=[_provider(device)]
             )
         except _ORT_ERRORS as error:
-            raise AdaptrtError(f"{graph}: ONNX Runtime cannot load it: {error}") from error
+            name = graph if isinstance(graph, Path) else folder
+            raise AdaptrtError(f"{name}: ONNX Runtime cannot load it: {error}") from error
         if self._session.get_providers()[0] != _PROVIDERS[device]:  # it would go on on the CPU
             raise MissingError(f"{_PROVIDERS[device]} did not start: {_CUDA_HINT}")
         self._tasks = tuple(tasks)

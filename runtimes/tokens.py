@@ -92,7 +92,7 @@ class TextTokenizer:
         if strict:
             raise InputError(f"{message}; split the text, or allow truncation")
         warnings.warn(f"{message}; the end is cut off", TruncationWarning, stacklevel=4)
-        return np.concatenate([ids[: self.max_tokens - 1], ids[-1:]])
+        return shorten(ids, self.max_tokens)
 
     def pad(self, rows: Sequence[Ids]) -> Tokens:
         """Rows of ids as one batch, padded on the right to the longest."""
@@ -110,6 +110,11 @@ def check_text(text: object, index: int = 0) -> None:
         raise InputError(f"text {index}: got {type(text).__name__}, expected str")
     if not _is_unicode(text):
         raise InputError(f"text {index}: holds a lone surrogate, expected valid Unicode")
+
+
+def shorten(ids: Ids, count: int) -> Ids:
+    """At most ``count`` ids: the beginning and the end-of-text token."""
+    return ids if len(ids) <= count else np.concatenate([ids[: count - 1], ids[-1:]])
 
 
 def _is_unicode(text: str) -> bool:

@@ -22,7 +22,7 @@ from export.adapters import Adapter
 from export.checkpoint import Checkpoint
 from export.cli import main
 from export.lowering import Kind, lower
-from export.pipeline import GRAPH_FILES
+from export.record import GRAPH_FILES
 from export.source import SAMPLE
 from export.trace import trace
 from export.weights import CastReport, Contents, Slot, tensor_blocks, write_weights

@@ -13,6 +13,7 @@ from export.lowering.contrib_rotary import UseContribRotary
 from export.lowering.cuda_attention import UseKeyLengths
 from export.lowering.fuse_bias_gelu import FuseBiasGelu
 from export.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
+from export.lowering.integer_matmul import UseIntegerMatMul
 from export.lowering.primitive_attention import ExpandAttention
 from export.lowering.primitive_gelu import ExpandGelu
 from export.lowering.primitive_rotary import ExpandRotary
@@ -36,7 +37,7 @@ _PIPELINES: dict[Kind, tuple[Callable[[], InPlacePass], ...]] = {
     Kind.PORTABLE: (),
     Kind.ONNXRUNTIME: (
         WidenToFloat32, StackLowRank, UseContribRotary, UseContribAttention, FuseSkipLayerNorm,
-        FuseBiasGelu,
+        FuseBiasGelu, UseIntegerMatMul,
     ),
     Kind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
     Kind.TENSORRT: (AdaptAttention,),

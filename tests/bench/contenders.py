@@ -103,6 +103,9 @@ class Bundle:
 
 BUNDLES = {
     "adaptrt": Bundle("base-fp32", ("--precision", "fp32", "--task", "base")),
+    "adaptrt INT8": Bundle(  # few texts: ranges do not change the speed
+        "base-int8", ("--precision", "int8", "--task", "base", "--calibration-texts", "24")
+    ),
     "adaptrt switchable": Bundle(
         "switchable-fp32", ("--precision", "fp32", "--adapter", "switchable"), "classification"
     ),
@@ -131,6 +134,7 @@ CONTENDERS: dict[str, Callable[[Path], Encode]] = {
     "naive ONNX export": naive,
     "sentence-transformers": sentence_transformers,
     "adaptrt": ours("adaptrt"),
+    "adaptrt INT8": ours("adaptrt INT8"),
     "rebuild per call": rebuilding,
     "adaptrt switchable": ours("adaptrt switchable"),
 }

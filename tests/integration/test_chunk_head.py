@@ -12,7 +12,7 @@ import torch
 import export.encoder
 from export.checkpoint import Checkpoint
 from export.lowering import Kind
-from export.pipeline import GRAPH_FILES
+from export.record import GRAPH_FILES
 from export.reference import reference_model
 from runtimes import Embedder, InputError
 from runtimes.torch_reference import FlashReference

@@ -95,8 +95,20 @@ def test_threshold_is_met_or_missed_at_its_edge(
 
 def test_published_thresholds() -> None:
     assert {p.value: p.min_cosine for p in Precision} == {
-        "fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999,
+        "fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99,
     }  # fmt: skip
+    assert Precision.INT8.mean_cosine == 0.998
+
+
+def test_mean_has_a_threshold_of_its_own() -> None:
+    reference = units(4).astype(np.float64)
+    vectors = np.stack([at_cosine(row, 0.995) for row in reference])
+    found = compare(reference, vectors, texts(3, 3, 3, 3), names=NAMES, threshold=0.99,
+                    mean_threshold=0.998)  # fmt: skip
+    assert not found.passed
+    with pytest.raises(GateError, match=r"mean 0\.995\d*, expected at least 0\.998"):
+        require(found, "graph")
+    assert compare(reference, vectors, texts(3, 3, 3, 3), names=NAMES, threshold=0.99).passed
 
 
 def test_cosines_are_those_by_hand_whatever_the_lengths() -> None:

@@ -1,0 +1,157 @@
+"""The texts that ranges are computed from, and those that only gates see.
+
+The project's own texts are described in ``data/README.md``. A user's file replaces the
+calibration texts, never the gates'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtimes.errors import InputError, MissingError
+
+TEXTS = Path(__file__).parent / "data" / "texts.jsonl"
+RETRIEVAL = Path(__file__).parent / "data" / "retrieval.jsonl"
+UNDETERMINED = "und"  # ISO 639-2's code, for texts whose language is not given
+MAX_BYTES = 256 << 20  # a few thousand texts are enough; this many fit beside the model
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text; ``language`` is ISO 639-1, or ``und``."""
+
+    language: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query, and the one passage among all pairs' that answers it."""
+
+    language: str
+    query: str
+    passage: str
+
+
+def load_corpus(path: Path | None) -> list[Text]:
+    """The project's calibration texts, or those of a user's file.
+
+    ``.txt`` holds a text per line, ``.jsonl`` an object per line with ``text`` and perhaps
+    ``language``, ``.parquet`` columns of these names. Blank texts are skipped. Raises
+    :class:`InputError` for a file that cannot be read so or holds no text, and
+    :class:`MissingError` where Parquet's reader is not installed.
+    """
+    if path is None:
+        return _own("calibration")
+    readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    if path.suffix not in readers:
+        raise InputError(
+            f"CALIBRATION_DATA: got {path.name}, expected a name in {', '.join(readers)}"
+        )
+    if not path.is_file():
+        raise InputError(f"CALIBRATION_DATA: {path}: no such file")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise InputError(
+            f"CALIBRATION_DATA: {path}: {size} bytes, expected at most {MAX_BYTES}; "
+            "some thousand texts are enough, take a sample"
+        )
+    texts = [text for text in readers[path.suffix](path) if text.text.strip()]
+    if not texts:
+        raise InputError(f"CALIBRATION_DATA: {path}: no text in it, expected at least one")
+    return texts
+
+
+def held_back() -> list[Text]:
+    """Texts for accuracy gates; no calibration sees them."""
+    return _own("held_back")
+
+
+def retrieval_pairs() -> list[Pair]:
+    """Queries and passages in several languages, in a fixed order."""
+    return [Pair(r["language"], r["query"], r["passage"]) for _, r in _objects(RETRIEVAL)]
+
+
+def corpus_sha256(texts: Iterable[Text]) -> str:
+    """Identifies a corpus by its texts, in whatever kind of file they came."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(json.dumps([text.language, text.text]).encode("ascii") + b"\n")
+    return digest.hexdigest()
+
+
+def _own(split: str) -> list[Text]:
+    return [Text(r["language"], r["text"]) for _, r in _objects(TEXTS) if r["split"] == split]
+
+
+def _read_txt(path: Path) -> Iterator[Text]:
+    for place, line in _lines(path):
+        yield _text({"text": line}, place)
+
+
+def _read_jsonl(path: Path) -> Iterator[Text]:
+    for place, record in _objects(path):
+        yield _text(record, place)
+
+
+def _read_parquet(path: Path) -> Iterator[Text]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise MissingError(
+            "CALIBRATION_DATA: a .parquet file needs pyarrow; pip install pyarrow, "
+            "or give the texts as .jsonl"
+        ) from error
+    try:
+        with ParquetFile(path) as file:
+            columns = [c for c in ("text", "language") if c in file.schema_arrow.names]
+            rows = file.read(columns).to_pylist()
+    except (ArrowException, OSError) as error:
+        raise InputError(f"CALIBRATION_DATA: {path}: not a Parquet file ({error})") from error
+    for number, row in enumerate(rows, 1):
+        yield _text(row, f"{path}, row {number}")
+
+
+def _text(record: Mapping[str, Any], place: str) -> Text:
+    text, language = record.get("text"), record.get("language") or UNDETERMINED
+    for name, value in (("text", text), ("language", language)):
+        if not isinstance(value, str):
+            raise InputError(
+                f"CALIBRATION_DATA: {place}: {name!r} is {type(value).__name__}, expected a string"
+            )
+    try:
+        str(text).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"CALIBRATION_DATA: {place}: holds a lone surrogate, expected valid Unicode"
+        ) from error
+    return Text(str(language), str(text))
+
+
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"CALIBRATION_DATA: {place}: not valid JSON ({error})") from error
+        if not isinstance(value, dict):
+            raise InputError(
+                f"CALIBRATION_DATA: {place}: got a JSON {type(value).__name__}, expected an object"
+            )
+        yield place, value
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig") as stream:
+            for number, line in enumerate(stream, 1):
+                yield f"{path}, line {number}", line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"CALIBRATION_DATA: {path}: not UTF-8 ({error})") from error

@@ -1,0 +1,148 @@
+"""``calibration.json``: every GEMM's range, and what the ranges were computed from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from calibration.observers import OBSERVERS
+from calibration.quantise import LEVELS, MIN_SCALE
+from runtimes.errors import AdaptrtError, InputError
+from runtimes.files import read_json
+
+SCHEMA = 1
+_FIELDS = {"schema", "key", "model_sha256", "task", "corpus", "settings", "tensors"}
+Setting = str | int | float | bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """What was seen of one GEMM's input, and the scale chosen from it.
+
+    ``amplitude`` is where INT8 clips and ``scale`` = amplitude / 127. ``channel_max`` holds the
+    greatest magnitude of each of the K channels. ``alpha`` is SmoothQuant's exponent, 0 where it
+    is off; amplitude and scale are those of the smoothed input. ``output_error`` (relative) and
+    ``cosine`` (of the vectors) are measured with this GEMM alone in INT8.
+    """
+
+    observer: str
+    amplitude: float
+    scale: float
+    histogram_digest: str
+    channel_max: Sequence[float]
+    alpha: float = 0.0
+    output_error: float | None = None
+    cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises :class:`ValueError` for what no calibration gives."""
+        if self.observer not in OBSERVERS:
+            raise ValueError(f"observer {self.observer!r}, expected one of {', '.join(OBSERVERS)}")
+        if not self.channel_max:
+            raise ValueError("channel_max is empty")
+        numbers = (self.amplitude, self.alpha, *self.channel_max)
+        optional = (n for n in (self.output_error, self.cosine) if n is not None)
+        if not all(_is_number(n) for n in (*numbers, *optional)) or min(numbers) < 0:
+            raise ValueError("a number is not finite, negative, or no number")
+        if not math.isclose(self.scale, max(self.amplitude / LEVELS, MIN_SCALE), rel_tol=1e-6):
+            raise ValueError(f"scale {self.scale}, expected amplitude {self.amplitude} / {LEVELS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """The ranges of one model's GEMMs for one task (or all of them, switchable).
+
+    ``corpus`` holds ``sha256`` and ``counts`` by task, language and length class; ``settings``
+    whatever else the ranges depend on.
+    """
+
+    model_sha256: str
+    task: str
+    corpus: Mapping[str, Any]
+    settings: Mapping[str, Setting]
+    tensors: Mapping[str, Range]
+
+    @property
+    def key(self) -> str:
+        """Hex SHA-256 of everything the ranges are computed from; equal keys, equal ranges."""
+        parts = [SCHEMA, self.model_sha256, self.task, self.corpus, self.settings]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def require_corpus(self, sha256: str) -> None:
+        """Raise :class:`InputError` unless the ranges come from the corpus with this hash."""
+        if self.corpus["sha256"] != sha256:
+            raise InputError(
+                f"calibration: it was made from the corpus {self.corpus['sha256']}, got the "
+                f"corpus {sha256}; calibrate again, or give the same texts"
+            )
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write, a line per GEMM; a former file is replaced in one step or not at all."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.write_text("".join(_lines(calibration)), encoding="utf-8")
+        staged.replace(path)
+    except OSError as error:
+        raise AdaptrtError(f"cannot write {path} ({error.strerror})") from error
+    finally:
+        with suppress(OSError):  # gone after success; its folder may not even be one
+            staged.unlink()
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Read what :func:`write_calibration` wrote.
+
+    Raises :class:`InputError` for anything else: another version, missing or unknown fields,
+    ranges that no observer gives, contents that differ from the recorded key.
+    """
+    raw = read_json(path)
+    if raw.get("schema") != SCHEMA:
+        raise InputError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}; {_AGAIN}")
+    if different := _FIELDS ^ raw.keys():
+        raise InputError(f"{path}: missing or unknown: {', '.join(sorted(different))}; {_AGAIN}")
+    for name, kind in (("model_sha256", str), ("task", str), ("corpus", dict),
+                       ("settings", dict), ("tensors", dict)):  # fmt: skip
+        if not isinstance(raw[name], kind):
+            raise InputError(f"{path}: {name} is no {kind.__name__}; {_AGAIN}")
+    if raw["corpus"].keys() != {"sha256", "counts"}:
+        raise InputError(f"{path}: corpus needs sha256 and counts; {_AGAIN}")
+    tensors = {name: _range(path, name, entry) for name, entry in raw["tensors"].items()}
+    found = Calibration(
+        model_sha256=raw["model_sha256"], task=raw["task"], corpus=raw["corpus"],
+        settings=raw["settings"], tensors=tensors,
+    )  # fmt: skip
+    if found.key != raw["key"]:
+        raise InputError(f"{path}: key {raw['key']}, expected {found.key}: changed; {_AGAIN}")
+    return found
+
+
+_AGAIN = "delete it and calibrate again"
+
+
+def _range(path: Path, name: str, entry: Any) -> Range:
+    try:
+        return Range(**entry)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: {name}: {error}; {_AGAIN}") from error
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _lines(calibration: Calibration) -> Iterator[str]:
+    head = {"schema": SCHEMA, "key": calibration.key, **asdict(calibration)}
+    tensors = head.pop("tensors")
+    yield json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "tensors": {'
+    for index, (name, entry) in enumerate(tensors.items()):
+        yield f"{',' if index else ''}\n  {json.dumps(name)}: {json.dumps(entry)}"
+    yield "\n }\n}\n"

@@ -1,0 +1,79 @@
+"""Everything a build needs, opened and checked before work begins."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from types import ModuleType
+
+from export.checkpoint import Checkpoint, open_checkpoint
+from export.engine import check_gpus
+from export.engine_profiles import engine_profiles
+from export.refit import EngineSource
+from export.source import Source, resolve
+from export.spec import BuildSpec, Target
+from runtimes.cuda import device_sm
+from runtimes.errors import InputError, MissingError
+from runtimes.files import sha256
+from runtimes.tokens import TextTokenizer
+from runtimes.trt_library import load_tensorrt
+
+TOKENIZER = "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What every bundle of one build shares."""
+
+    spec: BuildSpec
+    source: Source
+    checkpoint: Checkpoint
+    tokenizer: TextTokenizer
+    sha256: str
+    trt: ModuleType | None
+    engines: EngineSource | None  # taken over instead of built
+
+
+def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> Opened:
+    """Check everything that can be checked before work begins."""
+    source = resolve(spec.model, spec.revision)
+    checkpoint = open_checkpoint(
+        source.folder,
+        name=source.name,
+        revision=source.revision,
+        adapter_path=spec.adapter_path,
+        adapter_task=spec.task,
+    )
+    if spec.limits.max_tokens > checkpoint.config.max_tokens:
+        raise InputError(
+            f"MAX_TOKENS: got {spec.limits.max_tokens}, the model's positions end at "
+            f"{checkpoint.config.max_tokens}"
+        )
+    tokenizer = TextTokenizer(
+        source.folder / TOKENIZER,
+        max_tokens=spec.limits.max_tokens,
+        pad_id=checkpoint.config.pad_id,
+    )
+    engine_profiles(spec.profiles, spec.limits)
+    trt = None
+    if spec.target.builds_here and engines is None:
+        trt = load_tensorrt(spec.target)
+        if spec.target is Target.TENSORRT_RTX:
+            check_gpus(trt, spec.gpus)
+        if spec.refittable and device_sm() is None:
+            raise MissingError(
+                "--refittable: TensorRT compiles the code that puts weights in on a GPU, and no "
+                "NVIDIA GPU is visible; build it where one is, then `adaptrt refit` needs none"
+            )
+    return Opened(spec, source, checkpoint, tokenizer, _checkpoint_sha256(checkpoint), trt, engines)
+
+
+def _checkpoint_sha256(checkpoint: Checkpoint) -> str:
+    """SHA-256 of the weights; of several shards (or with an own adapter), of their hashes."""
+    paths = sorted({checkpoint.files.path(name) for name in checkpoint.files.names})
+    if checkpoint.adapter_path is not None:
+        paths += sorted(checkpoint.adapter_path.glob("adapter_model*.safetensors"))
+    hashes = [sha256(path) for path in paths]
+    if len(hashes) == 1:
+        return hashes[0]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""Which GEMMs a bundle runs in INT8, with which ranges, and which fell back and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+from calibration.quantise import Matrix, quantise, stored_scale, weight_scale
+from calibration.smoothing import input_factors
+
+# The tensors beside ``weight`` that an INT8 GEMM has in the weight file.
+INPUT_SCALE, WEIGHT_SCALE, FACTORS = "input_scale", "weight_scale", "input_factors"
+
+
+@dataclass(frozen=True)
+class GemmRange:
+    """One INT8 GEMM's input: ``amplitude`` is what 127 stands for, after smoothing by ``alpha``.
+
+    ``channel_max [K]`` is what the factors are computed from; 0 switches smoothing off.
+    """
+
+    amplitude: float
+    channel_max: Matrix
+    alpha: float = 0.0
+
+
+@dataclass(frozen=True)
+class PrecisionPlan:
+    """Frozen: ``int8`` by GEMM name in graph order, ``fallback`` the reason of each other one.
+
+    ``dtype`` is the element type of the rest of the graph and of the stored scales; values are
+    quantised with the scale as it is stored.
+    """
+
+    dtype: str
+    int8: Mapping[str, GemmRange]
+    fallback: Mapping[str, str] = field(default_factory=dict)
+
+    def tensor(self, name: str, part: str, weight: Matrix) -> NDArray[Any]:
+        """One stored tensor of an INT8 GEMM whose weight is FP32 ``[K, N]``."""
+        entry = self.int8[name]
+        if part == INPUT_SCALE:
+            return stored_scale(entry.amplitude, self.dtype)
+        factors = input_factors(entry.channel_max, weight, entry.alpha, self.dtype)
+        if part == FACTORS:
+            return factors
+        smoothed = weight / factors[:, None]
+        scale = weight_scale(smoothed, self.dtype)
+        return scale if part == WEIGHT_SCALE else quantise(smoothed, scale)

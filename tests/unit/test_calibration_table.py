@@ -1,0 +1,148 @@
+"""``calibration.json``: round trip, key, and everything that its reader must refuse."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from calibration.table import Calibration, Range, read_calibration, write_calibration
+from runtimes.errors import AdaptrtError, InputError
+from tests.support import listing
+
+FC1 = "encoder.layers.0.mlp.fc1"
+
+
+def make_range(**changes: Any) -> Range:
+    fields = {
+        "observer": "mse", "amplitude": 1.27, "scale": 0.01, "histogram_digest": "ab",
+        "channel_max": [1.0, 0.1 + 0.2], "alpha": 0.5, "output_error": 0.01, "cosine": 0.9999,
+    }  # fmt: skip
+    return Range(**fields | changes)
+
+
+def make(**changes: Any) -> Calibration:
+    fields = {
+        "model_sha256": "0" * 64, "task": "classification",
+        "corpus": {"sha256": "1" * 64, "counts": {"language": {"de": 3, "zh": 2}}},
+        "settings": {"observer": "mse", "max_tokens": 512, "seed": 0, "prefix": "Frage: ü"},
+        "tensors": {FC1: make_range(), "other": make_range(cosine=None, output_error=None)},
+    }  # fmt: skip
+    return Calibration(**fields | changes)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_calibration(tmp_path / "calibration.json", make())
+    return tmp_path / "calibration.json"
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    change(value)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def test_round_trip_is_exact(path: Path) -> None:
+    assert read_calibration(path) == make()
+
+
+def test_no_tensors_round_trip(tmp_path: Path) -> None:
+    write_calibration(tmp_path / "new" / "a.json", make(tensors={}))
+    assert read_calibration(tmp_path / "new" / "a.json") == make(tensors={})
+
+
+def test_file_has_a_line_per_gemm_and_is_deterministic(path: Path, tmp_path: Path) -> None:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert sum('"histogram_digest"' in line for line in lines) == 2
+    write_calibration(tmp_path / "again.json", make())
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_key_is_of_everything_but_the_tensors() -> None:
+    assert make().key == make(tensors={}).key
+    corpus = dict(make().corpus)
+    others = [
+        make(model_sha256="2" * 64),
+        make(task="separation"),
+        make(corpus=corpus | {"sha256": "2" * 64}),
+        make(corpus=corpus | {"counts": {}}),
+        make(settings=dict(make().settings) | {"seed": 1}),
+    ]
+    assert len({make().key, *(other.key for other in others)}) == 6
+
+
+def test_key_does_not_depend_on_the_order_of_settings() -> None:
+    assert make(settings=dict(reversed(make().settings.items()))).key == make().key
+
+
+def test_another_corpus_is_refused() -> None:
+    make().require_corpus("1" * 64)
+    with pytest.raises(InputError, match=r"made from the corpus 1{64}, got the corpus 2{64}; cal"):
+        make().require_corpus("2" * 64)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: v.update(schema=2), "schema 2, expected 1"),
+        (lambda v: v.pop("task"), "missing or unknown: task"),
+        (lambda v: v.update(extra=1), "missing or unknown: extra"),
+        (lambda v: v.update(task="separation"), "key .*: changed"),
+        (lambda v: v["settings"].update(seed=7), "key .*: changed"),
+        (lambda v: v["corpus"].update(sha256="2"), "key .*: changed"),
+        (lambda v: v["corpus"].pop("counts"), "corpus needs sha256 and counts"),
+        (lambda v: v.update(tensors=[]), "tensors is no dict"),
+        (lambda v: v.update(task=3), "task is no str"),
+        (lambda v: v["tensors"].update({FC1: 3}), FC1),
+        (lambda v: v["tensors"][FC1].pop("scale"), f"{FC1}.*scale"),
+        (lambda v: v["tensors"][FC1].update(zero_point=0), "zero_point"),
+        (lambda v: v["tensors"][FC1].update(observer="guess"), "observer 'guess', expected one"),
+        (lambda v: v["tensors"][FC1].update(scale=0.02), "scale 0.02, expected amplitude 1.27"),
+        (lambda v: v["tensors"][FC1].update(scale="x"), FC1),
+        (lambda v: v["tensors"][FC1].update(amplitude=-1.27), "not finite, negative"),
+        (lambda v: v["tensors"][FC1].update(amplitude=float("nan")), "not finite, negative"),
+        (lambda v: v["tensors"][FC1].update(channel_max=[]), "channel_max is empty"),
+        (lambda v: v["tensors"][FC1].update(channel_max=[1, "2"]), "or no number"),
+        (lambda v: v["tensors"][FC1].update(channel_max=[float("inf")]), "not finite"),
+        (lambda v: v["tensors"][FC1].update(cosine=float("nan")), "not finite"),
+    ],
+)
+def test_changed_files_are_refused(
+    path: Path, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    edit(path, change)
+    with pytest.raises(InputError, match=rf"calibration\.json: .*{words}.*calibrate again"):
+        read_calibration(path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null"])
+def test_what_is_no_json_object_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(InputError, match=r"a\.json"):
+        read_calibration(tmp_path / "a.json")
+
+
+def test_failed_write_leaves_the_former_file(path: Path) -> None:
+    before = listing(path.parent)
+    unwritable = make(settings={"observer": object()})
+    with pytest.raises(TypeError):
+        write_calibration(path, unwritable)
+    assert listing(path.parent) == before
+
+
+def test_unwritable_place_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(AdaptrtError, match=r"cannot write .*calibration\.json"):
+        write_calibration(tmp_path / "file" / "calibration.json", make())
+
+
+def test_dead_range_is_a_range() -> None:
+    """Its scale is the least there is, not its amplitude / 127."""
+    assert make_range(amplitude=0.0, scale=2.0**-14).scale == 2.0**-14
+    with pytest.raises(ValueError, match="expected amplitude"):
+        replace(make_range(), amplitude=0.0, scale=0.0)

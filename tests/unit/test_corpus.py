@@ -1,0 +1,147 @@
+"""The project's own texts, and users' files with everything that can be wrong in them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from calibration import corpus
+from calibration.corpus import (
+    Text,
+    corpus_sha256,
+    held_back,
+    load_corpus,
+    retrieval_pairs,
+)
+from export.parity import TEXTS as PARITY_TEXTS
+from runtimes.errors import InputError, MissingError
+
+
+def written(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def refused(path: Path, words: str) -> None:
+    with pytest.raises(InputError, match=f"CALIBRATION_DATA: .*{words}"):
+        load_corpus(path)
+
+
+def test_own_corpus_is_large_and_multilingual() -> None:
+    counts = Counter(text.language for text in load_corpus(None))
+    assert len(counts) == 24
+    assert set(counts.values()) == {37}
+    assert Counter(text.language for text in held_back()) == dict.fromkeys(counts, 8)
+
+
+def test_no_text_serves_both_calibration_and_a_gate() -> None:
+    mine = {text.text for text in load_corpus(None)}
+    parity = {json.loads(line)["text"] for line in PARITY_TEXTS.read_text("utf-8").splitlines()}
+    gates = {text.text for text in held_back()}
+    pairs = {side for pair in retrieval_pairs() for side in (pair.query, pair.passage)}
+    assert len(mine) == 888
+    assert not mine & (parity | gates | pairs)
+
+
+def test_retrieval_pairs_are_distinct() -> None:
+    pairs = retrieval_pairs()
+    assert Counter(pair.language for pair in pairs).most_common()[-1][1] == 10
+    assert len({pair.query for pair in pairs}) == len({pair.passage for pair in pairs}) == 120
+
+
+def test_plain_text_is_a_text_per_line(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.txt", "\ufeffGuten Tag\n\n  \nनमस्ते\r\nlast")
+    assert load_corpus(path) == [Text("und", t) for t in ("Guten Tag", "नमस्ते", "last")]
+
+
+def test_json_lines_may_name_a_language(tmp_path: Path) -> None:
+    path = written(
+        tmp_path, "a.jsonl",
+        '{"text": "a", "language": "en", "more": 1}\n\n{"text": "b"}\n'
+        '{"text": " "}\n{"text": "c", "language": null}',
+    )  # fmt: skip
+    assert load_corpus(path) == [Text("en", "a"), Text("und", "b"), Text("und", "c")]
+
+
+@pytest.mark.parametrize("languages", [["en", None], None])
+def test_parquet_columns(tmp_path: Path, languages: list[str | None] | None) -> None:
+    columns: dict[str, Any] = {"id": [1, 2], "text": ["a", "b"]}
+    if languages:
+        columns["language"] = languages
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    first = "en" if languages else "und"
+    assert load_corpus(tmp_path / "a.parquet") == [Text(first, "a"), Text("und", "b")]
+
+
+def test_parquet_without_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingError, match="pip install pyarrow"):
+        load_corpus(tmp_path / "a.parquet")
+
+
+def test_parquet_without_a_text_column(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"body": ["a"]}), tmp_path / "a.parquet")
+    refused(tmp_path / "a.parquet", "'text'")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", "text\na", r"a.csv, expected a name in \.txt, \.jsonl, \.parquet"),
+        ("a.txt", "", "no text in it"),
+        ("a.txt", " \n\t\n", "no text in it"),
+        ("a.txt", b"ok\n\xff\xfe", "not UTF-8"),
+        ("a.jsonl", "", "no text in it"),
+        ("a.jsonl", '{"text": ""}', "no text in it"),
+        ("a.jsonl", '{"text": "a"}\nnot json', "line 2: not valid JSON"),
+        ("a.jsonl", "[" * 100_000, "line 1: not valid JSON"),
+        ("a.jsonl", '["a"]', "line 1: got a JSON list"),
+        ("a.jsonl", '{"txt": "a"}', "line 1: 'text' is NoneType"),
+        ("a.jsonl", '{"text": 3}', "line 1: 'text' is int"),
+        ("a.jsonl", '{"text": "a", "language": ["en"]}', "'language' is list"),
+        ("a.jsonl", '{"text": "\\ud800"}', "line 1: holds a lone surrogate"),
+        ("a.parquet", "PAR1 and no more", "not a Parquet file"),
+    ],
+)
+def test_unusable_files_are_refused(
+    tmp_path: Path, name: str, content: str | bytes, words: str
+) -> None:
+    refused(written(tmp_path, name, content), words)
+
+
+def test_missing_and_oversized_files_are_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "none.txt", "no such file")
+    path = written(tmp_path, "a.txt", "a")
+    os.truncate(path, corpus.MAX_BYTES + 1)
+    refused(path, "expected at most")
+
+
+def test_corpus_hash_is_of_the_texts_and_not_of_the_file(tmp_path: Path) -> None:
+    lines = written(tmp_path, "a.txt", "a\n\nb\n")
+    records = written(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "b"}')
+    assert corpus_sha256(load_corpus(lines)) == corpus_sha256(load_corpus(records)) == (
+        corpus_sha256([Text("und", "a"), Text("und", "b")])
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [Text("und", "b"), Text("und", "a")],
+        [Text("und", "a")],
+        [Text("en", "a"), Text("und", "b")],
+        [Text("und", 'a"]\n["und", "b')],
+    ],
+)
+def test_corpus_hash_sees_every_change(other: list[Text]) -> None:
+    assert corpus_sha256(other) != corpus_sha256([Text("und", "a"), Text("und", "b")])

@@ -1,0 +1,82 @@
+"""Which GEMMs leave INT8, in which order, and when that is too many."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from calibration.table import Calibration, Range
+from export.fallback import next_fallback, until_it_passes
+from export.modules import Module
+from export.precision_plan import PrecisionPlan
+from runtimes.errors import GateError
+
+NAMES = ("a", "b", "c", "d")
+MODULES = {name: Module(name, (8, 8)) for name in NAMES}  # a quarter of the work each
+COST = dict(zip(NAMES, (1e-4, 4e-4, 2e-4, 1e-4), strict=True))
+
+
+@pytest.fixture
+def calibration() -> Calibration:
+    entry = Range(
+        observer="min-max", amplitude=1.0, scale=1 / 127, histogram_digest="0" * 64,
+        channel_max=(1.0,) * 8,
+    )  # fmt: skip
+    return Calibration(
+        model_sha256="0" * 64, task="base", corpus={"sha256": "0" * 64, "counts": {}},
+        settings={"observer": "min-max"},
+        tensors={n: replace(entry, cosine=1 - c, output_error=0.01) for n, c in COST.items()},
+    )  # fmt: skip
+
+
+def attempt_needing(out: set[str], seen: list[set[str]]):  # type: ignore[no-untyped-def]
+    """A gate that passes once all of ``out`` have fallen back."""
+
+    def attempt(plan: PrecisionPlan) -> str:
+        seen.append(set(plan.fallback))
+        if not out <= plan.fallback.keys():
+            raise GateError("cosine 0.98, expected at least 0.99")
+        return "verdict"
+
+    return attempt
+
+
+def test_everything_is_int8_where_the_gate_passes(calibration: Calibration) -> None:
+    seen: list[set[str]] = []
+    plan, result = until_it_passes(attempt_needing(set(), seen), calibration, MODULES,
+                                   "float16", 0.25)  # fmt: skip
+    assert (tuple(plan.int8), dict(plan.fallback), result) == (NAMES, {}, "verdict")
+    assert seen == [set()]
+
+
+def test_the_most_sensitive_falls_back_first_with_its_reason(calibration: Calibration) -> None:
+    seen: list[set[str]] = []
+    plan, _ = until_it_passes(attempt_needing({"b", "c"}, seen), calibration, MODULES,
+                              "float16", 0.5)  # fmt: skip
+    assert seen == [set(), {"b"}, {"b", "c"}]
+    assert tuple(plan.int8) == ("a", "d")
+    assert "4.00e-04" in plan.fallback["b"]
+
+
+def test_more_than_the_limit_fails_with_the_table(
+    calibration: Calibration, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(GateError, match=r"1 of 4 GEMMs \(25% of the work, .*0\.98") as error:
+        until_it_passes(attempt_needing({"b", "c"}, []), calibration, MODULES, "float16", 0.25)
+    assert "\n" not in str(error.value)
+    table = capsys.readouterr().err
+    rows = [line.split()[0] for line in table.splitlines() if line.startswith(NAMES)]
+    assert rows == ["b", "c", "a", "d"]
+    assert "fell back" in table
+
+
+def test_no_fallback_is_allowed_at_a_limit_of_zero() -> None:
+    assert next_fallback(COST, {}, MODULES, 0.0) == {}
+
+
+def test_a_third_of_the_error_left_goes_at_a_time() -> None:
+    assert list(next_fallback(COST, {}, MODULES, 1.0)) == ["b"]
+    even = dict.fromkeys(NAMES, 1e-4)
+    assert list(next_fallback(even, {}, MODULES, 1.0)) == ["a", "b"]
+    assert list(next_fallback(even, {"a", "b"}, MODULES, 1.0)) == ["c"]

@@ -1,0 +1,195 @@
+"""INT8 in the graph: where Q/DQ stand, and that graph, integer kernels and formula agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+import runtimes.ort
+from calibration.quantise import weight_scale
+from export.checkpoint import Checkpoint
+from export.encoder import load_encoder
+from export.gemms import gemm_modules, gemm_nodes, work
+from export.lowering import Kind, lower
+from export.precision_plan import GemmRange, PrecisionPlan
+from export.probe import Probe
+from export.qdq import quantise_graph
+from export.trace import trace
+from export.weights import Contents, write_weights
+from runtimes.ort import OrtRuntime
+from runtimes.tokens import Tokens
+from tests.support import cosines, op_types, padded
+
+TASK, TOKENS = "separation", 64
+FC1 = "encoder.layers.1.mlp.fc1"
+Write = Callable[[PrecisionPlan, str], Path]
+
+
+@pytest.fixture(scope="module")
+def probe(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+    """The FP32 module of the random checkpoint on a padded batch."""
+    folder = tmp_path_factory.mktemp("fp32")
+    graph = trace(small.config, "float32", 32, TOKENS)
+    write_weights(folder, graph.slots, Contents(small, small.adapter(TASK)), TOKENS)
+    encoder = load_encoder(small.config, "float32", TOKENS, folder, graph.slots)
+    batch = padded([40, 7, 23])
+    return Probe(encoder, Tokens(batch["input_ids"], batch["attention_mask"]))
+
+
+@pytest.fixture(scope="module")
+def ranges(probe: Probe, small: Checkpoint) -> dict[str, GemmRange]:
+    """Min-max ranges; half of the GEMMs are smoothed."""
+    found = {}
+    for index, name in enumerate(gemm_modules(small.config)):
+        channel_max = np.abs(probe.rows(name, 10**6)).max(axis=0)
+        found[name] = GemmRange(float(channel_max.max()), channel_max, 0.5 * (index % 2))
+    return found
+
+
+@pytest.fixture
+def write(small: Checkpoint, tmp_path: Path) -> Write:
+    """Writes the graphs of a plan and their weights."""
+
+    def to_folder(plan: PrecisionPlan, dtype: str) -> Path:
+        graph = quantise_graph(trace(small.config, dtype, 32, TOKENS), plan)
+        for kind in Kind:
+            proto = ir.to_proto(lower(graph.model(), kind))
+            (tmp_path / f"{kind}.onnx").write_bytes(proto.SerializeToString())
+        contents = Contents(small, small.adapter(TASK), plan=plan)
+        write_weights(tmp_path, graph.slots, contents, TOKENS)
+        return tmp_path
+
+    return to_folder
+
+
+def vectors(folder: Path, kind: Kind) -> np.ndarray:
+    with OrtRuntime(folder / f"{kind}.onnx") as runtime:
+        return np.asarray(runtime.run(padded([40, 7, 23]))["sentence_embedding"])
+
+
+def test_four_gemms_of_each_layer_are_found_in_every_lowering(small: Checkpoint) -> None:
+    graph = trace(small.config, "float16", 32, TOKENS)
+    for kind in Kind:
+        assert list(gemm_nodes(lower(graph.model(), kind))) == list(gemm_modules(small.config))
+
+
+def test_shares_of_work_add_up(small: Checkpoint) -> None:
+    modules = gemm_modules(small.config)
+    assert work(modules, modules) == 1
+    assert work(modules, [FC1]) == pytest.approx(1 / 2 * 2 / 8)  # of 3 + 1 + 2 + 2 parts a layer
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_only_the_plans_gemms_are_quantised(
+    small: Checkpoint, ranges: dict[str, GemmRange], dtype: str
+) -> None:
+    plan = PrecisionPlan(dtype, {FC1: ranges[FC1]})
+    model = quantise_graph(trace(small.config, dtype, 32, TOKENS), plan).model()
+    before = op_types(trace(small.config, dtype, 32, TOKENS).model())
+    after = op_types(model)
+    assert after.count("QuantizeLinear") == 1
+    assert after.count("DequantizeLinear") == 2
+    assert len(after) == len(before) + 3
+    left, right = (v.producer() for v in gemm_nodes(model)[FC1].inputs if v is not None)
+    assert left is not None
+    assert right is not None
+    assert (left.op_type, right.op_type) == ("DequantizeLinear", "DequantizeLinear")
+    assert right.attributes["axis"].as_int() == 1
+    weights = model.graph.initializers
+    assert weights[f"{FC1}.weight"].dtype == ir.DataType.INT8
+    for part, shape in (("weight_scale", (128,)), ("input_scale", ())):
+        value = weights[f"{FC1}.{part}"]
+        assert value.dtype is not None
+        assert (str(value.dtype.numpy()), value.shape) == (dtype, ir.Shape(shape))
+
+
+def test_residual_reads_what_was_there_before_smoothing(
+    small: Checkpoint, ranges: dict[str, GemmRange]
+) -> None:
+    smoothed = GemmRange(1.0, ranges[FC1].channel_max, 0.5)
+    plan = PrecisionPlan("float32", {FC1: smoothed})
+    model = quantise_graph(trace(small.config, "float32", 32, TOKENS), plan).model()
+    mul = next(n for n in model.graph if n.name == f"{FC1}.smooth")
+    exact = mul.inputs[0]
+    assert exact is not None
+    assert {use.node.op_type for use in exact.uses()} == {"Mul", "Add"}
+    assert {use.node.op_type for use in mul.outputs[0].uses()} == {"QuantizeLinear"}
+
+
+def test_plan_for_another_model_is_refused(small: Checkpoint, ranges: dict[str, GemmRange]) -> None:
+    plan = PrecisionPlan("float32", {"encoder.layers.7.mlp.fc1": ranges[FC1]})
+    with pytest.raises(ValueError, match=r"no product of encoder\.layers\.7"):
+        quantise_graph(trace(small.config, "float32", 32, TOKENS), plan)
+
+
+def test_graph_integer_kernels_and_module_agree(
+    probe: Probe, ranges: dict[str, GemmRange], write: Write
+) -> None:
+    """Three ways to the same numbers: Q/DQ, MatMulIntegerToFloat, and rounding in PyTorch."""
+    folder = write(PrecisionPlan("float32", ranges), "float32")
+    expected = probe.vectors(ranges)
+    for kind in (Kind.PORTABLE, Kind.ONNXRUNTIME, Kind.PRIMITIVE):
+        assert cosines(vectors(folder, kind), expected).min() > 0.99999, kind
+    assert cosines(expected, probe.exact).max() < 0.99999  # and it is INT8 that was compared
+
+
+def test_fp16_elsewhere_agrees_too(
+    probe: Probe, ranges: dict[str, GemmRange], write: Write
+) -> None:
+    folder = write(PrecisionPlan("float16", ranges), "float16")
+    for kind in (Kind.PORTABLE, Kind.ONNXRUNTIME):
+        assert cosines(vectors(folder, kind), probe.vectors(ranges)).min() > 0.999, kind
+
+
+def test_cpu_graph_has_an_integer_kernel_per_gemm(
+    small: Checkpoint, ranges: dict[str, GemmRange]
+) -> None:
+    graph = quantise_graph(trace(small.config, "float32", 32, TOKENS),
+                           PrecisionPlan("float32", ranges))  # fmt: skip
+    found = op_types(lower(graph.model(), Kind.ONNXRUNTIME))
+    assert found.count("com.microsoft::MatMulIntegerToFloat") == len(ranges)
+    assert found.count("MatMul") == 0
+    assert found.count("Add") == 1  # of the embeddings; every bias is in a fused kernel
+
+
+def test_vectors_do_not_depend_on_the_batch(ranges: dict[str, GemmRange], write: Write) -> None:
+    """Static scales: a text alone, in a batch, padded or not gives the same vector."""
+    folder = write(PrecisionPlan("float32", ranges), "float32")
+    batch = padded([40, 7, 23])
+    with OrtRuntime(folder / "onnxruntime.onnx") as runtime:
+        together = runtime.run(batch)["sentence_embedding"]
+        for row, length in enumerate([40, 7, 23]):
+            one = {name: value[row : row + 1, :length] for name, value in batch.items()}
+            alone = runtime.run(one)["sentence_embedding"]
+            assert cosines(alone, together[row : row + 1]).min() > 0.999999
+
+
+def test_setting_for_cpus_without_vnni_gives_the_same_vectors(
+    ranges: dict[str, GemmRange], write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(PrecisionPlan("float32", ranges), "float32")
+    kinds = (Kind.PORTABLE, Kind.ONNXRUNTIME)
+    expected = [vectors(folder, kind) for kind in kinds]
+    monkeypatch.setattr(runtimes.ort, "has_vnni", lambda: False)
+    for kind, before in zip(kinds, expected, strict=True):
+        assert cosines(vectors(folder, kind), before).min() > 0.999999, kind
+
+
+def test_weights_are_stored_in_int8_with_their_scales(
+    small: Checkpoint, ranges: dict[str, GemmRange], probe: Probe, write: Write
+) -> None:
+    plan = PrecisionPlan("float32", ranges)
+    folder = write(plan, "float32")
+    slots = {s.name: s for s in quantise_graph(trace(small.config, "float32", 32, TOKENS),
+                                               plan).slots}  # fmt: skip
+    slot = slots["encoder.layers.0.mixer.Wqkv.weight"]  # the first GEMM is not smoothed
+    raw = (folder / slot.file).read_bytes()[slot.offset : slot.offset + slot.nbytes]
+    stored = np.frombuffer(raw, np.int8).reshape(slot.shape)
+    weight = probe.weight("encoder.layers.0.mixer.Wqkv")
+    scale = weight_scale(weight, "float32")
+    assert np.abs(stored).max(axis=0).min() == 127  # every channel uses its whole range
+    assert np.abs(stored * scale - weight).max() <= 0.5001 * scale.max()

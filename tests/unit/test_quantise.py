@@ -1,0 +1,102 @@
+"""INT8 arithmetic and smoothing against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from calibration.quantise import MIN_SCALE, fake_quantise, quantise, stored_scale, weight_scale
+from calibration.smoothing import ALPHAS, choose_alpha, input_factors, quantised_product
+
+
+def test_values_round_to_even_steps_and_saturate() -> None:
+    values = np.array([0.0, 0.5, 1.5, -2.5, 63.4, 64.1, -64.0, -100.0], np.float32)
+    found = quantise(values, np.array(0.5))
+    assert found.dtype == np.int8
+    assert found.tolist() == [0, 1, 3, -5, 127, 127, -128, -128]
+    np.testing.assert_array_equal(
+        fake_quantise(values, np.array(1.0)), [0, 0, 2, -2, 63, 64, -64, -100]
+    )
+
+
+def test_scale_is_a_127th_of_the_amplitude_in_its_stored_type() -> None:
+    assert stored_scale(254.0, "float32") == 2.0
+    assert stored_scale(1.0, "float16") == np.float16(1 / 127)
+    assert stored_scale(1.0, "float16").dtype == np.float16
+
+
+def test_dead_channel_keeps_a_usable_scale() -> None:
+    weight = np.array([[1.27, 0.0], [-2.54, 0.0]], np.float32)
+    np.testing.assert_allclose(weight_scale(weight, "float32"), [0.02, MIN_SCALE], rtol=1e-6)
+    assert (weight_scale(weight, "float16") > 0).all()
+
+
+def test_weight_scales_are_per_output_channel() -> None:
+    weight = np.array([[1.27, 127.0], [0.635, -63.5]], np.float32)
+    steps = quantise(weight, weight_scale(weight, "float32"))
+    assert steps.tolist() == [[127, 127], [64, -64]]  # 63.5 is a tie, so to the even 64
+
+
+def test_factors_follow_the_published_formula() -> None:
+    channel_max = np.array([16.0, 1.0], np.float32)
+    weight = np.array([[1.0, -0.5], [0.25, 0.1]], np.float32)
+    # s = max|x|^0.5 / max|W|^0.5 = (4, 2); 1/s = (0.25, 0.5), geometric mean 1: (0.707, 1.414)
+    found = input_factors(channel_max, weight, 0.5, "float32")
+    np.testing.assert_allclose(found, [2**-0.5, 2**0.5], rtol=1e-6)
+
+
+def test_alpha_zero_is_no_smoothing() -> None:
+    assert (input_factors(np.ones(3, np.float32), np.eye(3, dtype=np.float32), 0, "float32")
+            == 1).all()  # fmt: skip
+
+
+@pytest.mark.parametrize("dead", [np.zeros(4), np.array([0, 1, 0, 2])])
+def test_factors_of_dead_channels_are_finite_in_fp16(dead: np.ndarray) -> None:
+    factors = input_factors(dead.astype(np.float32), np.zeros((4, 2), np.float32), 0.5, "float16")
+    assert np.isfinite(factors).all()
+    assert (factors > 0).all()
+
+
+def outlier_case() -> tuple[np.ndarray, np.ndarray]:
+    """A GEMM one of whose input channels is 50 times as strong as the others."""
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((256, 32)).astype(np.float32)
+    rows[:, 3] *= 50
+    return rows, rng.standard_normal((32, 16)).astype(np.float32)
+
+
+def choose(rows: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
+    """Alpha, its error, and the error without smoothing."""
+    channel_max = np.abs(rows).max(axis=0)
+
+    def amplitude(factors: np.ndarray) -> float:
+        return float((channel_max * factors).max())
+
+    best = choose_alpha(rows, weight, channel_max, amplitude)
+    plain = choose_alpha(rows, weight, channel_max, amplitude, alphas=(0.0,))
+    return best.alpha, best.error, plain.error
+
+
+def test_outlier_channel_is_smoothed_and_the_error_falls() -> None:
+    alpha, error, plain = choose(*outlier_case())
+    assert alpha in ALPHAS[1:]
+    assert error < plain / 2
+
+
+def test_smoothing_stays_off_where_it_gains_nothing() -> None:
+    rows, weight = outlier_case()
+    rows[:, 3] /= 50
+    rows = np.sign(rows) * np.abs(rows).clip(0.9, 1.1)  # channels all alike
+    alpha, error, plain = choose(rows, weight)
+    assert (alpha, error) == (0.0, plain)
+
+
+def test_product_without_rounding_is_unchanged_by_smoothing() -> None:
+    rows, weight = outlier_case()
+    channel_max = np.abs(rows).max(axis=0)
+    factors = input_factors(channel_max, weight, 0.5, "float32")
+    np.testing.assert_allclose(
+        (rows * factors) @ (weight / factors[:, None]), rows @ weight, rtol=1e-3, atol=1e-3
+    )
+    near = quantised_product(rows, weight, factors, float((channel_max * factors).max()))
+    assert np.abs(near - rows @ weight).max() < 0.05 * np.abs(rows @ weight).max()

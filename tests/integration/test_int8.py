@@ -203,4 +203,5 @@ def test_switchable_keeps_its_adapters_out_of_int8(tmp_path: Path, fp32_bundle: 
     trt = load_tensorrt(Target.TENSORRT_RTX)
     build_engine(trt, folder / "model.tensorrt.onnx", tmp_path / "switchable.engine", engine)
     weights = sum(a.bytes for a in manifest.artifacts if a.path.endswith(".onnx_data"))
-    assert (tmp_path / "switchable.engine").stat().st_size < 1.2 * weights
+    in_fp32 = weights + 3 * 6 * (3 + 1 + 4 + 4) * 256 * 256  # what an engine of FP32 GEMMs holds
+    assert (tmp_path / "switchable.engine").stat().st_size < 0.85 * in_fp32

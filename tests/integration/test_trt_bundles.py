@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorrt_rtx_bindings as rtx
 
+import export.opened
 import export.pipeline
 import runtimes.trt
 from export.bundle import check_hashes
@@ -92,7 +93,7 @@ def stripped_builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         built.append(out)
         return MEMORY
 
-    monkeypatch.setattr(export.pipeline, "device_sm", lambda: "sm89")
+    monkeypatch.setattr(export.opened, "device_sm", lambda: "sm89")
     monkeypatch.setattr(export.pipeline, "build_engine", build)
     return built
 
@@ -124,8 +125,8 @@ def test_refit_gives_another_task_the_same_engine(
     """Needs neither a GPU nor TensorRT; the weights are those of an ordinary build."""
     first = engine_of(read_manifest(refittable))
     assert (first.stripped, first.memory) == (True, MEMORY)
-    monkeypatch.setattr(export.pipeline, "device_sm", lambda: None)
-    monkeypatch.setattr(export.pipeline, "load_tensorrt", lambda flavour: pytest.fail("not needed"))
+    monkeypatch.setattr(export.opened, "device_sm", lambda: None)
+    monkeypatch.setattr(export.opened, "load_tensorrt", lambda flavour: pytest.fail("not needed"))
     assert refit(refittable / "encoder.sm89.engine", small_folder, "retrieval.query") == 0
     bundle = refittable.with_name("retrieval.query-fp32")
     manifest = check_hashes(bundle)

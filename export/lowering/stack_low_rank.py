@@ -20,18 +20,19 @@ class StackLowRank(InPlacePass):
         """Run the pass."""
         modified = False
         for total in nodes(model, "Add"):
-            products = [producer(value, "MatMul") for value in total.inputs]
-            if not all(p is not None and only_use(p.outputs[0]) for p in products):
-                continue
-            wide, low = products
-            assert wide is not None
-            assert low is not None
-            if not (_is_constant(wide.inputs[1]) and _is_constant(low.inputs[1])):
-                continue
-            if _pays(wide.inputs[1]):
+            wide, low = (_weighted_product(value) for value in total.inputs)
+            if wide is not None and low is not None and _pays(wide.inputs[1]):
                 _stack(model, total, wide, low)
                 modified = True
         return PassResult(model, modified=modified)
+
+
+def _weighted_product(value: ir.Value | None) -> ir.Node | None:
+    """The MatMul with a constant weight that computes ``value`` for one use."""
+    product = producer(value, "MatMul")
+    if product is None or not only_use(product.outputs[0]) or not _is_constant(product.inputs[1]):
+        return None
+    return product
 
 
 def _is_constant(value: ir.Value | None) -> bool:

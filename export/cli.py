@@ -16,8 +16,9 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+from export import options
 from export.spec import (
     AdapterMode,
     BuildSpec,
@@ -281,109 +282,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="adaptrt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _engine_options(commands.add_parser("engine", help="build verified engine bundles"))
-    command = commands.add_parser("calibrate", help="the ranges that INT8 needs, from texts")
-    _common_options(command)
-    command.set_defaults(run=_calibrate)
-    command = commands.add_parser("refit", help="another task's bundle around the same engine")
-    command.add_argument("--engine", type=Path, required=True,
-                         help="a bundle built with --refittable")  # fmt: skip
-    command.add_argument("--task", required=True, help="whose weights go in")
-    command.add_argument("--model", help="the checkpoint (default: the embedded sample)")
-    command.add_argument("--revision", help="the hub revision")
-    command.add_argument("--adapter-path", type=Path, help="a PEFT folder of your own")
-    command.add_argument("--parity-tokens", type=int, default=2048,
-                         help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
-    command.add_argument("--out", type=Path, help="default: where the engine's bundle is")
-    command.set_defaults(run=_refit)
-    command = commands.add_parser("adapter", help="a PEFT folder as a file for a slot bundle")
-    command.add_argument("--peft", type=Path, required=True)
-    command.add_argument("--bundle", type=Path, required=True)
-    command.add_argument("--out", type=Path, required=True, help="name.onnx_adapter")
-    command.set_defaults(run=_adapter)
-    command = commands.add_parser("verify", help="re-hash a bundle and run its parity again")
-    command.add_argument("--bundle", type=Path, required=True)
-    command.set_defaults(run=_verify)
-    _serving_options(commands)
-    command = commands.add_parser("encode", help="texts to vectors, as JSON lines or .npy")
-    command.add_argument("--bundle", type=Path, required=True)
-    command.add_argument("--out", type=Path, help="write a .npy file instead of JSON lines")
-    command.add_argument("--runtime", default="onnxruntime",
-                         help="onnxruntime, onnxruntime_cuda, tensorrt_rtx or tensorrt "
-                              "(default: %(default)s)")  # fmt: skip
-    command.add_argument("--task", help="for a switchable bundle: which adapter")
-    command.add_argument("--adapter", type=Path, help="an .onnx_adapter file for a slot")
-    command.add_argument("--dimensions", type=int, help="cut the vectors to this length")
-    command.add_argument("--no-prefix", dest="prefix", action="store_false",
-                         help="leave out the task's instruction")  # fmt: skip
-    command.add_argument("--strict", action="store_true", help="refuse texts that are too long")
-    command.add_argument("text", nargs="*", help="texts; without any, one per line of stdin")
-    command.set_defaults(run=_encode)
+    for name, add_options, run, about in (
+        ("engine", options.engine, _engine, "build verified engine bundles"),
+        ("calibrate", options.calibrate, _calibrate, "the ranges that INT8 needs, from texts"),
+        ("refit", options.refit, _refit, "another task's bundle around the same engine"),
+        ("adapter", options.adapter, _adapter, "a PEFT folder as a file for a slot bundle"),
+        ("verify", options.verify, _verify, "re-hash a bundle and run its parity again"),
+        ("triton", options.triton, _triton, "a Triton model repository from bundles"),
+        ("serve", options.serve, _serve, "serve a repository on this machine"),
+        ("encode", options.encode, _encode, "texts to vectors, as JSON lines or .npy"),
+    ):
+        command = commands.add_parser(name, help=about)
+        add_options(command)
+        command.set_defaults(run=run)
     return parser
-
-
-def _serving_options(commands: Any) -> None:
-    command = commands.add_parser("triton", help="a Triton model repository from bundles")
-    command.add_argument("--bundle", type=Path, nargs="+", required=True)
-    command.add_argument("--out", type=Path, default=Path("model_repository"))
-    command.add_argument("--encoder", default="auto",
-                         help="tensorrt, onnxruntime, python or auto (%(default)s)")  # fmt: skip
-    command.add_argument("--triton-version", default="24.10",
-                         help="the container's name, such as 25.08 (%(default)s)")  # fmt: skip
-    command.add_argument("--settings", type=Path, help="a TOML file; README.md lists its entries")
-    command.set_defaults(run=_triton)
-    command = commands.add_parser("serve", help="serve a repository on this machine")
-    command.add_argument("--repository", type=Path, default=Path("model_repository"))
-    command.add_argument("--environment", type=Path, default=Path(".venv-triton"))
-    command.add_argument("--address", default="127.0.0.1")
-    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
-        command.add_argument(f"--{name}-port", type=int, default=port)
-    command.add_argument("--cache", type=int, default=0, help="response cache in bytes")
-    command.set_defaults(run=_serve)
-
-
-def _common_options(command: argparse.ArgumentParser) -> None:
-    add = command.add_argument
-    add("--model", help="a folder or a hub id (default: the embedded sample)")
-    add("--revision", help="the hub revision, a branch, tag or commit")
-    add("--task", default="classification",
-        help="an adapter's name, base for none, all for one bundle per adapter")  # fmt: skip
-    add("--adapter-path", type=Path, help="a PEFT folder of your own, used under --task's name")
-    add("--adapter", default="merged",
-        help="merged, switchable (every task in one bundle) or slot (%(default)s)")  # fmt: skip
-    add("--interface", default="sentence",
-        help="sentence, or official: that of the published ONNX file")  # fmt: skip
-    add("--head", default="sentence", help="sentence, or chunks: for late chunking")
-    add("--max-batch", type=int, default=32, help="default: %(default)s")
-    add("--max-tokens", type=int, default=8192, help="default: %(default)s")
-    add("--out", type=Path, default=Path("build"), help="default: %(default)s")
-    add("--calibration-data", type=Path,
-        help="INT8: texts in .txt, .jsonl or .parquet (default: the project's)")  # fmt: skip
-    add("--calibration", type=Path, help="a calibration.json of the same model, task and texts")
-    add("--calibration-texts", type=int, default=256, help="how many (default: %(default)s)")
-    add("--observer", default="min-max",
-        help="min-max, percentile, entropy or mse (default: %(default)s)")  # fmt: skip
-    add("--int8-fallback-max", type=float, default=0.25,
-        help="the share of GEMM work that may stay out of INT8 (default: %(default)s)")  # fmt: skip
-
-
-def _engine_options(command: argparse.ArgumentParser) -> None:
-    _common_options(command)
-    add = command.add_argument
-    add("--rank", type=int, default=16, help="of a slot (default: %(default)s)")
-    add("--precision", default="fp16", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
-    add("--target", default="auto",
-        help="tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson), onnxruntime or auto "
-             "(default: %(default)s)")  # fmt: skip
-    add("--gpu", default="sm86,sm89,sm120", help="for tensorrt_rtx (default: %(default)s)")
-    add("--profiles", default="",
-        help="short,long: shapes by length, with memory each (default: one for all)")  # fmt: skip
-    add("--refittable", action="store_true",
-        help="engines without weights, which the runtime puts in; needs a GPU")  # fmt: skip
-    add("--workspace", type=float, default=8.0, help="builder memory in GiB (%(default)s)")
-    add("--parity-tokens", type=int, default=2048,
-        help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
-    command.set_defaults(run=_engine)
 
 
 def _print_warning(

@@ -1,6 +1,6 @@
 """The parity gate: every graph that is shipped and can run here, against the reference.
 
-Texts come in padded batches on our side and one by one, unpadded, on the reference's.
+Texts come in padded batches on our side and unpadded on the reference's.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -18,10 +19,11 @@ from runtimes.errors import InputError
 
 
 class FlashReference(RuntimeBase):
-    """A transformers encoder run one unpadded text at a time through a FlashAttention kernel.
+    """A transformers encoder run on unpadded texts through a FlashAttention kernel.
 
     With scaled-dot-product attention the kernel is pinned: where PyTorch could not use it, it
-    raises and nothing falls back. Padded inputs are unpadded row by row, so no mask is involved.
+    raises and nothing falls back. Padded inputs are unpadded, and rows of equal length run
+    together, so no mask is involved.
     """
 
     def __init__(
@@ -47,32 +49,39 @@ class FlashReference(RuntimeBase):
         return f"{kernel}-{self.device}-{str(self._dtype).removeprefix('torch.')}"
 
     def token_vectors(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
-        """``[sequence]`` ids of one text → ``[sequence, hidden]`` in FP32."""
-        batch = torch.from_numpy(np.ascontiguousarray(ids))[None].to(self.device)
+        """``[batch, sequence]`` ids without padding → ``[batch, sequence, hidden]`` in FP32."""
+        batch = torch.from_numpy(np.ascontiguousarray(ids)).to(self.device)
         with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-            hidden: torch.Tensor = self._model(input_ids=batch).last_hidden_state[0].float()
+            hidden: torch.Tensor = self._model(input_ids=batch).last_hidden_state.float()
         return hidden
 
     def run(self, inputs: Arrays) -> Arrays:
-        """The encoder's contract, by unpadding each row (right padding only).
+        """The encoder's contract, by unpadding (right padding only).
 
         With ``chunk_weights`` ``[batch, chunks, sequence]``, that of a chunk head.
         """
-        weights = inputs.get("chunk_weights")
-        rows = []
-        for index, (ids, mask) in enumerate(
-            zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-        ):
-            length = int(mask.sum())
-            if length == 0 or not mask[:length].all():
-                raise InputError("attention_mask: expected ones, then zeros, at least one one")
-            tokens = self.token_vectors(ids[:length])
+        ids, weights = inputs["input_ids"], inputs.get("chunk_weights")
+        lengths = _lengths(inputs["attention_mask"])
+        vectors: dict[int, NDArray[np.float32]] = {}
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            tokens = self.token_vectors(ids[rows, :length])
             if weights is None:
-                means = tokens.mean(0)
+                means = tokens.mean(1)
             else:
-                means = torch.from_numpy(weights[index, :, :length]).to(tokens.device) @ tokens
-            rows.append((means / means.norm(dim=-1, keepdim=True)).cpu().numpy())
-        return {"sentence_embedding" if weights is None else "chunk_embedding": np.stack(rows)}
+                means = torch.from_numpy(weights[rows, :, :length]).to(tokens.device) @ tokens
+            unit = (means / means.norm(dim=-1, keepdim=True)).cpu().numpy()
+            vectors |= dict(zip(rows.tolist(), unit, strict=True))
+        name = "sentence_embedding" if weights is None else "chunk_embedding"
+        return {name: np.stack([vectors[row] for row in range(len(ids))])}
+
+
+def _lengths(mask: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Real tokens per row of ``[batch, sequence]``; raises where padding is not at the end."""
+    lengths: NDArray[np.int64] = mask.sum(1)
+    if not lengths.all() or (mask != (np.arange(mask.shape[1]) < lengths[:, None])).any():
+        raise InputError("attention_mask: expected ones, then zeros, at least one one")
+    return lengths
 
 
 def reference_settings(precision: str) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from export.parity import TEXTS
 from export.source import SAMPLE
 from runtimes.tokens import TextTokenizer
 
-CORPUS_TEXTS = 256
 LENGTHS = (128, 512, 2048, 8192)
 CASES = ("1x128", "1x512", "1x2048", "8x512", "corpus", "1x8192")  # by rising memory
 
@@ -27,14 +26,14 @@ class Case:
     heavy: bool
 
 
-def all_cases() -> list[Case]:
+def all_cases(corpus_texts: int) -> list[Case]:
     """Every case, in the order of ``CASES``: one process can report peak memory case by case."""
     tokenizer = TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=8192, pad_id=1)
     words = [w for line in TEXTS.read_text(encoding="utf-8").splitlines()
              for w in json.loads(line)["text"].split()]  # fmt: skip
     cases = {f"1x{n}": [text_of(n, words, tokenizer)] for n in LENGTHS}
     cases["8x512"] = [text_of(512, words[i:] + words[:i], tokenizer) for i in range(8)]
-    cases["corpus"] = skewed_corpus(words, tokenizer)
+    cases["corpus"] = skewed_corpus(words, corpus_texts)
     return [_case(name, cases[name], tokenizer) for name in CASES]
 
 
@@ -59,10 +58,10 @@ def text_of(tokens: int, words: list[str], tokenizer: TextTokenizer) -> str:
     return text
 
 
-def skewed_corpus(words: list[str], tokenizer: TextTokenizer) -> list[str]:
-    """256 texts of log-normal length, about 8 to 4096 tokens, most of them short."""
+def skewed_corpus(words: list[str], count: int) -> list[str]:
+    """Texts of log-normal length, about 8 to 4096 tokens, most of them short."""
     rng = np.random.default_rng(0)
-    lengths = np.clip(rng.lognormal(3.6, 1.1, CORPUS_TEXTS), 4, 2000).astype(int)
-    starts = rng.integers(0, len(words), CORPUS_TEXTS)
+    lengths = np.clip(rng.lognormal(3.6, 1.1, count), 4, 2000).astype(int)
+    starts = rng.integers(0, len(words), count)
     doubled = words * 3
     return [" ".join(doubled[s : s + n]) for s, n in zip(starts, lengths, strict=True)]

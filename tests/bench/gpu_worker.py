@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.base import Arrays, Runtime
+from runtimes.base import Runtime
 from runtimes.errors import AdaptrtError, MissingError
 from tests.bench.gpu import TIMED
 from tests.bench.gpu_cases import Inputs, compared, full
@@ -26,31 +26,19 @@ WARM_UPS, LEAST_RUNS, SECONDS = 5, 10, 1.5
 
 
 def open_torch(model: Path, precision: str, device: str) -> Runtime:
-    """The transformers model through PyTorch's FlashAttention-2 kernel, whole batches at once."""
+    """The transformers model through PyTorch's FlashAttention-2 kernel, equal lengths together."""
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     from export.checkpoint import open_checkpoint
     from export.reference import reference_model
     from runtimes.torch_reference import FlashReference
 
-    class FlashBatch(FlashReference):
-        """Padded batches go row by row: the kernel takes no mask."""
-
-        def run(self, inputs: Arrays) -> Arrays:
-            if not inputs["attention_mask"].all():
-                return super().run(inputs)
-            ids = torch.from_numpy(inputs["input_ids"]).to(self.device)
-            with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-                hidden = self._model(input_ids=ids).last_hidden_state
-                means = hidden.mean(1, dtype=torch.float32)
-                vectors = means / means.norm(dim=1, keepdim=True)
-            return {"sentence_embedding": vectors.cpu().numpy()}
-
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingError(f"torch {torch.__version__} cannot use CUDA")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
-    return FlashBatch(reference_model(open_checkpoint(model), "base"), device=device, dtype=dtype)
+    return FlashReference(
+        reference_model(open_checkpoint(model), "base"), device=device, dtype=dtype
+    )
 
 
 def open_bundle(bundle: Path, runtime: str) -> Runtime:

@@ -26,7 +26,9 @@ from tests.bench.cases import CASES, LENGTHS
 from tests.bench.contenders import CONTENDERS, prepare
 
 OURS = "adaptrt"
-SIZES = ("sample", "mid", "full")
+# Texts of the mixed corpus by size. In padded batches sentence-transformers needs five minutes
+# for 256 of them at mid size, a third of the time the whole run should take.
+SIZES = {"sample": 256, "mid": 128, "full": 256}
 TOO_SLOW = 15.0  # seconds; not repeated in later rounds
 # Each contender runs the cases it is there for. Rebuilding costs the same at any length;
 # sentence-transformers, one text at a time, is PyTorch without a pinned kernel.
@@ -41,7 +43,7 @@ Samples = dict[tuple[str, str], list[dict[str, Any]]]
 
 
 def measure(work: Path, rounds: int, contenders: Sequence[str], cases: Sequence[str],
-            timeout: float) -> tuple[Samples, list[float]]:  # fmt: skip
+            corpus_texts: int, timeout: float) -> tuple[Samples, list[float]]:  # fmt: skip
     """Samples by (contender, case), and the matrix product's GFLOP/s of each round."""
     samples: Samples = defaultdict(list)
     ceilings = []
@@ -52,7 +54,9 @@ def measure(work: Path, rounds: int, contenders: Sequence[str], cases: Sequence[
             mine = _ONLY.get(contender, CASES)
             wanted = [case for case in cases if case in mine and (contender, case) not in skip]
             print(f"round {number + 1}/{rounds}: {contender}", file=sys.stderr, flush=True)
-            for row in run_worker(work, contender, wanted, timeout) if wanted else ():
+            if not wanted:
+                continue
+            for row in run_worker(work, contender, wanted, corpus_texts, timeout):
                 samples[contender, row["case"]].append(row | {"round": number})
                 if row["seconds"] > TOO_SLOW:
                     skip.add((contender, row["case"]))
@@ -60,11 +64,11 @@ def measure(work: Path, rounds: int, contenders: Sequence[str], cases: Sequence[
 
 
 def run_worker(
-    work: Path, contender: str, cases: Sequence[str], timeout: float
+    work: Path, contender: str, cases: Sequence[str], corpus_texts: int, timeout: float
 ) -> list[dict[str, Any]]:
     """One contender in a process of its own; what it measured before it stopped, if it did."""
     command = [sys.executable, "-m", "tests.bench.worker", contender, str(work),
-               "--cases", ",".join(cases)]  # fmt: skip
+               "--cases", ",".join(cases), "--corpus-texts", str(corpus_texts)]  # fmt: skip
     process = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     if process.returncode:
         reason = process.stderr.strip().splitlines()[-1:] or [f"exit {process.returncode}"]
@@ -184,14 +188,17 @@ def main() -> None:
     work = arguments.out / arguments.size
     work.mkdir(parents=True, exist_ok=True)
     prepare(work, arguments.size, contenders)
-    samples, ceilings = measure(work, arguments.rounds, contenders, cases, arguments.timeout)
+    samples, ceilings = measure(
+        work, arguments.rounds, contenders, cases, SIZES[arguments.size], arguments.timeout
+    )
     rows = summarise(samples)
     ceiling = median(ceilings)
     for row in rows:
         row["gemm_share"] = gemm_share(row, work / "model", ceiling)
     machine = f"{cpu_name()}, {os.cpu_count()} cores"
     report = {"size": arguments.size, "weights": "random", "machine": machine,
-              "gemm_gflops": ceiling, "rounds": arguments.rounds, "rows": rows}  # fmt: skip
+              "gemm_gflops": ceiling, "rounds": arguments.rounds,
+              "corpus_texts": SIZES[arguments.size], "rows": rows}  # fmt: skip
     if arguments.size == "sample":
         report["weights"] = "trained"
     (work / "bench.json").write_text(json.dumps(report, indent=2) + "\n")

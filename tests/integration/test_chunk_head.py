@@ -32,7 +32,7 @@ def test_chunks_are_means_of_the_references_token_vectors(
         found = embedder.encode_chunks(DOCUMENT, sentences=1, task=task)
         prefix = embedder.manifest.prefixes[task]
         ids, offsets = embedder.tokenizer.tokenize_with_offsets(prefix + DOCUMENT)
-    tokens = reference.token_vectors(ids).numpy()
+    tokens = reference.token_vectors(ids[None])[0].numpy()
     # Where a token's visible part begins; a lone space belongs to what follows it.
     pieces = [(prefix + DOCUMENT)[a:b] for a, b in offsets]
     places = offsets[:, 0] - len(prefix) + [len(p) - len(p.lstrip()) for p in pieces]

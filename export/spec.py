@@ -225,5 +225,9 @@ class BuildSpec:
         if self.refittable and not (self.target.builds_here and self.adapter is AdapterMode.MERGED):
             raise InputError("--refittable: is for engines of merged adapters (TARGET=tensorrt or "
                              "tensorrt_rtx, ADAPTER=merged)")  # fmt: skip
+        ranges = self.calibration.data or self.calibration.table
+        if ranges and self.precision is not Precision.INT8:
+            raise InputError(f"CALIBRATION_DATA and CALIBRATION are for PRECISION=int8, got "
+                             f"PRECISION={self.precision}")  # fmt: skip
         if self.workspace_gib <= 0:
             raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")

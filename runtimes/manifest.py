@@ -90,6 +90,8 @@ def read_manifest(bundle: Path) -> Manifest:
     if not bundle.is_dir():
         raise InputError(f"BUNDLE: {bundle} is not a folder; `make engine` prints where it wrote")
     path = bundle / FILE
+    if not path.is_file():
+        raise InputError(f"BUNDLE: {bundle} has no {FILE}; `make engine` prints where it wrote")
     raw = read_json(path)
     if raw.get("schema") != SCHEMA:
         raise InputError(

@@ -11,7 +11,7 @@ import pytest
 
 import export.cli
 from export.cli import main, resolve_target
-from export.spec import BuildSpec, Limits, Precision, Target
+from export.spec import BuildSpec, CalibrationSpec, Limits, Precision, Target
 from runtimes.cuda import device_sm
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
 from tests.support import run_cli
@@ -166,6 +166,14 @@ def test_task_names_that_are_no_folder_names_are_refused(tmp_path: Path, task: s
     with pytest.raises(InputError, match="TASK: got"):
         BuildSpec(model="m", task=task, precision=Precision.FP16,
                   target=Target.ONNXRUNTIME, out=tmp_path)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", ["data", "table"])
+def test_ranges_are_refused_where_nothing_is_quantised(tmp_path: Path, field: str) -> None:
+    """Nothing that the user names is ignored in silence."""
+    with pytest.raises(InputError, match="are for PRECISION=int8, got PRECISION=fp16"):
+        BuildSpec(model="m", task="t", precision=Precision.FP16, target=Target.ONNXRUNTIME,
+                  out=tmp_path, calibration=CalibrationSpec(**{field: tmp_path}))  # fmt: skip
 
 
 def test_defaults_are_the_published_ones(tmp_path: Path) -> None:

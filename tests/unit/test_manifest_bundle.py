@@ -299,6 +299,11 @@ def test_bundle_that_is_no_folder_is_an_input_error(tmp_path: Path, name: str) -
         read_manifest(tmp_path / name)
 
 
+def test_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"BUNDLE: .* has no manifest\.json"):
+        read_manifest(tmp_path)
+
+
 def test_artifact_of_an_absent_kind_lists_the_kinds_there_are(bundle: Path) -> None:
     manifest = read_manifest(bundle)
     assert manifest.artifact("weights").path == "weights"

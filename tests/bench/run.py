@@ -166,10 +166,14 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 def cpu_name() -> str:
+    """The processor with its family and model, which tell generations of one name apart."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    fields = {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in lines)}
+    if "model name" not in fields:
+        return platform.machine()
+    family, model = fields.get("cpu family"), fields.get("model")
+    return f"{fields['model name']} (family {family}, model {model})"
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
+from math import ceil
 
 import numpy as np
 
@@ -71,8 +72,8 @@ def stratify(
     for low, high, quota in _classes(min(empty, max_tokens - 1), bounds, count):
         for index in range(quota):
             pool = next(turn)
-            # Evenly spread lengths, the greatest of the class among them.
-            ids = pool.document(low, high, goal=high - index * (high - low) // quota)
+            # Spread evenly by ratio, as the classes are, the greatest of the class among them.
+            ids = pool.document(low, high, goal=ceil(high * (low / high) ** (index / quota)))
             samples.append(Sample(ids, task, pool.language, high))
     return samples
 

@@ -39,7 +39,7 @@ from runtimes.tokens import TextTokenizer, shorten
 
 GRAPH = "model.onnx"
 # Short texts for trying single GEMMs: one run each, 96 runs at the real model's depth.
-_PROBE_TEXTS, _PROBE_TOKENS, _PROBE_ROWS = 12, 64, 512
+_PROBE_TEXTS, _PROBE_TOKENS, _PROBE_ROWS = 8, 48, 512
 
 
 @dataclass(frozen=True)

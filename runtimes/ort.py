@@ -39,10 +39,10 @@ class OrtRuntime(RuntimeBase):
     ) -> None:
         """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
 
-        ``spinning`` threads start sooner; where other processes use the cores too, as in a
-        server, they take the time from them. A graph may also be the bytes of a model whose
-        weights lie in ``folder``. Raises :class:`MissingError` where ``device`` is ``cuda`` and
-        its provider does not load.
+        ``spinning`` threads go on spinning between calls and start the next one sooner; where
+        other processes use the cores too, as in a server, they would take their time. A graph may
+        also be the bytes of a model whose weights lie in ``folder``. Raises :class:`MissingError`
+        where ``device`` is ``cuda`` and its provider does not load.
         """
         self.name = f"onnxruntime-{device}"
         self.budget = Budget() if device == "cpu" else GPU
@@ -53,7 +53,7 @@ class OrtRuntime(RuntimeBase):
         # Shapes differ from call to call, so a memory plan per shape would only pile up.
         options.enable_mem_pattern = False
         if not spinning:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         if folder is not None:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
         if not has_vnni():

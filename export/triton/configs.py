@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from export.spec import Choice
-from export.triton.settings import Settings
+from export.triton.settings import EncoderSettings, Settings
 from runtimes import serving
 from runtimes.errors import InputError
 from runtimes.manifest import Manifest
@@ -121,18 +121,10 @@ def encoder_config(
     config = pb.ModelConfig(name=name, backend=backend.value, max_batch_size=manifest.max_batch)
     config.version_policy.latest.num_versions = settings.versions
     _encoder_tensors(config, manifest)
-    batching = config.dynamic_batching
-    # The batcher joins requests of equal lengths only; waiting for more of them pays on GPUs.
-    # No preferred size: engines have one profile for all batch sizes.
-    batching.max_queue_delay_microseconds = chosen.queue_delay_us
-    # Overload answers with an error at once, or after the timeout, and not with endless waiting.
-    policy = batching.default_queue_policy
-    policy.timeout_action = pb.ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = chosen.queue_timeout_ms * 1000
-    policy.allow_timeout_override = True
-    policy.max_queue_size = chosen.queue_size
-    kinds = pb.ModelInstanceGroup
     cpu = backend is not Backend.TENSORRT  # our ONNX Runtime graphs are those for CPUs
+    if chosen.batching == "always" or (chosen.batching == "gpu" and not cpu):
+        _batching(config.dynamic_batching, chosen)
+    kinds = pb.ModelInstanceGroup
     config.instance_group.append(kinds(
         count=chosen.instances, kind=kinds.KIND_CPU if cpu else kinds.KIND_GPU,
         gpus=[] if cpu else chosen.gpus,
@@ -183,6 +175,21 @@ def _encoder_tensors(config: pb.ModelConfig, manifest: Manifest) -> None:
         config.output.append(_output("chunk_embedding", pb.TYPE_FP32, [-1, hidden]))
     else:
         config.output.append(_output("sentence_embedding", pb.TYPE_FP32, [hidden]))
+
+
+def _batching(batching: pb.ModelDynamicBatching, chosen: EncoderSettings) -> None:
+    """Joins what waits. Not by default on a CPU, where calls are full and 24.10's batcher stalls.
+
+    It joins requests of equal lengths only; waiting for more of them pays on GPUs. No preferred
+    size: engines have one profile for all batch sizes.
+    """
+    batching.max_queue_delay_microseconds = chosen.queue_delay_us
+    # Overload answers with an error at once, or after the timeout, and not with endless waiting.
+    policy = batching.default_queue_policy
+    policy.timeout_action = pb.ModelQueuePolicy.REJECT
+    policy.default_timeout_microseconds = chosen.queue_timeout_ms * 1000
+    policy.allow_timeout_override = True
+    policy.max_queue_size = chosen.queue_size
 
 
 def _tensorrt(

@@ -10,6 +10,7 @@ from typing import Any, Self
 from runtimes.errors import InputError
 
 _LIMITS = {"instances": (1, 64), "versions": (1, 100)}
+_CHOICES = {"batching": ("gpu", "always", "never"), "allocation": ("ON_PROFILE_CHANGE", "STATIC")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,7 @@ class EncoderSettings(_Section):
     instances: int = 1  # per GPU, or in all on a CPU
     gpus: tuple[int, ...] = ()  # all there are
     threads: int = 0  # of a Python encoder; 0: one per core
+    batching: str = "gpu"  # join texts of several requests: on GPUs, "always" or "never"
     queue_delay_us: int = 0
     queue_size: int = 1024  # requests; 0: no limit
     queue_timeout_ms: int = 60000
@@ -96,9 +98,9 @@ def read_settings(path: Path | None) -> Settings:
 
 
 def _check(where: str, key: str, value: Any, default: Any) -> None:
-    if key == "allocation":
-        if value not in ("STATIC", "ON_PROFILE_CHANGE"):
-            raise InputError(f"{where}: got {value!r}, expected STATIC or ON_PROFILE_CHANGE")
+    if key in _CHOICES:
+        if value not in _CHOICES[key]:
+            raise InputError(f"{where}: got {value!r}, expected {' or '.join(_CHOICES[key])}")
     elif isinstance(default, tuple):
         if not isinstance(value, list) or not all(type(x) is int and x >= 0 for x in value):
             raise InputError(f"{where}: got {value!r}, expected a list of whole numbers")

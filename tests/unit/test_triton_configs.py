@@ -64,7 +64,7 @@ def test_every_encoder_has_the_same_tensors(backend: Backend, changes: dict[str,
 
 
 def test_scheduling_is_what_the_settings_say() -> None:
-    made = config(Backend.PYTHON)
+    made = config(Backend.TENSORRT)
     policy = made.dynamic_batching.default_queue_policy
     assert (policy.max_queue_size, policy.default_timeout_microseconds) == (7, 60_000_000)
     assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
@@ -76,6 +76,18 @@ def test_scheduling_is_what_the_settings_say() -> None:
         "input_ids-16": (16,), "attention_mask-16": (16,),
     }  # fmt: skip
     assert all(v.all() for v in files.values())
+
+
+@pytest.mark.parametrize(
+    ("batching", "backends"),
+    [("gpu", {Backend.TENSORRT}), ("always", set(Backend)), ("never", set())],
+)
+def test_batching_joins_requests_where_the_settings_say(
+    batching: str, backends: set[Backend]
+) -> None:
+    settings = Settings(encoder=EncoderSettings(batching=batching))
+    made = {b: encoder_config("e", manifest(), b, settings, NEW) for b in Backend}
+    assert {b for b, c in made.items() if c.HasField("dynamic_batching")} == backends
 
 
 def test_tensorrt_picks_the_engine_of_the_gpu() -> None:
@@ -152,7 +164,8 @@ def test_settings_file_is_read(tmp_path: Path) -> None:
         ("[embed]\ncache = 1", "[embed] cache: got 1, expected bool"),
         ("[encoder]\ninstances = true", "got True, expected int"),
         ("[encoder]\ngpus = ['a']", "expected a list of whole numbers"),
-        ("[encoder]\nallocation = 'x'", "expected STATIC or ON_PROFILE_CHANGE"),
+        ("[encoder]\nallocation = 'x'", "expected ON_PROFILE_CHANGE or STATIC"),
+        ("[encoder]\nbatching = true", "expected gpu or always or never"),
         ("embed = 3", "embed: got 3, expected a table"),
         ("versions = 0", "versions: got 0, expected 1 to 100"),
         ("[embed", "not valid TOML"),

@@ -88,8 +88,9 @@ def make_bundle(place: Workplace, contender: Contender) -> Outcome:
     if (bundle / "manifest.json").is_file():
         return Outcome(name, DONE, reason="there already")
     target = bundle.parents[1].name.removesuffix("-refit")
+    command = "export.cli" if place.size == "sample" else "tests.bench.random_model"
     return run_step(name, [
-        "-m", "export.cli", "engine", "--model", place.model, "--task", "base", "--target", target,
+        "-m", command, "engine", "--model", place.model, "--task", "base", "--target", target,
         "--precision", contender.precision, "--gpu", place.gpu.sm, "--out", bundle.parents[1],
         "--parity-tokens", 2048 if place.size == "sample" else 64,
         *(["--refittable"] if contender.refit else []),

@@ -81,9 +81,7 @@ def test_full_queue_is_refused_at_once_and_a_patient_client_gets_through(
     tmp_path: Path, triton_environment: Path, small_bundle: Path
 ) -> None:
     settings = tmp_path / "settings.toml"
-    settings.write_text(
-        "[embed]\ninstances = 6\n[encoder]\nbatching = 'always'\nqueue_size = 1\n"
-    )
+    settings.write_text("[embed]\ninstances = 6\n[encoder]\nbatching = 'always'\nqueue_size = 1\n")
     repository = write(tmp_path / "r", "--bundle", small_bundle, "--settings", settings)
     spec: ServerSpec = server_spec(repository, triton_environment)
     text = "word " * 4000

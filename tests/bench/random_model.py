@@ -1,0 +1,29 @@
+"""``adaptrt`` on random weights: ``python -m tests.bench.random_model engine …``.
+
+Such weights are for speed and hardly rank: over the 120 pairs of the retrieval gate, errors like
+INT8's (1 - cosine 3e-4) move nDCG@10 by 0.02 at 32 dimensions, up or down. Only that figure is
+judged less strictly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from export import held_back
+from export.cli import main as adaptrt
+
+MIN_NDCG = 0.9
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command's exit code."""
+    strict, held_back.MIN_NDCG = held_back.MIN_NDCG, MIN_NDCG
+    try:
+        return adaptrt(arguments)
+    finally:
+        held_back.MIN_NDCG = strict
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -35,7 +35,7 @@ def until_it_passes(
     Starts with every GEMM in INT8. Raises :class:`GateError` with the sensitivities on standard
     error once GEMMs with more than ``limit`` of the work would have to fall back.
     """
-    out: dict[str, float] = {}
+    out: dict[str, str] = {}
     while True:
         plan = make_plan(calibration, out, dtype)
         try:
@@ -49,13 +49,16 @@ def until_it_passes(
                     f"({work(modules, out.keys()):.0%} of the work, INT8_FALLBACK_MAX {limit:.0%}) "
                     f"in {dtype}: {error}"
                 ) from error
-            out |= more
             reason = str(error).removesuffix("; nothing was published")
+            out |= {
+                name: f"{reason}; alone in INT8 it costs a mean 1 - cosine of {cost:.2e}"
+                for name, cost in more.items()
+            }
             print(f"INT8: {reason}\n  falling back: {', '.join(more)}", file=sys.stderr)
 
 
-def make_plan(calibration: Calibration, out: Mapping[str, float], dtype: str) -> PrecisionPlan:
-    """All calibrated GEMMs in INT8 but those in ``out``, which gives their sensitivities."""
+def make_plan(calibration: Calibration, out: Mapping[str, str], dtype: str) -> PrecisionPlan:
+    """All calibrated GEMMs in INT8 but those in ``out``, which says why."""
     return PrecisionPlan(
         dtype=dtype,
         int8={
@@ -63,10 +66,7 @@ def make_plan(calibration: Calibration, out: Mapping[str, float], dtype: str) ->
             for name, r in calibration.tensors.items()
             if name not in out
         },
-        fallback={
-            name: f"alone in INT8 it costs a mean 1 - cosine of {value:.2e}"
-            for name, value in out.items()
-        },
+        fallback=dict(out),
     )
 
 

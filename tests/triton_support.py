@@ -53,6 +53,16 @@ class Served:
         finally:
             client.close()
 
+    def texts_encoded(self, encoder: str) -> int:
+        """By the server's own count."""
+        module: Any = importlib.import_module("tritonclient.http")
+        client = module.InferenceServerClient(self.address("http"))
+        try:
+            (statistics,) = client.get_inference_statistics(encoder)["model_stats"]
+            return int(statistics["inference_count"])
+        finally:
+            client.close()
+
 
 def words(*texts: str | bytes) -> Array:
     """A string tensor."""

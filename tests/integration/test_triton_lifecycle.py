@@ -104,3 +104,33 @@ def test_full_queue_is_refused_at_once_and_a_patient_client_gets_through(
     refused = [answer for answer in hasty if answer != "answered"]
     assert 0 < len(refused) < 6
     assert all("UNAVAILABLE" in a and "Exceeds maximum queue size" in a for a in refused)
+
+
+def test_requests_whose_clients_have_hung_up_are_not_computed(
+    tmp_path: Path, triton_environment: Path, small_bundle: Path
+) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text("[embed]\ninstances = 1\n")
+    repository = write(tmp_path / "r", "--bundle", small_bundle, "--settings", settings)
+    spec = server_spec(repository, triton_environment)
+    long = ["word " * 4000] * 48
+
+    def hastily(_: int) -> str:
+        with (
+            TritonEmbedder(Served(spec).url("grpc"), deadline=0.3) as client,
+            pytest.raises(AdaptrtError) as error,
+        ):
+            client.encode(["hasty"])
+        return str(error.value)
+
+    encoder = f"encoder-{small_bundle.name}"
+    with serve(spec, tmp_path / "log"), ThreadPoolExecutor(4) as pool:
+        warmed = Served(spec).texts_encoded(encoder)
+        first = pool.submit(Served(spec).ask, "grpc", TEXT=words(*long))
+        time.sleep(0.2)  # the only instance is at work now
+        refused = list(pool.map(hastily, range(3)))
+        first.result()
+        Served(spec).ask("grpc", TEXT=words("last"))
+        computed = Served(spec).texts_encoded(encoder) - warmed
+    assert all("no answer within 0.3 s" in message for message in refused)
+    assert computed == len(long) + 1

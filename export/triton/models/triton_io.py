@@ -49,7 +49,14 @@ def failure(error: AdaptrtError) -> Any:
 
 
 def answer(request: Any, function: Callable[[Arrays], Arrays]) -> Any:
-    """The response to one request."""
+    """The response to one request.
+
+    One whose client has hung up, mostly at its deadline, is not computed: under overload a server
+    that does would work for nobody.
+    """
+    if request.is_cancelled():
+        gone = pb_utils.TritonError("the client has hung up", pb_utils.TritonError.CANCELLED)
+        return pb_utils.InferenceResponse(error=gone)
     try:
         return outputs(function(inputs_of(request)))
     except AdaptrtError as error:

@@ -1,8 +1,8 @@
-"""``adaptrt`` on random weights: ``python -m tests.bench.random_model engine …``.
+"""``adaptrt`` for models that are only timed: ``python -m tests.bench.random_model engine …``.
 
-Such weights are for speed and hardly rank: over the 120 pairs of the retrieval gate, errors like
-INT8's (1 - cosine 3e-4) move nDCG@10 by 0.02 at 32 dimensions, up or down. Only that figure is
-judged less strictly.
+Random weights hardly rank: over the 120 pairs of the retrieval gate, errors like INT8's (1 - cosine
+3e-4) move nDCG@10 by 0.02 at 32 dimensions, up or down. Only that figure is judged less strictly.
+``make bench`` takes the sample this way too, calibrated on few texts.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("contender")
     parser.add_argument("work", type=Path)
     parser.add_argument("--cases", default="")
-    parser.add_argument("--corpus-texts", type=int, default=256)
+    parser.add_argument("--corpus-texts", type=int, required=True)
     arguments = parser.parse_args()
     cases = all_cases(arguments.corpus_texts)
     wanted = arguments.cases.split(",") if arguments.cases else [c.name for c in cases]

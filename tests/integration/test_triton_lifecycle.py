@@ -21,14 +21,20 @@ def write(out: Path, *arguments: object) -> Path:
     return out
 
 
+def prepare(tmp_path: Path, environment: Path, bundle: Path, settings: str) -> ServerSpec:
+    """A repository of one bundle with settings of its own, not served yet."""
+    file = tmp_path / "settings.toml"
+    file.write_text(settings)
+    repository = write(tmp_path / "r", "--bundle", bundle, "--settings", file)
+    return server_spec(repository, environment)
+
+
 def test_client_waits_for_a_server_that_starts_late(
     tmp_path: Path, triton_environment: Path, small_bundle: Path
 ) -> None:
     """A repository of one task needs no TASK; the response cache answers the same."""
-    settings = tmp_path / "settings.toml"
-    settings.write_text("[embed]\ninstances = 1\ncache = true\n")
-    repository = write(tmp_path / "r", "--bundle", small_bundle, "--settings", settings)
-    spec = server_spec(repository, triton_environment)
+    settings = "[embed]\ninstances = 1\ncache = true\n"
+    spec = prepare(tmp_path, triton_environment, small_bundle, settings)
     stop = threading.Event()
 
     def run() -> None:
@@ -80,10 +86,8 @@ def test_configuration_of_a_newer_server_is_refused_and_ours_is_not(
 def test_full_queue_is_refused_at_once_and_a_patient_client_gets_through(
     tmp_path: Path, triton_environment: Path, small_bundle: Path
 ) -> None:
-    settings = tmp_path / "settings.toml"
-    settings.write_text("[embed]\ninstances = 6\n[encoder]\nbatching = 'always'\nqueue_size = 1\n")
-    repository = write(tmp_path / "r", "--bundle", small_bundle, "--settings", settings)
-    spec: ServerSpec = server_spec(repository, triton_environment)
+    settings = "[embed]\ninstances = 6\n[encoder]\nbatching = 'always'\nqueue_size = 1\n"
+    spec = prepare(tmp_path, triton_environment, small_bundle, settings)
     text = "word " * 4000
 
     def once(_: int) -> str:
@@ -109,10 +113,8 @@ def test_full_queue_is_refused_at_once_and_a_patient_client_gets_through(
 def test_requests_whose_clients_have_hung_up_are_not_computed(
     tmp_path: Path, triton_environment: Path, small_bundle: Path
 ) -> None:
-    settings = tmp_path / "settings.toml"
-    settings.write_text("[embed]\ninstances = 1\n")
-    repository = write(tmp_path / "r", "--bundle", small_bundle, "--settings", settings)
-    spec = server_spec(repository, triton_environment)
+    settings = "[embed]\ninstances = 1\n"
+    spec = prepare(tmp_path, triton_environment, small_bundle, settings)
     long = ["word " * 4000] * 48
 
     def hastily(_: int) -> str:

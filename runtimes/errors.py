@@ -31,3 +31,27 @@ class MissingError(AdaptrtError):
     """A GPU, a driver or a library is not there."""
 
     exit_code = 4
+
+
+_SHOWN = 120  # characters of one value in a message
+
+
+def shown(value: object, limit: int = _SHOWN) -> str:
+    """A value from outside as a message may show it: ``repr``, escaped and shortened.
+
+    Names and numbers of a checkpoint can hold line breaks and terminal escapes, and can be
+    megabytes long.
+    """
+    try:
+        text = ascii(value) if isinstance(value, bytes) else repr(value)
+    except ValueError:  # an integer of more digits than Python converts
+        text = f"a number of {type(value).__name__} with thousands of digits"
+    text = one_line(text)
+    return text if len(text) <= limit else f"{text[: limit - 1]}… ({len(text)} characters)"
+
+
+def one_line(text: str) -> str:
+    """The text with everything that is not printable escaped: line breaks, control characters,
+    lone surrogates, and marks that reorder what a terminal shows.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -12,10 +12,13 @@ MAX_TOKENS ?= 8192
 OUT ?= $(if $(filter triton serve,$(MAKECMDGOALS)),model_repository,build)
 TRITON_VERSION ?= 24.10
 TRITON_VENV := .venv-triton
+NEWEST_VENV := .venv-newest
+INTEROP_VENV := .venv-interop
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify triton serve test check bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify triton serve test check check-newest lock bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -45,6 +48,7 @@ help: ## This list
 	@echo "  WORKSPACE     builder memory in GiB [8]"
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
+	@echo "  QUIET         1: no line per stage"
 	@echo "  of INT8 (make calibrate takes them too):"
 	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"
 	@echo "  CALIBRATION        a calibration.json made before, of the same model, task and texts"
@@ -66,7 +70,7 @@ COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)
   $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
   $(if $(CALIBRATION_TEXTS),--calibration-texts "$(CALIBRATION_TEXTS)") \
   $(if $(OBSERVER),--observer "$(OBSERVER)") \
-  $(if $(INT8_FALLBACK_MAX),--int8-fallback-max "$(INT8_FALLBACK_MAX)")
+  $(if $(INT8_FALLBACK_MAX),--int8-fallback-max "$(INT8_FALLBACK_MAX)") $(if $(QUIET),--quiet)
 
 engine: $(VENV)/.installed ## Build a verified engine bundle
 	@$(BIN)/adaptrt engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
@@ -121,31 +125,50 @@ gpu-check: ## Try, compare and time everything that runs on this GPU (WHEELS=fol
 clean: ## Remove bundles and caches; the virtual environment stays
 	rm -rf build .mypy_cache .ruff_cache
 
-$(VENV)/.installed: pyproject.toml
+# Everything is installed from lock files: the same versions today and in a year.
+$(VENV)/.installed: locks/base.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 4; }
 	$(PYTHON) -m venv $(VENV)
-	@# The pinned torch goes first: alone, no other package can pull a larger build of it.
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^ *"\(torch==[0-9.]*\)",/\1/p' pyproject.toml)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python $(PIP_INSTALL) -r $<
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/.installed-%: locks/%.txt $(VENV)/.installed
+	$(BIN)/python $(PIP_INSTALL) -r $<
 	@touch $@
 
-$(VENV)/.installed-serve: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[serve]'
-	@touch $@
-
-# The server and what its Python models import. Apart from ours: it needs an older NumPy.
-$(TRITON_VENV)/.installed: export/triton/models/requirements.txt
+# The server and what its Python models import. Apart from ours: it needs an older NumPy, which
+# has no build for Python 3.13.
+$(TRITON_VENV)/.installed: locks/triton.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+	  { echo "The server needs Python 3.11 or 3.12; name one with PYTHON=python3.12"; exit 4; }
 	$(PYTHON) -m venv $(TRITON_VENV)
-	$(TRITON_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  'nvidia-pytriton==0.7.0' -r $<
+	$(TRITON_VENV)/bin/python $(PIP_INSTALL) -r $<
 	rm -rf $(TRITON_VENV)/backends
 	@touch $@
 
-$(VENV)/.installed-bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+# Other people's programs; some of them want other versions than ours.
+$(INTEROP_VENV)/.installed: locks/interop.txt pyproject.toml
+	$(PYTHON) -m venv $(INTEROP_VENV)
+	$(INTEROP_VENV)/bin/python $(PIP_INSTALL) -r $<
+	$(INTEROP_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# dev.txt is resolved first and constrains the others, so that they can be installed over each other.
+COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-annotate \
+  --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (UPGRADE=1: newest versions)
+	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
+	$(COMPILE) pyproject.toml --group build -c locks/dev.txt -o locks/base.txt
+	for name in serve bench docs; do $(COMPILE) pyproject.toml --group build --extra $$name \
+	  -c locks/dev.txt -o locks/$$name.txt || exit; done
+	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
+	$(COMPILE) locks/triton.in -o locks/triton.txt
+
+check-newest: ## The newest versions that pyproject.toml allows: install, build, a part of the tests
+	rm -rf $(NEWEST_VENV)
+	$(PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python $(PIP_INSTALL) --upgrade --editable '.[dev]'
+	$(NEWEST_VENV)/bin/python -m tests.newest

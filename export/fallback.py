@@ -7,7 +7,6 @@ say which GEMMs to give up first, and never decide by themselves whether a bundl
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from calibration.table import Calibration
 from export.gemms import work
 from export.modules import Module
 from export.precision_plan import GemmRange, PrecisionPlan
+from export.progress import log
 from runtimes.errors import GateError
 
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def until_it_passes(
         except GateError as error:
             more = next_fallback(sensitivities(calibration), out.keys(), modules, limit)
             if not more:
-                print(sensitivity_table(calibration, out), file=sys.stderr)
+                log.warning("%s", sensitivity_table(calibration, out))
                 raise GateError(
                     f"INT8 fails its gate even with {len(out)} of {len(modules)} GEMMs "
                     f"({work(modules, out.keys()):.0%} of the work, INT8_FALLBACK_MAX {limit:.0%}) "
@@ -54,7 +54,7 @@ def until_it_passes(
                 name: f"{reason}; alone in INT8 it costs a mean 1 - cosine of {cost:.2e}"
                 for name, cost in more.items()
             }
-            print(f"INT8: {reason}\n  falling back: {', '.join(more)}", file=sys.stderr)
+            log.info("INT8: %s\n  falling back: %s", reason, ", ".join(more))
 
 
 def make_plan(calibration: Calibration, out: Mapping[str, str], dtype: str) -> PrecisionPlan:

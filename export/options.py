@@ -22,6 +22,7 @@ def calibrate(command: ArgumentParser) -> None:
     add("--max-batch", type=int, default=32, help="default: %(default)s")
     add("--max-tokens", type=int, default=8192, help="default: %(default)s")
     add("--out", type=Path, default=Path("build"), help="default: %(default)s")
+    add("--quiet", action="store_true", help="no progress lines on standard error")
     add("--calibration-data", type=Path,
         help="INT8: texts in .txt, .jsonl or .parquet (default: the project's)")  # fmt: skip
     add("--calibration", type=Path, help="a calibration.json of the same model, task and texts")

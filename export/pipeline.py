@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from export.lowering import Kind, lower
 from export.opened import TOKENIZER, Opened, open_build
 from export.plan import BundlePlan, plan_bundle
 from export.precision_plan import PrecisionPlan
+from export.progress import log, stage
 from export.qdq import quantise_graph
 from export.record import (
     GRAPH_FILES,
@@ -34,6 +34,7 @@ from export.record import (
     make_manifest,
 )
 from export.refit import EngineSource
+from export.requirements import check_installed
 from export.spec import AdapterMode, BuildSpec, Interface, Precision, Target
 from export.trace import PortableGraph, trace
 from export.weights import SHARED_FILE, CastReport, write_weights
@@ -49,7 +50,9 @@ def build_bundles(
     The merged bundles of several tasks share one copy of the tensors no adapter changes, and of
     the engines where those are built without weights. ``engines`` takes them from another bundle.
     """
-    opened = open_build(spec, engines)
+    check_installed()
+    with stage("checkpoint"):
+        opened = open_build(spec, engines)
     if spec.adapter is AdapterMode.SWITCHABLE:
         tasks = (spec.task,)
     tasks = tasks or opened.checkpoint.tasks
@@ -78,12 +81,14 @@ def _build(
         if spec.target is Target.TENSORRT10:
             write_device_files(folder)
         gate = Gate(folder, files, spec, plan, opened.checkpoint, opened.tokenizer, index)
-        graph = _trace(opened, plan)
+        with stage("trace"):
+            graph = _trace(opened, plan)
 
         def attempt(graph: PortableGraph, precision: PrecisionPlan | None) -> Attempt:
-            _write_graphs(folder, files, graph)
-            contents = replace(plan.contents, plan=precision)
-            cast = write_weights(inner, graph.slots, contents, spec.limits.max_tokens, shared)
+            with stage("graphs and weights"):
+                _write_graphs(folder, files, graph)
+                contents = replace(plan.contents, plan=precision)
+                cast = write_weights(inner, graph.slots, contents, spec.limits.max_tokens, shared)
             # Engines first: they take seconds and can fail, the gate takes minutes.
             memory = _make_engines(folder, files, opened)
             return Attempt(gate.run(graph), cast, memory)
@@ -103,7 +108,8 @@ def _build(
             gate.write(made.verdict, int8=figures)
             write_files(folder, _header(opened, plan), made.verdict, calibration, figures)
         _warn_flushed(made.cast, spec.precision)
-        manifest = make_manifest(folder, files, opened, plan, made, quantisation)
+        with stage("hashes"):
+            manifest = make_manifest(folder, files, opened, plan, made, quantisation)
         write_json(folder / FILE, manifest.to_json())
     return final, manifest
 
@@ -123,7 +129,8 @@ def _make_engines(
             profiles=spec.profiles, refittable=spec.refittable,
         )  # fmt: skip
         graph = folder / files[Kind.TENSORRT]
-        memory[name] = build_engine(opened.trt, graph, folder / name, engine)
+        with stage(f"engine {gpu or spec.gpus[0]}"):
+            memory[name] = build_engine(opened.trt, graph, folder / name, engine)
     return memory
 
 
@@ -134,7 +141,9 @@ def calibrate_bundles(
 
     Gives its file, its contents, and whether it was there already.
     """
-    opened = open_build(spec)
+    check_installed()
+    with stage("checkpoint"):
+        opened = open_build(spec)
     if spec.adapter is AdapterMode.SWITCHABLE:
         tasks = (spec.task,)
     for task in tasks or opened.checkpoint.tasks:
@@ -148,8 +157,9 @@ def _subject(opened: Opened, plan: BundlePlan) -> Subject:
 
 def _calibration(opened: Opened, plan: BundlePlan) -> Calibration:
     subject = _subject(opened, plan)
-    calibration, reused = calibration_of(subject)
-    print(f"calibration: {subject.path}{' (reused)' if reused else ''}", file=sys.stderr)
+    with stage("calibration"):
+        calibration, reused = calibration_of(subject)
+    log.info("calibration: %s%s", subject.path, " (reused)" if reused else "")
     return calibration
 
 
@@ -196,7 +206,9 @@ def _copy_tokenizer(folder: Path, opened: Opened, plan: BundlePlan) -> None:
 
 def _warn_flushed(cast: CastReport, precision: Precision) -> None:
     for name, share in cast.flushed.items():
-        print(
-            f"warning: {name}: {share:.1%} of its values are too small for {precision} "
-            "and became zero", file=sys.stderr,
-        )  # fmt: skip
+        log.warning(
+            "warning: %s: %.1f%% of its values are too small for %s and became zero",
+            name,
+            100 * share,
+            precision,
+        )

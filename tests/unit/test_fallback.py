@@ -62,12 +62,12 @@ def test_the_most_sensitive_falls_back_first_with_its_reason(calibration: Calibr
 
 
 def test_more_than_the_limit_fails_with_the_table(
-    calibration: Calibration, capsys: pytest.CaptureFixture[str]
+    calibration: Calibration, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(GateError, match=r"1 of 4 GEMMs \(25% of the work, .*0\.98") as error:
         until_it_passes(attempt_needing({"b", "c"}, []), calibration, MODULES, "float16", 0.25)
     assert "\n" not in str(error.value)
-    table = capsys.readouterr().err
+    table = caplog.messages[-1]
     rows = [line.split()[0] for line in table.splitlines() if line.startswith(NAMES)]
     assert rows == ["b", "c", "a", "d"]
     assert "fell back" in table

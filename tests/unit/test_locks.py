@@ -1,0 +1,114 @@
+"""The lock files hold what pyproject.toml allows, and nothing of the machine that wrote them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent.parent
+LOCKS = sorted((ROOT / "locks").glob("*.txt"))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = {
+    "base": (),
+    "serve": ("serve",),
+    "dev": ("dev",),
+    "bench": ("bench",),
+    "docs": ("docs",),
+    "interop": ("interop",),
+}
+# Pairs that import and do not work together, and what goes wrong.
+KNOWN_NOT_TO_WORK = [
+    ({"transformers": "5.24.0", "peft": "0.21.2"}, "transformers 5.24 wants peft 0.22"),
+    ({"tritonclient": "2.70.0", "ml-dtypes": "0.6.0"}, "tritonclient 2.70 wants ml-dtypes 0.5"),
+]
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    """What pyproject.toml asks for, the project's own extras followed."""
+    optional = PROJECT["project"]["optional-dependencies"]
+    lines = list(PROJECT["project"]["dependencies"])
+    for extra in extras:
+        for line in optional[extra]:
+            inner = Requirement(line)
+            lines += optional[next(iter(inner.extras))] if inner.name == "adaptrt" else [line]
+    return [r for r in map(Requirement, lines) if r.name != "adaptrt"]
+
+
+def locked(path: Path) -> list[Requirement]:
+    lines = path.read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def allowed(versions: dict[str, str]) -> bool:
+    stated = {canonicalize_name(r.name): r for r in requirements("dev", "serve")}
+    return all(stated[name].specifier.contains(version) for name, version in versions.items())
+
+
+def test_every_environment_has_a_lock() -> None:
+    assert {path.stem for path in LOCKS} == {*EXTRAS, "triton"}
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_every_line_names_one_version_and_no_place(path: Path) -> None:
+    for requirement in locked(path):
+        operators = [clause.operator for clause in requirement.specifier]
+        assert operators == ["=="], f"{requirement} is not exact"
+        assert "*" not in str(requirement.specifier)
+        assert requirement.url is None
+    assert not re.search(r"://|file:|--hash|--index|--find-links|/", path.read_text())
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_lock_agrees_with_pyproject(name: str) -> None:
+    found = {canonicalize_name(r.name): r for r in locked(ROOT / "locks" / f"{name}.txt")}
+    for asked in requirements(*EXTRAS[name]):
+        pinned = found.get(canonicalize_name(asked.name))
+        assert pinned is not None, f"{asked} is not in locks/{name}.txt: run `make lock`"
+        version = next(iter(pinned.specifier)).version
+        assert asked.specifier.contains(version), f"{asked}, locked {version}: run `make lock`"
+
+
+def test_triton_lock_agrees_with_what_the_repository_asks_for() -> None:
+    wanted = ROOT / "export" / "triton" / "models" / "requirements.txt"
+    found = {canonicalize_name(r.name): r for r in locked(ROOT / "locks" / "triton.txt")}
+    for asked in locked(wanted):
+        version = next(iter(found[canonicalize_name(asked.name)].specifier)).version
+        assert asked.specifier.contains(version)
+
+
+@pytest.mark.parametrize("name", [name for name in EXTRAS if name not in ("dev", "interop")])
+def test_environments_can_be_installed_over_each_other(name: str) -> None:
+    """The development environment adds packages and changes none."""
+    dev = {r.name: set() for r in locked(ROOT / "locks" / "dev.txt")}
+    for requirement in locked(ROOT / "locks" / "dev.txt"):
+        dev[requirement.name].add(str(requirement.specifier))
+    for requirement in locked(ROOT / "locks" / f"{name}.txt"):
+        if requirement.name in dev:
+            assert str(requirement.specifier) in dev[requirement.name]
+
+
+@pytest.mark.parametrize(("versions", "reason"), KNOWN_NOT_TO_WORK)
+def test_ranges_exclude_what_is_known_not_to_work(versions: dict[str, str], reason: str) -> None:
+    assert not allowed(versions), reason
+
+
+def test_range_check_sees_a_pair_that_works() -> None:
+    """Guards the test above."""
+    assert allowed({"transformers": "5.23.0", "peft": "0.21.2"})
+
+
+def test_makefile_installs_from_locks_alone() -> None:
+    """But for the target that asks for the newest versions."""
+    installs = [
+        line.strip()
+        for line in (ROOT / "Makefile").read_text().splitlines()
+        if "$(PIP_INSTALL)" in line
+    ]
+    from_pyproject = [line for line in installs if "-r $<" not in line and "--no-deps" not in line]
+    assert len(installs) > 4
+    assert [line for line in from_pyproject if "$(NEWEST_VENV)" not in line] == []

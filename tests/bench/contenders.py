@@ -1,4 +1,4 @@
-"""Who is timed. Each takes texts and gives vectors; each runs in a process of its own."""
+"""Who is timed, each in a process of its own: texts in, vectors out. How each is shown."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from export.source import SAMPLE
 from runtimes.tokens import TextTokenizer
+from tests.bench.cases import CASES
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 PADDED_BATCH = 32  # sentence-transformers' default
@@ -127,14 +128,42 @@ def ours(contender: str) -> Callable[[Path], Encode]:
     return load
 
 
-CONTENDERS: dict[str, Callable[[Path], Encode]] = {
-    "PyTorch FlashAttention": reference,
-    "naive ONNX export": naive,
-    "sentence-transformers": sentence_transformers,
-    "adaptrt": ours("adaptrt"),
-    "adaptrt INT8": ours("adaptrt INT8"),
-    "rebuild per call": rebuilding,
-    "adaptrt switchable": ours("adaptrt switchable"),
+@dataclass(frozen=True)
+class Contender:
+    """How one is loaded, which cases it is there for, and its look in every picture.
+
+    ``memory_flaw`` says why the memory that the worker reports for it is not its own, in any run;
+    flaws of a single run stand in that run's report (``tests.bench.reports.memory_flaw``).
+    """
+
+    load: Callable[[Path], Encode]
+    colour: str
+    marker: str
+    cases: tuple[str, ...] = CASES
+    memory_flaw: str | None = None
+
+
+_SINGLE = ("1x128", "1x512", "1x2048", "8x512", "1x8192")
+_SHORT = ("1x128", "1x512")  # what switching costs is the same, or less, at any length
+
+# Colours of Okabe and Ito, which colour-blind readers can tell apart.
+CONTENDERS: dict[str, Contender] = {
+    "PyTorch FlashAttention": Contender(reference, "#D55E00", "D", _SINGLE),
+    "naive ONNX export": Contender(naive, "#E69F00", "v", _SINGLE),
+    # One text at a time it is PyTorch without a pinned kernel.
+    "sentence-transformers": Contender(
+        sentence_transformers, "#CC79A7", "P", ("1x128", "1x512", "8x512", "corpus")
+    ),
+    "adaptrt": Contender(ours("adaptrt"), "#0072B2", "o"),
+    "adaptrt INT8": Contender(ours("adaptrt INT8"), "#56B4E9", "s"),
+    "rebuild per call": Contender(
+        rebuilding,
+        "#000000",
+        "X",
+        _SHORT,
+        memory_flaw="the rebuilt weights, kept after the first call, count as loaded",
+    ),
+    "adaptrt switchable": Contender(ours("adaptrt switchable"), "#009E73", "^", _SHORT),
 }
 
 

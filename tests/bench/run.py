@@ -16,29 +16,23 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from tests.bench.cases import CASES, LENGTHS
+from tests.bench.cases import CASES
 from tests.bench.contenders import CONTENDERS, prepare
+from tests.bench.plots import save
+from tests.bench.reports import OURS
+from tests.bench.tables import every
 
-OURS = "adaptrt"
 # Texts of the mixed corpus by size. In padded batches sentence-transformers needs five minutes
 # for 256 of them at mid size, a third of the time the whole run should take.
 SIZES = {"sample": 256, "mid": 128, "full": 256}
 TOO_SLOW = 15.0  # seconds; not repeated in later rounds
-# Each contender runs the cases it is there for. Rebuilding costs the same at any length;
-# sentence-transformers, one text at a time, is PyTorch without a pinned kernel.
-_ONLY = {
-    "PyTorch FlashAttention": ("1x128", "1x512", "1x2048", "8x512", "1x8192"),
-    "naive ONNX export": ("1x128", "1x512", "1x2048", "8x512", "1x8192"),
-    "sentence-transformers": ("1x128", "1x512", "8x512", "corpus"),
-    "rebuild per call": ("1x128", "1x512"),
-    "adaptrt switchable": ("1x128", "1x512"),
-}
 Samples = dict[tuple[str, str], list[dict[str, Any]]]
 
 
@@ -51,7 +45,7 @@ def measure(work: Path, rounds: int, contenders: Sequence[str], cases: Sequence[
     for number in range(rounds):
         ceilings.append(gemm_gflops())
         for contender in contenders:
-            mine = _ONLY.get(contender, CASES)
+            mine = CONTENDERS[contender].cases
             wanted = [case for case in cases if case in mine and (contender, case) not in skip]
             print(f"round {number + 1}/{rounds}: {contender}", file=sys.stderr, flush=True)
             if not wanted:
@@ -129,42 +123,6 @@ def _by_round(values: list[dict[str, Any]]) -> list[float]:
     return [median(v["seconds"] for v in values if v["round"] == r) for r in rounds]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["| case | contender | seconds | tokens/s | × adaptrt's time | extra memory | GEMM |",
-             "|---|---|---|---|---|---|---|"]  # fmt: skip
-    for row in rows:
-        low, high = row["times_ours_range"]
-        lines.append(
-            f"| {row['case']} | {row['contender']} | {row['seconds']:.3f} | "
-            f"{row['tokens_per_s']:.0f} | {row['times_ours']:.2f} ({low:.2f}–{high:.2f}) | "
-            f"{row['extra_gb']:.2f} GB | {row['gemm_share']:.0%} |"
-        )
-    return "\n".join(lines)
-
-
-def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), constrained_layout=True)
-    for contender in CONTENDERS:
-        points = sorted((int(r["case"][2:]), r["seconds"], max(r["extra_gb"], 1e-3)) for r in rows
-                        if r["contender"] == contender and r["case"].startswith("1x"))  # fmt: skip
-        if points:
-            lengths, seconds, memory = zip(*points, strict=True)
-            axes[0].plot(lengths, seconds, "o-", label=contender)
-            axes[1].plot(lengths, memory, "o-", label=contender)
-    for axis, label in zip(axes, ("seconds for one text", "GB beside the weights"), strict=True):
-        axis.set(xscale="log", yscale="log", xlabel="tokens", ylabel=label)
-        axis.set_xticks(LENGTHS, [str(n) for n in LENGTHS])
-        axis.grid(alpha=0.3, which="both")
-    axes[0].legend(frameon=False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130)
-
-
 def cpu_name() -> str:
     """The processor with its family and model, which tell generations of one name apart."""
     info = Path("/proc/cpuinfo")
@@ -199,18 +157,20 @@ def main() -> None:
     ceiling = median(ceilings)
     for row in rows:
         row["gemm_share"] = gemm_share(row, work / "model", ceiling)
-    machine = f"{cpu_name()}, {os.cpu_count()} cores"
-    report = {"size": arguments.size, "weights": "random", "machine": machine,
-              "gemm_gflops": ceiling, "rounds": arguments.rounds,
-              "corpus_texts": SIZES[arguments.size], "rows": rows}  # fmt: skip
-    if arguments.size == "sample":
-        report["weights"] = "trained"
+    report = {
+        "size": arguments.size,
+        "weights": "trained" if arguments.size == "sample" else "random",
+        "machine": f"{cpu_name()}, {os.cpu_count()} cores",
+        "date": date.today().isoformat(),
+        "gemm_gflops": ceiling,
+        "rounds": arguments.rounds,
+        "corpus_texts": SIZES[arguments.size],
+        "rows": rows,
+    }
     (work / "bench.json").write_text(json.dumps(report, indent=2) + "\n")
-    (work / "bench.md").write_text(table(rows) + "\n")
-    title = f"{arguments.size} size, {report['weights']} weights, FP32, {machine}"
-    plot(rows, work / "bench.png", title)
-    print(table(rows))
-    print(f"\n{title}; one large FP32 matrix product: {ceiling:.0f} GFLOP/s")
+    (work / "bench.md").write_text(every(report) + "\n")
+    save(report, work / "bench.png")
+    print(every(report))
     print(f"written: {work}/bench.json, bench.md, bench.png")
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     cases = all_cases(arguments.corpus_texts)
     wanted = arguments.cases.split(",") if arguments.cases else [c.name for c in cases]
-    encode = CONTENDERS[arguments.contender](arguments.work)
+    encode = CONTENDERS[arguments.contender].load(arguments.work)
     encode(["Guten Tag"])
     loaded = memory_bytes("VmRSS")
     for case in (c for c in cases if c.name in wanted):

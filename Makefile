@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify triton serve test check check-newest lock bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify triton serve test check check-newest interop lock figures bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -115,6 +115,10 @@ bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive expo
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \
 	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_CASES),--cases "$(BENCH_CASES)")
 
+figures: $(VENV)/.installed-bench ## Write the documents' tables and pictures anew from the committed reports
+	$(BIN)/python -m tests.bench.tables
+	$(BIN)/python -m tests.bench.plots
+
 bench-gpu: ## Speed on this GPU beside PyTorch FlashAttention-2
 	@$(GPU_PYTHON) -m tests.bench.gpu --out "$(OUT)/bench-gpu"
 
@@ -166,6 +170,9 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	  -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt
+
+interop: $(INTEROP_VENV)/.installed ## Bundles in other people's programs, in an environment of its own
+	$(INTEROP_VENV)/bin/python -m pytest tests/interop
 
 check-newest: ## The newest versions that pyproject.toml allows: install, build, a part of the tests
 	rm -rf $(NEWEST_VENV)

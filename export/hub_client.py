@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _CONNECT = 3.0  # seconds for a name's look-up and a connection
 _WAIT = 30.0  # seconds for an answer where huggingface_hub waits for ever
 _EVERY = 10.0  # seconds between two lines of a log
-_ADDRESS = re.compile(r"https?://\S+")
+# The token, and addresses: those of large files are signed for their bearer.
+_SECRET = re.compile(r"https?://\S+|Bearer .*")
 
 
 def hub() -> str:
@@ -124,8 +125,8 @@ class _OneLine(logging.Handler):
 
 
 def _line(text: str) -> str:
-    """The first line, without addresses: those of large files are signed for their bearer."""
-    return one_line(_ADDRESS.sub("(address)", text.strip().partition("\n")[0]))[:300]
+    """The first line, without what is nobody's business."""
+    return one_line(_SECRET.sub("(left out)", text.strip().partition("\n")[0]))[:300]
 
 
 def foreign_errors() -> tuple[type[Exception], ...]:

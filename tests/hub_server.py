@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.headers["Host"].partition(":")[0]
         self.hub.requests.append(Request(self.command, path, host, self.headers))
         if self.hub.stalled and path.endswith(self.hub.stalled):
-            self.hub.stopped.wait()
+            self.hub.stopped.wait(10)
         elif self.hub.status is not None:
             self._answer(self.hub.status, self.hub.body)
         elif path.startswith(("/cdn/", "/git/")):

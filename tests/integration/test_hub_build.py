@@ -13,7 +13,7 @@ import pytest
 
 from export.source import SAMPLE
 from runtimes import Embedder
-from runtimes.manifest import Manifest
+from runtimes.manifest import read_manifest
 from tests.hub_server import FIRST, Hub, Repository, files_of, serve_hub
 from tests.support import SAMPLE_HF
 
@@ -63,8 +63,8 @@ def built(
 
 def test_bundle_is_that_of_the_folder(built: tuple[str, Path, str], fp32_bundle: Path) -> None:
     model, bundle, said = built
-    manifest = Manifest.load(bundle)
-    local = Manifest.load(fp32_bundle)
+    manifest = read_manifest(bundle)
+    local = read_manifest(fp32_bundle)
     assert manifest.model["name"] == model.replace("/", "--")
     assert manifest.model["revision"] == FIRST
     original = model == "acme/original"

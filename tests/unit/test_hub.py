@@ -186,6 +186,11 @@ def test_refusal_says_what_to_do(
     assert TOKEN not in capsys.readouterr().err
 
 
+def test_token_that_cannot_be_sent_is_not_shown(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", f"{TOKEN}\f{TOKEN}")
+    assert "cannot be used (Illegal header value" in refused()
+
+
 def test_what_is_cached_does_not_hide_a_refusal(hub: Hub) -> None:
     resolve(MODEL, None)
     hub.repositories[MODEL].hidden = True

@@ -24,7 +24,7 @@ from runtimes.errors import InputError, one_line, shown
 from runtimes.files import sha256
 
 if TYPE_CHECKING:
-    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+    from huggingface_hub.hf_api import RepoSibling
 
 # Weights, configuration and tokenizer: nothing that could be executed, no pickle, no ONNX. A name
 # becomes a path: it is a plain one, or that of an adapter's file in a folder.
@@ -69,32 +69,35 @@ def fetch(model: str, revision: str | None) -> Path:
         return _cached(model, revision, f"{hub()} cannot be reached ({failure})")
     with limited_session(), one_line_warnings():
         try:
-            info = _info(model, revision)
+            commit, files = _listing(model, revision)
         except _UnreachableError as error:
             return _cached(model, revision, f"{hub()} cannot be used ({error})")
-        folder = _snapshot_folder(model, revision, info)
-        # The largest last: what is wrong with the others is then known within a second.
-        files = [file for file in info.siblings or () if _WANTED.fullmatch(file.rfilename)]
-        for file in sorted(files, key=lambda file: file.size or 0):
+        folder = _snapshot_folder(model, revision, commit)
+        for file in files:
             _fetch_file(model, revision, folder, file)
     return folder
 
 
-def _info(model: str, revision: str) -> ModelInfo:
+def _listing(model: str, revision: str) -> tuple[str, list[RepoSibling]]:
+    """The commit that ``revision`` is, and its wanted files, the largest last: what is wrong with
+    the others is then known within a second.
+    """
     from huggingface_hub import HfApi
 
     try:
         info = HfApi().model_info(model, revision=revision, files_metadata=True)
+        files = [file for file in info.siblings or () if _WANTED.fullmatch(file.rfilename)]
+        files.sort(key=lambda file: file.size or 0)
     except foreign_errors() as error:
         if refused := refusal(error, model, revision):
             raise refused from error
         raise _UnreachableError(reason(error)) from error
-    if not _COMMIT.fullmatch(info.sha or ""):
+    if not (isinstance(info.sha, str) and _COMMIT.fullmatch(info.sha)):
         raise _UnreachableError(f"it names {shown(info.sha)} as the commit of {revision}")
-    return info
+    return info.sha, files
 
 
-def _snapshot_folder(model: str, revision: str, info: ModelInfo) -> Path:
+def _snapshot_folder(model: str, revision: str, commit: str) -> Path:
     """Where the files of the commit will be.
 
     The cache now holds the commit's listing and what commit ``revision`` is, so that a later build
@@ -106,7 +109,7 @@ def _snapshot_folder(model: str, revision: str, info: ModelInfo) -> Path:
         found = snapshot_download(model, revision=revision, allow_patterns=[], tqdm_class=SilentBar)
     except foreign_errors() as error:
         raise _broken_off(model, revision, error) from error
-    if (folder := Path(found)).name != info.sha:
+    if (folder := Path(found)).name != commit:
         raise InputError(f"REVISION: {shown(revision)} of {model} has just moved; run it again")
     return folder
 

@@ -297,7 +297,11 @@ def test_commit_that_is_none_is_refused(hub: Hub, tmp_path: Path, sha: str | Non
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("body", [b"<html>log in</html>", b"[]", b"{}", b'{"id": 1}'])
+@pytest.mark.parametrize("body", [
+    b"<html>log in</html>", b"[]", b"{}", b'{"id": 1}', b'{"id": "x", "sha": 1}',
+    b'{"id": "x", "siblings": 1}', b'{"id": "x", "siblings": [{"rfilename": 1}]}',
+    b'{"id": "x", "siblings": [{}]}', b"\xff", b"[" * 100_000,
+])  # fmt: skip
 def test_answer_that_is_not_a_hub_s_is_one_line(hub: Hub, body: bytes) -> None:
     """What a captive portal answers, for example."""
     hub.status, hub.body = 200, body

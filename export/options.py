@@ -9,8 +9,8 @@ from pathlib import Path
 def calibrate(command: ArgumentParser) -> None:
     """What a bundle is made from: ``engine`` has these too."""
     add = command.add_argument
-    add("--model", help="a folder or a hub id (default: the embedded sample)")
-    add("--revision", help="the hub revision, a branch, tag or commit")
+    add("--model", help="a folder or a hub id, owner/name (default: the embedded sample)")
+    add("--revision", help="of the hub id: a branch, tag or commit (default: main)")
     add("--task", default="classification",
         help="an adapter's name, base for none, all for one bundle per adapter")  # fmt: skip
     add("--adapter-path", type=Path, help="a PEFT folder of your own, used under --task's name")

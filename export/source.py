@@ -6,21 +6,22 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
 
 SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_NAME = "sample"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# Weights, configuration and tokenizer: nothing that could be executed, no pickle, no ONNX.
-_WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
-           "tokenizer_config.json", "README.md", "*/adapter_config.json",
-           "*/adapter_model.safetensors"]  # fmt: skip
+# Without "--" and "..", as on the hub: the name of a folder then stands for one id.
+_HUB_ID = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _LICENCE = re.compile(r"^license: *[\"']?([\w.+-]+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A checkpoint on this disk. ``licence`` is what its README states, else None."""
+    """A checkpoint on this disk.
+
+    ``name`` is the folder that its bundles are put under: ``owner--name`` for a hub id, as in the
+    hub's cache. ``licence`` is what its README states, else None.
+    """
 
     folder: Path
     name: str
@@ -33,32 +34,38 @@ def resolve(model: str, revision: str | None) -> Source:
 
     Raises :class:`InputError` where neither can be had.
     """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        name = SAMPLE_NAME if folder.resolve() == SAMPLE.resolve() else folder.resolve().name
-        return Source(folder, name, revision, _stated_licence(folder))
+    if _is_folder(model):
+        folder = Path(model).expanduser()
+        return Source(folder, _folder_name(folder), revision, _stated_licence(folder))
     if not _HUB_ID.fullmatch(model):
         raise InputError(
-            f"MODEL: {model!r} is neither a folder nor a hub id, expected for example "
+            f"MODEL: {shown(model)} is neither a folder nor a hub id, expected for example "
             "MODEL=jinaai/jina-embeddings-v3 or MODEL=/path/to/checkpoint"
         )
-    folder = _download(model, revision)
-    # The hub's cache names a snapshot by its commit.
-    return Source(folder, model.rpartition("/")[2], folder.name, _stated_licence(folder))
+    from export.hub import fetch
+
+    folder = fetch(model, revision)
+    return Source(folder, model.replace("/", "--"), folder.name, _stated_licence(folder))
 
 
-def _download(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
+def _is_folder(model: str) -> bool:
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=_WANTED))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        return Path(model).expanduser().is_dir()
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, a user who is not there
+        return False
+
+
+def _folder_name(folder: Path) -> str:
+    """What the folder's bundles are put under."""
+    path = folder.resolve()
+    if path == SAMPLE.resolve():
+        return SAMPLE_NAME
+    if not path.name.isprintable() or path.name.startswith(".") or not path.name:
         raise InputError(
-            f"MODEL: cannot get {model} from the hub ({reason}); check the name, REVISION and the "
-            "network, or download it elsewhere and give MODEL=/path/to/the/folder"
-        ) from error
+            f"MODEL: the folder {shown(str(path))} has a name that its bundles cannot be put "
+            "under, expected printable characters and no dot in front; rename it"
+        )
+    return path.name
 
 
 def _stated_licence(folder: Path) -> str | None:

@@ -20,6 +20,7 @@ from typing import TextIO
 
 from export import options
 from export.spec import (
+    ALL_TASKS,
     AdapterMode,
     BuildSpec,
     CalibrationSpec,
@@ -33,8 +34,6 @@ from export.spec import (
 from runtimes.cuda import device_sm
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.manifest import Manifest
-
-ALL_TASKS = "all"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -38,7 +38,7 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
     if (needed := adapter_rank(adapter)) > rank:
         raise InputError(
             f"{peft}: the adapter needs rank {needed}, the bundle's slot has {rank} "
-            f"(q, k, v of different A add up); {_remedy(manifest, needed)}"
+            f"(q, k, v of different A add up); {remedy(manifest, needed)}"
         )
     bank = Bank((adapter,), rank)
     modules = adaptable_modules(config)
@@ -76,7 +76,7 @@ def _cast(value: Matrix, dtype: np.dtype[np.generic], source: str) -> NDArray[np
     return cast
 
 
-def _remedy(manifest: Manifest, rank: int) -> str:
+def remedy(manifest: Manifest, rank: int) -> str:
     """The command that builds this bundle again with a slot of some rank."""
     if rank > MAX_RANK:
         return f"slots have at most {MAX_RANK}: build it in with ADAPTER_PATH instead"

@@ -15,7 +15,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _WANTED = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json",
            "tokenizer_config.json", "README.md", "*/adapter_config.json",
            "*/adapter_model.safetensors"]  # fmt: skip
-_LICENCE = re.compile(r"^license: *[\"']?([\w.+-]+)", re.MULTILINE)
+_LICENCE = re.compile(r"^license: *[\"']?([A-Za-z0-9_.+-]{1,64})(?![\w.+-])", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,13 @@ from export.peft_adapter import read_peft_adapter
 from export.peft_config import read_lora_settings
 from export.reference import reference_model
 from export.safetensor_files import SafetensorFiles
-from export.source import SAMPLE
+from export.source import SAMPLE, resolve
 from export.spec import JINA_TASKS
+from export.triton.configs import Release
+from export.triton.repository import RepositorySpec, write_repository
 from runtimes.errors import InputError
 from runtimes.files import check_regular, read_json, sha256
-from tests.support import SAMPLE_HF, build, edit_json, edit_tensors
+from tests.support import SAMPLE_HF, build, edit_json, edit_tensors, make_manifest
 
 FORGED = "x\nerror: all is well\x1b[2K\u202e"
 HUGE = "1" + "0" * 400
@@ -133,6 +135,35 @@ def test_adapter_is_one_safetensors_file(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
     line = refusal(lambda: read_peft_adapter(folder, "mine", read_config(SAMPLE_HF)[1]))
     assert "adapter_model.safetensors: no such file" in line
+
+
+@pytest.mark.parametrize("change", [{"task": "../../pwned"}, {"precision": "a/../../pwned"}])
+def test_manifest_does_not_name_a_folder_of_the_repository(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text(json.dumps(make_manifest(**change).to_json()))
+    spec = RepositorySpec(
+        bundles=(bundle,), out=tmp_path / "repository", release=Release.parse("24.10")
+    )
+    assert "pwned" in refusal(lambda: write_repository(spec))
+    assert list(tmp_path.iterdir()) == [bundle]
+
+
+@pytest.mark.parametrize(
+    ("readme", "licence"),
+    [
+        ("---\nlicense: cc-by-nc-4.0\n---", "cc-by-nc-4.0"),
+        ("license: 'mit' # yes", "mit"),
+        ("license: \x1b[2J\nerror: none", None),
+        ("license: " + "a" * 65, None),
+        ("license: mit\u202e", "mit"),
+    ],
+)
+def test_licence_is_a_short_plain_word(damaged: Path, readme: str, licence: str | None) -> None:
+    (damaged / "README.md").write_text(readme)
+    assert resolve(str(damaged), None).licence == licence
 
 
 # Files that are none

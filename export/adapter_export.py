@@ -61,6 +61,11 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
         file.export_adapter(str(staged.absolute()))
         check_adapter(staged, manifest)
         staged.replace(out)
+    except (OSError, RuntimeError) as error:  # the latter is ONNX Runtime's
+        reason = one_line(str(error).strip())[-200:]
+        raise InputError(
+            f"--out: cannot write {out} ({reason}); name a file that can be"
+        ) from error
     finally:
         staged.unlink(missing_ok=True)
 

@@ -3,7 +3,7 @@
 Nothing of this project's adapter arithmetic takes part: a native checkpoint's and a PEFT folder's
 tensors are given to transformers and PEFT by their own names, and an original checkpoint's A and B
 go into PEFT's layers as they are stored, with PEFT computing the scaling. Neither library opens a
-file of a checkpoint: they would follow keys that were not checked, to kernels, quantisers, other
+file of a checkpoint: they would follow keys that were not checked, to quantisers, other
 adapters and initialisations.
 """
 

@@ -111,6 +111,17 @@ def as_option(variable: str) -> str:
     return variable.lower().replace("_", "-")
 
 
+@pytest.mark.parametrize("name", ["absent/x.onnx_adapter", "folder.onnx_adapter"])
+def test_adapter_that_cannot_be_written_is_one_line(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "folder.onnx_adapter").mkdir()
+    peft, out = NATIVE / "separation", tmp_path / name
+    assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
+    assert f"--out: cannot write {out}" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.onnx_adapter"]
+
+
 def test_adapter_beyond_any_slot_is_sent_elsewhere(bundle: Path) -> None:
     assert "ADAPTER_PATH" in remedy(read_manifest(bundle), 1025)
 

@@ -37,7 +37,7 @@ help: ## This list
 	@echo "  ADAPTER       merged, switchable (every task, chosen per row), slot [merged]"
 	@echo "  INTERFACE     sentence, or official: that of the published ONNX file [sentence]"
 	@echo "  HEAD          sentence, or chunks: for late chunking [sentence]"
-	@echo "  RANK          of ADAPTER=slot [16]"
+	@echo "  RANK          of ADAPTER=slot: the widest adapter it takes; q, k, v with different A add up [16]"
 	@echo "  PRECISION     fp32, fp16, bf16, int8 [fp16]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
 	@echo "                onnxruntime, auto [auto]"

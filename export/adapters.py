@@ -106,10 +106,10 @@ def merge(weight: Matrix, pair: LoraPair | None, rows: slice = slice(None)) -> M
 def fuse_columns(pairs: Sequence[LoraPair | None], widths: Sequence[int]) -> LoraPair | None:
     """One update for a fused layer from those of its column blocks (Q, K and V of Wqkv).
 
-    Where all blocks share one ``down``, as the published checkpoint's do, the result keeps their
-    rank, so that merging it is the same product bit for bit as merging the fused original.
-    Otherwise the ranks add up and ``up`` is block diagonal. Scaling must be equal (it is one
-    number per PEFT file unless an alpha pattern says otherwise; then it is folded in).
+    Blocks with equal ``down`` share its rank, so that what the published checkpoint splits is
+    fused again: merging it is the same product bit for bit. The ranks of different ``down`` add
+    up, and ``up`` is block diagonal. Scaling must be equal (it is one number per PEFT file unless
+    a pattern says otherwise; then it is folded in, which rounds ``up`` once more).
     """
     present = [p for p in pairs if p is not None]
     if not present:
@@ -118,15 +118,15 @@ def fuse_columns(pairs: Sequence[LoraPair | None], widths: Sequence[int]) -> Lor
     if any(p.scaling != scaling for p in present):
         pairs = [p and LoraPair(p.down, p.up * np.float32(p.scaling), 1.0) for p in pairs]
         return fuse_columns(pairs, widths)
-    first = present[0].down
-    if len(present) == len(pairs) and all(np.array_equal(first, p.down) for p in present):
-        return LoraPair(first, np.concatenate([p.up for p in present], axis=1), scaling)
-    down = np.concatenate([p.down for p in present], axis=1)
-    up = np.zeros((down.shape[1], sum(widths)), np.float32)
-    row = column = 0
+    shared: list[tuple[Matrix, Matrix]] = []
+    column = 0
     for pair, width in zip(pairs, widths, strict=True):
         if pair is not None:
-            up[row : row + pair.rank, column : column + width] = pair.up
-            row += pair.rank
+            up = next((up for down, up in shared if np.array_equal(down, pair.down)), None)
+            if up is None:
+                up = np.zeros((pair.rank, sum(widths)), np.float32)
+                shared.append((pair.down, up))
+            up[:, column : column + width] = pair.up
         column += width
-    return LoraPair(down, up, scaling)
+    downs, ups = zip(*shared, strict=True)
+    return LoraPair(np.concatenate(downs, axis=1), np.concatenate(ups), scaling)

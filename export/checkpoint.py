@@ -1,10 +1,12 @@
 """Both published formats of jina-embeddings-v3 as one :class:`Checkpoint`.
 
-Only JSON and safetensors are read; nothing from a checkpoint is executed.
+Only JSON and safetensors are read; nothing from a checkpoint is executed, and no name in it
+becomes a path unless :mod:`export.spec` allows it for a task.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,11 +19,14 @@ from export.adapters import Adapter, LoraPair
 from export.config import EncoderConfig, read_config
 from export.modules import Module, adaptable_modules, tensor_shapes
 from export.peft_adapter import read_peft_adapter
-from export.safetensor_files import SafetensorFiles
+from export.safetensor_files import SafetensorFiles, plain
 from export.spec import BASE_TASK
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
+from runtimes.files import MAX_CONFIG_BYTES, read_json
 
 _PARAMETRIZATION = ".parametrizations.weight."
+# Copied into bundles unread; a link could stand in their place for a file that is not the model's.
+_COPIED = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,12 @@ class Checkpoint:
                 "for an adapter of your own, set ADAPTER_PATH too"
             )
         if self.format == "native":
-            folder = self.folder / task.replace(".", "_").replace("-", "_")
-            return read_peft_adapter(folder, task, self.config)
+            return read_peft_adapter(self.adapter_folder(task), task, self.config)
         return self._bank_entry(task)
+
+    def adapter_folder(self, task: str) -> Path:
+        """The PEFT folder of one of a native checkpoint's own tasks."""
+        return self.folder / task.replace(".", "_").replace("-", "_")
 
     def _bank_entry(self, task: str) -> Adapter:
         index = self.config.tasks.index(task)
@@ -93,6 +101,9 @@ def open_checkpoint(
     if not folder.is_dir():
         raise InputError(f"MODEL: {folder} is not a folder")
     kind, config = read_config(folder)
+    for copied in _COPIED:
+        if os.path.lexists(folder / copied):
+            read_json(folder / copied, MAX_CONFIG_BYTES)
     files = SafetensorFiles(folder, "model")
     expected = {_file_key(kind, key): shape for key, shape in tensor_shapes(config).items()}
     if kind == "original":
@@ -118,14 +129,14 @@ def _check(folder: Path, files: SafetensorFiles, expected: dict[str, tuple[int, 
         )
     if extra := sorted(files.names - set(expected)):
         raise InputError(
-            f"{files.path(extra[0])}: unexpected tensor {extra[0]} ({len(extra)} in all); "
+            f"{files.path(extra[0])}: unexpected tensor {plain(extra[0])} ({len(extra)} in all); "
             "config.json names fewer layers or adapters than the weights hold, or this is "
             "another architecture"
         )
     for key, shape in expected.items():
         if (got := files.shape(key)) != shape:
             raise InputError(
-                f"{files.path(key)}: {key} has shape {list(got)}, expected {list(shape)}; "
+                f"{files.path(key)}: {key} has shape {shown(list(got))}, expected {list(shape)}; "
                 "check config.json against the weights"
             )
 

@@ -22,6 +22,7 @@ from typing import TextIO
 from export import options
 from export.progress import show_on_stderr
 from export.spec import (
+    ALL_TASKS,
     AdapterMode,
     BuildSpec,
     CalibrationSpec,
@@ -35,8 +36,6 @@ from export.spec import (
 from runtimes.cuda import device_sm
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.manifest import Manifest
-
-ALL_TASKS = "all"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

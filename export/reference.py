@@ -1,8 +1,10 @@
 """The reference encoder: transformers' ``JinaEmbeddingsV3Model`` with the PEFT adapter active.
 
-Nothing of this project's adapter arithmetic takes part: a native checkpoint and a user's PEFT
-folder are loaded by transformers and PEFT themselves, and an original checkpoint's A and B go
-into PEFT's layers as they are stored, with PEFT computing the scaling.
+Nothing of this project's adapter arithmetic takes part: a native checkpoint's and a PEFT folder's
+tensors are given to transformers and PEFT by their own names, and an original checkpoint's A and B
+go into PEFT's layers as they are stored, with PEFT computing the scaling. Neither library opens a
+file of a checkpoint: they would follow keys that were not checked, to quantisers, other
+adapters and initialisations.
 """
 
 from __future__ import annotations
@@ -21,10 +23,12 @@ import torch
 from torch import nn
 
 from export.checkpoint import Checkpoint, lora_key
+from export.config import EncoderConfig
 from export.modules import adaptable_modules, tensor_shapes
+from export.peft_config import read_lora_settings
 from export.safetensor_files import SafetensorFiles
 from export.spec import BASE_TASK
-from runtimes.errors import AdaptrtError
+from runtimes.errors import AdaptrtError, InputError, one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,7 +48,7 @@ def reference_model(checkpoint: Checkpoint, task: str) -> nn.Module:
     """The FP32 reference for one task, attention through scaled-dot-product attention."""
     with _quiet():
         if checkpoint.format == "native":
-            model: nn.Module = _native_base(checkpoint.folder)
+            model: nn.Module = _native_base(checkpoint)
         else:
             model = _base_from_original(checkpoint)
         if task == BASE_TASK:
@@ -52,29 +56,32 @@ def reference_model(checkpoint: Checkpoint, task: str) -> nn.Module:
         if task == checkpoint.adapter_task and checkpoint.adapter_path is not None:
             _load_folder(model, checkpoint.adapter_path)
         elif checkpoint.format == "native":
-            _load_folder(model, checkpoint.folder / task.replace(".", "_").replace("-", "_"))
+            _load_folder(model, checkpoint.adapter_folder(task))
         else:
             _load_bank_entry(model, checkpoint, task)
     return model
 
 
-def _native_base(folder: Path) -> Any:
+def _native_base(checkpoint: Checkpoint) -> Any:
     from transformers import JinaEmbeddingsV3Model
 
     return JinaEmbeddingsV3Model.from_pretrained(
-        folder,
+        None,
+        config=_transformers_config(checkpoint.config),
+        state_dict=_tensors(checkpoint.files),
         dtype=torch.float32,
         attn_implementation="sdpa",
-        use_safetensors=True,
-        local_files_only=True,
     )
 
 
-def _base_from_original(checkpoint: Checkpoint) -> Any:
-    from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
+def _tensors(files: SafetensorFiles) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(files.read(name)) for name in files.names}
 
-    c = checkpoint.config
-    config = JinaEmbeddingsV3Config(
+
+def _transformers_config(c: EncoderConfig) -> Any:
+    from transformers import JinaEmbeddingsV3Config
+
+    return JinaEmbeddingsV3Config(
         vocab_size=c.vocab,
         hidden_size=c.hidden,
         num_hidden_layers=c.layers,
@@ -87,10 +94,15 @@ def _base_from_original(checkpoint: Checkpoint) -> Any:
         rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta},
         attn_implementation="sdpa",
     )
+
+
+def _base_from_original(checkpoint: Checkpoint) -> Any:
+    from transformers import JinaEmbeddingsV3Model
+
     with no_init():
-        model = JinaEmbeddingsV3Model(config)
+        model = JinaEmbeddingsV3Model(_transformers_config(checkpoint.config))
     state = {}
-    for name in tensor_shapes(c):
+    for name in tensor_shapes(checkpoint.config):
         for key, value in _split_qkv(name, checkpoint.read(name)):
             state[_renamed(key)] = torch.from_numpy(value)
     model.load_state_dict(state, strict=True, assign=True)
@@ -102,10 +114,17 @@ def _load_folder(model: Any, folder: Path) -> None:
 
     PEFT leaves a layer it could not fill at its initial value, where it changes nothing.
     """
-    model.load_adapter(str(folder), adapter_name=_ADAPTER)
+    from peft import LoraConfig
+
+    state = _tensors(SafetensorFiles(folder, "adapter_model", sharded=False))
+    try:
+        lora = LoraConfig(**read_lora_settings(folder).checked)
+        model.load_adapter(peft_config=lora, adapter_state_dict=dict(state), adapter_name=_ADAPTER)
+    except ValueError as error:  # target_modules that match nothing, for one
+        reason = one_line(str(error))[:200]
+        raise InputError(f"{folder}: PEFT refuses the adapter ({reason}); save it again") from error
     model.set_adapter(_ADAPTER)
-    files = SafetensorFiles(folder, "adapter_model")
-    _check_loaded(model, [files.read(name) for name in files.names], folder)
+    _check_loaded(model, [value.numpy() for value in state.values()], folder)
 
 
 def _load_bank_entry(model: Any, checkpoint: Checkpoint, task: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from runtimes.errors import InputError
-from runtimes.files import read_json
+from runtimes.errors import InputError, one_line, shown
+from runtimes.files import MAX_CONFIG_BYTES, check_regular, read_json
 
 FLOATS = {"F32", "F16", "BF16"}
+_SHARD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}\.safetensors")
+_MOST_SHARDS = 256  # each stays mapped; processes may open 1024 files
+_MOST_HEADER = 8 << 20  # bytes; the published model's header has some 100 KB
+_PLAIN = re.compile(r"[A-Za-z0-9_.#-]{1,120}")
 
 
 class SafetensorFiles:
@@ -25,14 +31,15 @@ class SafetensorFiles:
     size, so a truncated file is refused before any tensor is read.
     """
 
-    def __init__(self, folder: Path, stem: str) -> None:
+    def __init__(self, folder: Path, stem: str, *, sharded: bool = True) -> None:
         self._handles: dict[str, tuple[Path, Any]] = {}
-        for path in _shards(folder, stem):
+        for path in _files(folder, stem, sharded=sharded):
+            _check_header(path)
             with _as_input_error(path):
                 handle: Any = safe_open(path, framework="np")
                 for key in handle.keys():  # noqa: SIM118  (a safetensors handle is not a dict)
                     if key in self._handles:
-                        raise InputError(f"{path}: tensor {key} stands in two shards")
+                        raise InputError(f"{path}: tensor {plain(key)} stands in two shards")
                     self._handles[key] = (path, handle)
 
     @property
@@ -50,7 +57,9 @@ class SafetensorFiles:
         with _as_input_error(path):
             view = handle.get_slice(name)
             if (dtype := view.get_dtype()) not in FLOATS:
-                raise InputError(f"{path}: {name} is {dtype}, expected one of {sorted(FLOATS)}")
+                raise InputError(
+                    f"{path}: {plain(name)} is {dtype}, expected one of {sorted(FLOATS)}"
+                )
             return tuple(view.get_shape())
 
     def read(self, name: str, index: int | slice = slice(None)) -> NDArray[np.float32]:
@@ -60,7 +69,7 @@ class SafetensorFiles:
             value = np.asarray(handle.get_slice(name)[index]).astype(np.float32)
         if not np.isfinite(value).all():
             raise InputError(
-                f"{path}: {name} holds NaN or infinity, expected finite numbers; "
+                f"{path}: {plain(name)} holds NaN or infinity, expected finite numbers; "
                 "download or save the checkpoint again"
             )
         return value
@@ -72,25 +81,52 @@ def _as_input_error(path: Path) -> Iterator[None]:
         yield
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{path}: not a complete safetensors file ({error}); download or save it again"
+            f"{path}: not a complete safetensors file ({one_line(str(error))[:200]}); "
+            "download or save it again"
         ) from error
 
 
-def _shards(folder: Path, stem: str) -> list[Path]:
+def plain(name: str) -> str:
+    """A tensor's name for a message: quoted, escaped and shortened where it is unusual."""
+    return name if _PLAIN.fullmatch(name) else shown(name)
+
+
+def _check_header(path: Path) -> None:
+    """The library would read a header of up to 100 MB, which may name a million tensors."""
+    with _as_input_error(path), path.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+    if size > _MOST_HEADER:
+        raise InputError(
+            f"{path}: not a complete safetensors file (a header of {size} bytes, expected at most "
+            f"{_MOST_HEADER}); download or save it again"
+        )
+
+
+def _files(folder: Path, stem: str, *, sharded: bool) -> list[Path]:
     single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    if single.is_file():
+    if os.path.lexists(single):
+        check_regular(single)
         return [single]
-    if not index.is_file():
-        others = sorted(p.name for p in folder.glob("*.bin"))
+    if not sharded or not os.path.lexists(index):
+        others = [plain(p.name) for p in sorted(folder.glob("*.bin"))[:3]]
         hint = f" (found {', '.join(others)}: pickle files are never read)" if others else ""
         raise InputError(f"{single}: no such file{hint}; convert the checkpoint to safetensors")
-    weight_map = read_json(index).get("weight_map")
-    names = sorted(set(map(str, weight_map.values()))) if isinstance(weight_map, dict) else []
-    if not names:
-        raise InputError(f"{index}: weight_map is empty, expected tensor names and their files")
+    return _shards(folder, index)
+
+
+def _shards(folder: Path, index: Path) -> list[Path]:
+    weight_map = read_json(index, MAX_CONFIG_BYTES).get("weight_map")
+    values = weight_map.values() if isinstance(weight_map, dict) else ()
+    names = sorted({value if isinstance(value, str) else shown(value) for value in values})
+    if not 1 <= len(names) <= _MOST_SHARDS:
+        raise InputError(
+            f"{index}: weight_map names {len(names)} files, expected tensor names and their files, "
+            f"1 to {_MOST_SHARDS}"
+        )
     for name in names:
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise InputError(f"{index}: {name!r} is not the plain name of a safetensors file")
-        if not (folder / name).is_file():
+        if not _SHARD.fullmatch(name):
+            raise InputError(f"{index}: {shown(name)} is not the plain name of a safetensors file")
+        if not os.path.lexists(folder / name):
             raise InputError(f"{folder / name}: no such file, but {index.name} names it")
+        check_regular(folder / name)
     return [folder / name for name in names]

@@ -12,7 +12,7 @@ SAMPLE = Path(__file__).parent / "sample"
 SAMPLE_NAME = "sample"
 # Without "--" and "..", as on the hub: the name of a folder then stands for one id.
 _HUB_ID = re.compile(r"(?!.*(--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
-_LICENCE = re.compile(r"^license: *[\"']?([\w.+-]+)", re.MULTILINE)
+_LICENCE = re.compile(r"^license: *[\"']?([A-Za-z0-9_.+-]{1,64})(?![\w.+-])", re.MULTILINE)
 
 
 @dataclass(frozen=True)

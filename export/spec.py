@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
 
 JINA_TASKS = (
     "retrieval.query",
@@ -18,8 +18,20 @@ JINA_TASKS = (
     "text-matching",
 )
 BASE_TASK = "base"
+ALL_TASKS = "all"
 _SM = re.compile(r"sm\d{2,3}")
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_RANK = 1024  # of a slot and of an adapter: the published model's width
+
+
+def check_task_name(source: str, name: object) -> str:
+    """``name``, which becomes part of a path; ``source`` says in the message where it stands."""
+    if not isinstance(name, str) or not _TASK_NAME.fullmatch(name):
+        raise InputError(
+            f"{source}: got {shown(name)}, expected letters, digits, '.', '_' and '-' only, "
+            "at most 64, the first a letter or digit"
+        )
+    return name
 
 
 class Choice(StrEnum):
@@ -207,10 +219,7 @@ class BuildSpec:
         return self.precision.dtype
 
     def __post_init__(self) -> None:
-        if not _TASK_NAME.fullmatch(self.task):
-            raise InputError(
-                f"TASK: got {self.task!r}, expected letters, digits, '.', '_' and '-' only"
-            )
+        check_task_name("TASK", self.task)
         if self.adapter_path is not None and self.task == BASE_TASK:
             raise InputError("ADAPTER_PATH: TASK=base names no adapter; give yours a name")
         if self.target is not Target.ONNXRUNTIME and not self.gpus:
@@ -218,8 +227,8 @@ class BuildSpec:
         for gpu in self.gpus:
             if not _SM.fullmatch(gpu):
                 raise InputError(f"GPU: got {gpu!r}, expected a name such as sm86, sm89 or sm120")
-        if not 1 <= self.rank <= 1024:
-            raise InputError(f"RANK: got {self.rank}, expected 1 to 1024")
+        if not 1 <= self.rank <= MAX_RANK:
+            raise InputError(f"RANK: got {self.rank}, expected 1 to {MAX_RANK}")
         if self.parity_tokens < 1:
             raise InputError(f"PARITY_TOKENS: got {self.parity_tokens}, expected at least 1")
         if self.refittable and not (self.target.builds_here and self.adapter is AdapterMode.MERGED):

@@ -46,6 +46,8 @@ def shown(value: object, limit: int = _SHOWN) -> str:
         text = ascii(value) if isinstance(value, bytes) else repr(value)
     except ValueError:  # an integer of more digits than Python converts
         text = f"a number of {type(value).__name__} with thousands of digits"
+    except RecursionError:
+        text = f"a deeply nested {type(value).__name__}"
     text = one_line(text)
     return text if len(text) <= limit else f"{text[: limit - 1]}… ({len(text)} characters)"
 

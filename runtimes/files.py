@@ -6,23 +6,50 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
 from runtimes.errors import InputError
 
-MAX_JSON_BYTES = 64 << 20  # XLM-RoBERTa's tokenizer.json is 17 MB; configurations are a few KB
+MAX_JSON_BYTES = 64 << 20  # XLM-RoBERTa's tokenizer.json is 17 MB
+MAX_CONFIG_BYTES = 1 << 20  # configurations are a few KB, the index of shards some 100 KB
 _BLOCK = 4 << 20
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``; its size is checked before it is read."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if (size := path.stat().st_size) > MAX_JSON_BYTES:
-        raise InputError(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES} for a JSON file")
+def check_regular(path: Path) -> int:
+    """The size of the regular file at ``path``; :class:`InputError` for anything else.
+
+    Links are followed, because a hub's cache is made of them. Devices, FIFOs and sockets are
+    refused before they are opened: reading one can wait or go on for ever.
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise InputError(f"{path}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "device")
+        raise InputError(f"{path}: is a {kind}, expected a regular file or a link to one")
+    return status.st_size
+
+
+_KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
+
+
+def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The JSON object in ``path``, a regular file of at most so many bytes."""
+    size = check_regular(path)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(most + 1) if size <= most else b""
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    if (size := max(size, len(content))) > most:  # files of /proc state 0 bytes
+        raise InputError(f"{path}: {size} bytes, expected at most {most} for this JSON file")
+    try:
+        value = json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); download the file again") from error
     if not isinstance(value, dict):
@@ -31,7 +58,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Hex SHA-256 of a regular file's bytes."""
+    check_regular(path)
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(_BLOCK):

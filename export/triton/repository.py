@@ -18,6 +18,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 import runtimes
 from export.bundle import staging, write_json
+from export.spec import check_task_name
 from export.triton.configs import (
     GRAPH_FILE,
     Backend,
@@ -84,6 +85,8 @@ def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
     first = next(iter(manifests.values()))
     owners: dict[tuple[str, str, str], Path] = {}
     for folder, manifest in manifests.items():
+        for name in (manifest.task, manifest.precision):  # they become a folder's name
+            check_task_name(f"BUNDLE: {folder}/{FILE}", name)
         if manifest.adapter == "slot":
             raise InputError(
                 f"BUNDLE: {folder} has an adapter slot, which no Triton backend fills; build the "

@@ -9,9 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnxruntime import AdapterFormat
+from peft import LoraConfig
 
+from export.adapter_export import remedy
 from export.cli import main
 from runtimes import Embedder, InputError
+from runtimes.manifest import read_manifest
+from tests.peft_zoo import load_base, mean_vectors, quiet, train
+from tests.support import build, cosines, edit_json, run_cli, write_native
 
 NATIVE = Path(__file__).parents[1] / "data" / "sample-hf"
 TEXTS = ["The last train leaves at ten.", "東京は雨です。"]
@@ -66,6 +71,70 @@ def test_wider_adapter_is_refused_with_the_rank_to_build(bundle: Path, tmp_path:
     out = tmp_path / "wide.onnx_adapter"
     assert main(["adapter", "--peft", str(peft), "--bundle", str(bundle), "--out", str(out)]) == 2
     assert not out.exists()
+
+
+def test_refusal_prints_the_command_that_builds_a_fitting_slot(
+    small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """r = 8 on q and v alone, with different A, takes 16 columns."""
+    native = write_native(small_folder, tmp_path / "small-hf")
+    peft = tmp_path / "own"
+    train(native, peft, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+    common = ("--model", native, "--out", tmp_path, "--parity-tokens", 64)
+    bundle, out = tmp_path / "small-hf" / "base-slot-fp32", tmp_path / "own.onnx_adapter"
+    assert build(tmp_path, "--model", native, "--adapter", "slot", "--rank", 15, "--task", "base",
+                 "--max-tokens", 512, "--max-batch", 4) == 0  # fmt: skip
+    assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "needs rank 16, the bundle's slot has 15" in error
+    assert error.endswith("with the MODEL it was made from ('small-hf')")
+    command = error.split("`")[1]
+    assert command == (
+        "make engine ADAPTER=slot RANK=16 TASK=base PRECISION=fp32 TARGET=onnxruntime "
+        "MAX_BATCH=4 MAX_TOKENS=512"
+    )
+    settings = [word.split("=") for word in command.split()[2:]]
+    options = [part for key, value in settings for part in ("--" + as_option(key), value)]
+    assert run_cli("engine", *common, *options) == 0
+    assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 0
+    model = load_base(native)
+    with quiet():
+        model.load_adapter(str(peft), adapter_name="own")
+        model.set_adapter("own")
+    with Embedder.load(bundle, adapter=out) as filled:
+        expected = mean_vectors(model, filled.tokenizer.encode(TEXTS))
+        got = filled.encode(TEXTS, prefix=False)
+    assert cosines(got, expected).min() >= 0.999999
+
+
+def as_option(variable: str) -> str:
+    return variable.lower().replace("_", "-")
+
+
+@pytest.mark.parametrize("name", ["absent/x.onnx_adapter", "folder.onnx_adapter"])
+def test_adapter_that_cannot_be_written_is_one_line(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "folder.onnx_adapter").mkdir()
+    peft, out = NATIVE / "separation", tmp_path / name
+    assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
+    assert f"--out: cannot write {out}" in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.onnx_adapter"]
+
+
+def test_adapter_beyond_any_slot_is_sent_elsewhere(bundle: Path) -> None:
+    assert "ADAPTER_PATH" in remedy(read_manifest(bundle), 1025)
+
+
+def test_adapter_that_fp16_cannot_hold_is_refused(bundle: Path, tmp_path: Path) -> None:
+    """Its infinities went into the file."""
+    peft = Path(shutil.copytree(NATIVE / "separation", tmp_path / "strong"))
+    edit_json(peft / "adapter_config.json", lora_alpha=1e9)
+    out = tmp_path / "strong.onnx_adapter"
+    fits = bundle.name.endswith("fp32")
+    arguments = ("adapter", "--peft", peft, "--bundle", bundle, "--out", out)
+    assert run_cli(*arguments) == (0 if fits else 2)
+    assert out.exists() == fits
 
 
 def rewritten(adapter: Path, out: Path, *, drop: str | None = None, version: int = 0) -> Path:

@@ -148,5 +148,65 @@ def test_shared_down_with_a_part_missing_leaves_that_part_alone() -> None:
     np.testing.assert_allclose(fused.delta()[:, 6:], 2 * whole.delta(), rtol=1e-6)
 
 
+def whole_numbers(rows: int, columns: int, seed: int) -> Array:
+    """Factors whose products and sums FP32 holds exactly, in whatever order they are added."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(-8, 9, (rows, columns)).astype(np.float32)
+
+
+A, B = whole_numbers(64, 7, 0), whole_numbers(64, 7, 1)
+SHARED = {
+    "all three": ([A, A, A], 7),
+    "q and k": ([A, A, B], 14),
+    "k and v": ([B, A, A], 14),
+    "q and v": ([A, B, A], 14),
+    "only q and v": ([A, None, A], 7),
+    "only k and v": ([None, A, A], 7),
+    "other rank": ([A, A[:, :3].copy(), A], 10),
+    "none": ([A, B, A + 1], 21),
+}
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_equal_downs_are_fused_and_merge_to_the_bits_of_the_unfused(case: str) -> None:
+    downs, rank = SHARED[case]
+    pairs = [
+        None if down is None else LoraPair(down, whole_numbers(down.shape[1], 64, part), 0.25)
+        for part, down in enumerate(downs)
+    ]
+    fused = fuse_columns(pairs, [64] * 3)
+    assert fused is not None
+    assert fused.rank == rank
+    weight = np.random.default_rng(2).standard_normal((64, 192), np.float32)
+    columns = np.split(weight, 3, 1)
+    apart = np.concatenate([merge(w, p) for w, p in zip(columns, pairs, strict=True)], 1)
+    np.testing.assert_array_equal(merge(weight, fused), apart)
+
+
+@pytest.mark.parametrize("rank", [1, 4, 8, 32])
+def test_fused_factors_are_the_stored_ones_and_products_differ_by_rounding_alone(rank: int) -> None:
+    """A BLAS adds the products of another shape in another order: a few units in the last place."""
+    first, other = pair(rank, 3, 0), pair(rank, 3, 1)
+    third = LoraPair(first.down, other.up * 3, first.scaling)
+    fused = fuse_columns([first, other, third], [3, 3, 3])
+    assert fused is not None
+    np.testing.assert_array_equal(fused.down, np.concatenate([first.down, other.down], 1))
+    np.testing.assert_array_equal(fused.up[:rank], np.concatenate(
+        [first.up, np.zeros_like(first.up), third.up], 1))  # fmt: skip
+    blocks = [first, other, third]
+    bound = np.concatenate([np.abs(p.down) @ np.abs(p.up) for p in blocks], 1) * 0.5
+    error = np.abs(fused.delta() - dense(blocks, [3, 3, 3]))
+    assert (error <= 2 * rank * np.finfo(np.float32).eps * bound).all()
+
+
+def test_equal_downs_of_other_scaling_share_columns_too() -> None:
+    first = pair(4, 3, 0, 0.3)
+    second = LoraPair(first.down, first.up * 2, 0.7)
+    fused = fuse_columns([first, None, second], [3, 3, 3])
+    assert fused is not None
+    assert fused.rank == 4
+    np.testing.assert_allclose(fused.delta(), dense([first, None, second], [3, 3, 3]), atol=1e-6)
+
+
 def test_nothing_fuses_to_nothing() -> None:
     assert fuse_columns([None, None, None], [3, 3, 3]) is None

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoHaConfig, LoraConfig
+from peft import LoHaConfig, LoraConfig, PeftModel
 
-from export.adapters import Adapter
+from export.adapters import Adapter, adapter_rank
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.modules import adaptable_modules
 from export.peft_adapter import read_peft_adapter
 from runtimes.errors import InputError
-from tests.peft_zoo import merged_weights, train, train_in_transformers
+from tests.peft_zoo import load_base, merged_weights, quiet, train, train_in_transformers
 from tests.support import edit_json, edit_tensors, merged_tensor, write_native
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -80,6 +80,43 @@ def test_merged_matrices_are_those_of_pefts_own_merge(
 ) -> None:
     model = train(native_folder, tmp_path / "adapter", LoraConfig(**CONFIGS[case]))
     adapter = read_peft_adapter(tmp_path / "adapter", "mine", native_small.config)
+    compare_merged(native_small, adapter, merged_weights(model))
+
+
+@pytest.mark.parametrize(
+    ("targets", "shared", "rank"),
+    [
+        (["q_proj", "v_proj"], [], 16),
+        (["q_proj", "v_proj"], ["q_proj", "v_proj"], 8),
+        (["q_proj", "k_proj", "v_proj"], [], 24),
+        (["q_proj", "k_proj", "v_proj"], ["q_proj", "v_proj"], 16),
+        (["q_proj", "k_proj", "v_proj"], ["q_proj", "k_proj", "v_proj"], 8),
+        (["o_proj", "fc1"], [], 8),
+    ],
+)
+def test_width_that_an_adapter_needs_and_its_merge_by_peft(
+    native_folder: Path,
+    native_small: Checkpoint,
+    tmp_path: Path,
+    targets: list[str],
+    shared: list[str],
+    rank: int,
+) -> None:
+    """r = 8; q, k and v share columns where their A is equal."""
+    folder = tmp_path / "adapter"
+    train(native_folder, folder, LoraConfig(r=8, lora_alpha=3, target_modules=targets))
+
+    def share(tensors: dict[str, Any]) -> None:
+        for layer in range(native_small.config.layers):
+            stem = f"{PREFIX}layers.{layer}.self_attn."
+            for name in shared:
+                tensors[f"{stem}{name}.lora_A.weight"] = tensors[f"{stem}q_proj.lora_A.weight"]
+
+    edit_tensors(folder / "adapter_model.safetensors", share)
+    adapter = read_peft_adapter(folder, "mine", native_small.config)
+    assert adapter_rank(adapter) == rank
+    with quiet():
+        model = PeftModel.from_pretrained(load_base(native_folder), str(folder))
     compare_merged(native_small, adapter, merged_weights(model))
 
 

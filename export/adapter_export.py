@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from export.peft_adapter import read_peft_adapter
 from export.spec import Precision
 from runtimes.adapter_file import SUFFIX, check_adapter, model_version, slot_shapes
 from runtimes.errors import InputError
+from runtimes.files import replacing, require_file_place
 from runtimes.manifest import read_manifest
 
 
@@ -29,6 +29,7 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
     shapes = slot_shapes(manifest)
     if out.suffix != SUFFIX:
         raise InputError(f"--out: got {out}, expected a name that ends in {SUFFIX}")
+    require_file_place(out)
     config = EncoderConfig(**manifest.architecture)
     adapter = read_peft_adapter(peft, out.stem, config)
     rank = shapes[next(iter(shapes))][1]
@@ -53,10 +54,6 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
     file.set_adapter_version(1)
     file.set_model_version(model_version(manifest))
     file.set_parameters(values)
-    staged = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with replacing(out) as staged:
         file.export_adapter(str(staged.absolute()))
         check_adapter(staged, manifest)
-        staged.replace(out)
-    finally:
-        staged.unlink(missing_ok=True)

@@ -60,9 +60,12 @@ class Checkpoint:
                 "for an adapter of your own, set ADAPTER_PATH too"
             )
         if self.format == "native":
-            folder = self.folder / task.replace(".", "_").replace("-", "_")
-            return read_peft_adapter(folder, task, self.config)
+            return read_peft_adapter(self.adapter_folder(task), task, self.config)
         return self._bank_entry(task)
+
+    def adapter_folder(self, task: str) -> Path:
+        """The PEFT folder of one of a native checkpoint's own tasks."""
+        return self.folder / task.replace(".", "_").replace("-", "_")
 
     def _bank_entry(self, task: str) -> Adapter:
         index = self.config.tasks.index(task)

@@ -20,6 +20,7 @@ from typing import TextIO
 
 from export import options
 from export.spec import (
+    ALL_TASKS,
     AdapterMode,
     BuildSpec,
     CalibrationSpec,
@@ -33,8 +34,6 @@ from export.spec import (
 from runtimes.cuda import device_sm
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.manifest import Manifest
-
-ALL_TASKS = "all"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,6 +71,7 @@ def _engine(arguments: argparse.Namespace) -> int:
         parity_tokens=arguments.parity_tokens,
         profiles=tuple(name.strip() for name in arguments.profiles.split(",") if name.strip()),
         refittable=arguments.refittable,
+        name=arguments.name,
     )
     start = time.perf_counter()
     for path, manifest in build_bundles(spec, _tasks(arguments)):
@@ -233,7 +233,7 @@ def _refit(arguments: argparse.Namespace) -> int:
     spec = source.spec(
         arguments.model or str(SAMPLE), arguments.task, arguments.out,
         revision=arguments.revision, adapter_path=arguments.adapter_path,
-        parity_tokens=arguments.parity_tokens,
+        parity_tokens=arguments.parity_tokens, name=arguments.name,
     )  # fmt: skip
     start = time.perf_counter()
     for path, manifest in build_bundles(spec, (arguments.task,), source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -119,7 +120,8 @@ def _whereabouts(bundle: Path) -> str:
     A build that replaces one in two steps (:mod:`export.publish`) may have been killed in between.
     """
     for former in bundle.parent.glob(f".{glob.escape(bundle.name)}.former-*"):
-        return f"a build was killed while it replaced it: `mv {former} {bundle}`, or build it again"
+        back = shlex.join(["mv", str(former), str(bundle)])
+        return f"a build was killed while it replaced it: `{back}`, or build it again"
     return "`make engine` prints where it wrote"
 
 

@@ -12,6 +12,7 @@ from onnxruntime import AdapterFormat
 
 from export.cli import main
 from runtimes import Embedder, InputError
+from runtimes.manifest import read_manifest
 
 NATIVE = Path(__file__).parents[1] / "data" / "sample-hf"
 TEXTS = ["The last train leaves at ten.", "東京は雨です。"]
@@ -25,7 +26,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "--adapter", "slot", "--rank", "6", "--task", "base", "--max-tokens", "512",
     ])  # fmt: skip
     assert code == 0
-    return out / "sample" / f"base-slot-{request.param}"
+    return out / "sample" / f"base-slot-{request.param}-r6-t512"
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +38,13 @@ def adapter(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_filled_slot_equals_the_merged_adapter(bundle: Path, adapter: Path, tmp_path: Path) -> None:
-    precision = bundle.name.rpartition("-")[2]
+    precision = read_manifest(bundle).precision
     code = main([
         "engine", "--out", str(tmp_path), "--target", "onnxruntime", "--precision", precision,
         "--task", "separation", "--max-tokens", "512",
     ])  # fmt: skip
     assert code == 0
-    with Embedder.load(tmp_path / "sample" / f"separation-{precision}") as merged:
+    with Embedder.load(tmp_path / "sample" / f"separation-{precision}-onnxruntime-t512") as merged:
         expected = merged.encode(TEXTS)
     with Embedder.load(bundle, adapter=adapter) as filled, Embedder.load(bundle) as empty:
         got, base = filled.encode(TEXTS), empty.encode(TEXTS)

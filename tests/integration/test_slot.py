@@ -69,6 +69,14 @@ def test_wider_adapter_is_refused_with_the_rank_to_build(bundle: Path, tmp_path:
     assert not out.exists()
 
 
+def test_adapter_file_does_not_take_a_folders_place(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.onnx_adapter"
+    out.mkdir()
+    peft = str(NATIVE / "separation")
+    assert main(["adapter", "--peft", peft, "--bundle", str(bundle), "--out", str(out)]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
+
+
 def rewritten(adapter: Path, out: Path, *, drop: str | None = None, version: int = 0) -> Path:
     read = AdapterFormat.read_adapter(str(adapter))
     parameters = {n: v for n, v in read.get_parameters().items() if n != drop}

@@ -28,16 +28,21 @@ def require_replaceable(final: Path, spec: BuildSpec, plan: BundlePlan) -> None:
     asked = _asked(spec, plan)
     other = [f"{k}={shown(v)}" for k, v in _recorded(former).items() if v != asked[k]]
     made = {gpu or spec.gpus[0] for gpu, _ in engine_names(spec)}
-    gpus = sorted({str(a.gpu) for a in former.artifacts if a.gpu is not None} - made)
+    gpus = {str(a.gpu) for a in former.artifacts if a.gpu is not None} - made
     lost = [f"was built with {', '.join(other)}"] if other else []
-    lost += [f"holds engines for {', '.join(gpus)}"] if gpus else []
+    lost += [f"holds engines for {', '.join(_in_order(gpus))}"] if gpus else []
     if lost:
-        more = f"add GPU={','.join(sorted(made | set(gpus)))}, " if gpus and not other else ""
+        more = f"add GPU={','.join(_in_order(made | gpus))}, " if gpus and not other else ""
         raise InputError(
             f"OUT: {final} {' and '.join(lost)}, which this build would replace; "
             f"{more if spec.target is Target.TENSORRT_RTX else ''}choose another place (NAME=... "
             "or OUT=...), or delete it"
         )
+
+
+def _in_order(gpus: set[str]) -> list[str]:
+    """``sm120`` after ``sm89``."""
+    return sorted(gpus, key=lambda gpu: (len(gpu), gpu))
 
 
 def _recorded(manifest: Manifest) -> dict[str, object]:

@@ -38,6 +38,7 @@ def staging(final: Path, may_replace: Check, finished: Check) -> Iterator[Path]:
     step; ``finished(folder)`` where what was written is not complete. Whatever ends the block
     early, what stood at ``final`` stays as it was.
     """
+    final = final.absolute()
     made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
     try:
         claim = _begin(final, may_replace)

@@ -73,6 +73,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def require_file_place(path: Path) -> None:
     """:class:`InputError` unless a file may be written here: nothing or a plain file is there."""
+    above = next(p for p in path.absolute().parents if os.path.lexists(p))
+    if not above.is_dir():
+        raise InputError(f"cannot write {path}: {above} is no folder; move it away")
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         what = "a link" if path.is_symlink() else "no file"
         raise InputError(

@@ -177,7 +177,7 @@ def test_engines_for_other_gpus_are_not_lost(
     options = ("--target", "tensorrt_rtx", "--gpu", "sm89,sm120")
     error = refused(rtx, capsys, lambda: engine(rtx, small_folder, *options))
     assert "separation-fp32 holds engines for sm86, which this build would replace" in error
-    assert "; add GPU=sm120,sm86,sm89, choose another place (NAME=... or OUT=...)" in error
+    assert "; add GPU=sm86,sm89,sm120, choose another place (NAME=... or OUT=...)" in error
 
 
 @pytest.mark.usefixtures("no_work")

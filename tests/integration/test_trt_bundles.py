@@ -189,6 +189,12 @@ def test_refit_of_the_same_task_in_place_is_refused(
     assert "is the bundle of separation" in capsys.readouterr().err
 
 
+def test_refit_under_a_name(refittable: Path, small_folder: Path) -> None:
+    assert refit(refittable, small_folder, "separation", "--name", "again") == 0
+    manifest = check_hashes(refittable.with_name("again"))
+    assert engine_of(manifest) == engine_of(read_manifest(refittable))
+
+
 def test_bundle_without_a_stripped_engine_cannot_be_refitted(
     small_bundle: Path, small_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

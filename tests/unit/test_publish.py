@@ -338,6 +338,16 @@ def test_only_files_are_replaced_by_files(tmp_path: Path, make: Callable[[Path],
     assert listing(tmp_path) == before
 
 
+def test_file_cannot_be_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "calibration").write_text("precious")
+    path = tmp_path / "calibration" / "task.json"
+    with (
+        pytest.raises(InputError, match=r"task\.json: .*calibration is no folder"),
+        replacing(path),
+    ):
+        pytest.fail("begun")
+
+
 def test_hint_is_given_for_the_bundle_that_is_missing_alone(final: Path) -> None:
     final.rename(final.with_name(f".{final.name}.former-12ab"))
     with pytest.raises(InputError, match=r"mv .*\.former-12ab .*task-fp32`"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -354,6 +355,21 @@ def test_hint_is_given_for_the_bundle_that_is_missing_alone(final: Path) -> None
         read_manifest(final)
     with pytest.raises(InputError, match="prints where it wrote"):
         read_manifest(final.with_name("task-fp16"))
+
+
+def test_lock_that_was_cleared_away_before_it_was_taken_is_none(
+    final: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file is gone, so two builds could hold locks of one name."""
+    flock = fcntl.flock
+
+    def late(handle: int, how: int) -> None:
+        Path(f"/proc/self/fd/{handle}").readlink().unlink()
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    assert export.publish._Claim.take(final, "12ab") is None
+    assert names(final) == [final.name]
 
 
 def test_waiting_for_another_builds_turn_ends_with_it(final: Path) -> None:

@@ -49,6 +49,7 @@ help: ## This list
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
 	@echo "  QUIET         1: no line per stage"
+	@echo "  NAME          the bundle's folder in OUT/model [one that says the choices]"
 	@echo "  of INT8 (make calibrate takes them too):"
 	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"
 	@echo "  CALIBRATION        a calibration.json made before, of the same model, task and texts"
@@ -72,11 +73,12 @@ COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)
   $(if $(OBSERVER),--observer "$(OBSERVER)") \
   $(if $(INT8_FALLBACK_MAX),--int8-fallback-max "$(INT8_FALLBACK_MAX)") $(if $(QUIET),--quiet)
 
+# NAME counts on the command line only: some systems have it in the environment, for the machine.
 engine: $(VENV)/.installed ## Build a verified engine bundle
 	@$(BIN)/adaptrt engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(REFITTABLE),--refittable) \
-	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") \
+	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(filter command,$(origin NAME)),--name "$(NAME)") \
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
 
 calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISION=int8 does it too)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 from calibration.observers import OBSERVERS
 from calibration.quantise import LEVELS, MIN_SCALE
 from runtimes.errors import AdaptrtError, InputError
-from runtimes.files import read_json
+from runtimes.files import read_json, replacing
 
 SCHEMA = 1
 _FIELDS = {"schema", "key", "model_sha256", "task", "corpus", "settings", "tensors"}
@@ -86,16 +84,12 @@ class Calibration:
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
     """Write, a line per GEMM; a former file is replaced in one step or not at all."""
-    staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged.write_text("".join(_lines(calibration)), encoding="utf-8")
-        staged.replace(path)
+        with replacing(path) as staged:
+            staged.write_text("".join(_lines(calibration)), encoding="utf-8")
     except OSError as error:
         raise AdaptrtError(f"cannot write {path} ({error.strerror})") from error
-    finally:
-        with suppress(OSError):  # gone after success; its folder may not even be one
-            staged.unlink()
 
 
 def read_calibration(path: Path) -> Calibration:

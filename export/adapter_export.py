@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from export.peft_adapter import read_peft_adapter
 from export.source import SAMPLE_NAME
 from export.spec import MAX_RANK, Limits, Precision
 from runtimes.adapter_file import SUFFIX, check_adapter, model_version, slot_shapes
-from runtimes.errors import InputError, one_line, shown
+from runtimes.errors import AdaptrtError, InputError, one_line, shown
+from runtimes.files import replacing, require_file_place
 from runtimes.manifest import Manifest, read_manifest
 
 
@@ -32,6 +33,9 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
     shapes = slot_shapes(manifest)
     if out.suffix != SUFFIX:
         raise InputError(f"--out: got {out}, expected a name that ends in {SUFFIX}")
+    require_file_place(out)
+    if not out.parent.is_dir():
+        raise InputError(f"--out: {shown(str(out.parent))}: no such folder; make it first")
     config = EncoderConfig(**manifest.architecture)
     adapter = read_peft_adapter(peft, out.stem, config)
     rank = shapes[next(iter(shapes))][1]
@@ -56,18 +60,19 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
     file.set_adapter_version(1)
     file.set_model_version(model_version(manifest))
     file.set_parameters(values)
-    staged = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        file.export_adapter(str(staged.absolute()))
+    with replacing(out) as staged:
+        _export(file, staged)
         check_adapter(staged, manifest)
-        staged.replace(out)
-    except (OSError, RuntimeError) as error:  # the latter is ONNX Runtime's
-        reason = one_line(str(error).strip())[-200:]
-        raise InputError(
-            f"--out: cannot write {out} ({reason}); name a file that can be"
+
+
+def _export(file: Any, path: Path) -> None:
+    try:
+        file.export_adapter(str(path.absolute()))
+    except RuntimeError as error:  # ONNX Runtime says no more of a full disk
+        raise AdaptrtError(
+            f"--out: cannot write into {shown(str(path.absolute().parent))}; check that the folder "
+            "may be written and has space"
         ) from error
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 def _cast(value: Matrix, dtype: np.dtype[np.generic], source: str) -> NDArray[np.generic]:

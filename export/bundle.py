@@ -1,47 +1,49 @@
-"""Bundles on disk: staged, flushed, reloaded, compared, then renamed into place."""
+"""Bundles on disk: staged, reloaded and compared, then published; what one may replace."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from runtimes.errors import AdaptrtError, GateError
+from export import publish
+from runtimes.errors import GateError, InputError
 from runtimes.files import sha256
 from runtimes.manifest import FILE, Manifest, read_manifest
 
 
-@contextmanager
-def staging(final: Path, *, bundle: bool = True) -> Iterator[Path]:
-    """A folder beside ``final`` to write into; published when the block ends without an error.
+def read_former(final: Path) -> Manifest | None:
+    """The manifest of the bundle that stands where another is to go; None where nothing does.
 
-    A ``bundle`` is re-hashed against its manifest before. Whatever ends the block early, what
-    stood at ``final`` stays as it was. What a killed process left behind is removed by the next
-    one that writes there.
+    Its files may be damaged. Raises :class:`InputError` for anything else that is there (a file, a
+    link, a folder without a manifest of ours): that is never replaced.
     """
-    made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(final)
-        folder = final.parent / f".{final.name}.staging-{os.getpid()}"
-        folder.mkdir()
-    except OSError as error:
-        raise AdaptrtError(f"OUT: cannot write below {final.parent} ({error})") from error
-    try:
+    if not os.path.lexists(final):
+        return None
+    if final.is_symlink() or not final.is_dir():
+        reason = "a link" if final.is_symlink() else "no folder"
+    else:
+        try:
+            return read_manifest(final, files=False)
+        except (InputError, OSError) as error:
+            reason = str(error)
+    raise InputError(
+        f"OUT: {final} is no bundle of ours, so it is not replaced ({reason}); move it away, or "
+        "choose another place (NAME=... or OUT=...)"
+    )
+
+
+@contextmanager
+def staging(final: Path, may_replace: publish.Check = read_former) -> Iterator[Path]:
+    """A folder to write a bundle into; published, re-hashed, when the block ends without an error.
+
+    ``may_replace`` raises where what stands at ``final`` must stay.
+    """
+    with publish.staging(final, may_replace, check_hashes) as folder:
         yield folder
-        _flush(folder)
-        if bundle:
-            check_hashes(folder)
-        _publish(folder, final)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in made:  # those this build made, inner ones first, unless something is there
-            with suppress(OSError):
-                parent.rmdir()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -66,46 +68,3 @@ def check_hashes(bundle: Path) -> Manifest:
             "copy the bundle again or rebuild it"
         )
     return manifest
-
-
-def _flush(folder: Path) -> None:
-    for path in (*folder.rglob("*"), folder):
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _publish(folder: Path, final: Path) -> None:
-    former = final.parent / f".{final.name}.former-{os.getpid()}"
-    if final.exists():
-        final.rename(former)
-    try:
-        folder.rename(final)
-    except OSError:
-        if former.exists():
-            former.rename(final)
-        raise
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def _remove_abandoned(final: Path) -> None:
-    for leftover in final.parent.glob(f".{final.name}.*-*"):
-        kind, _, pid = leftover.name.rpartition("-")
-        if not pid.isdigit() or _alive(int(pid)):
-            continue
-        if kind.endswith(".former") and not final.exists():
-            leftover.rename(final)  # killed between the two renames: the former bundle returns
-        else:
-            shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

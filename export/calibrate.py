@@ -31,10 +31,11 @@ from export.parity import row_cosines
 from export.plan import BundlePlan
 from export.precision_plan import GemmRange
 from export.probe import Probe
-from export.spec import BuildSpec, Interface, Observer
+from export.spec import CALIBRATION_FOLDER, BuildSpec, Interface, Observer
 from export.trace import PortableGraph, trace
 from export.weights import write_weights
 from runtimes.errors import InputError
+from runtimes.files import require_file_place
 from runtimes.tokens import TextTokenizer, shorten
 
 GRAPH = "model.onnx"
@@ -55,8 +56,18 @@ class Subject:
     @property
     def path(self) -> Path:
         """Where the result is kept, beside the bundles."""
-        folder = self.spec.out / self.checkpoint.name / "calibration"
+        folder = self.spec.out / self.checkpoint.name / CALIBRATION_FOLDER
         return folder / f"{self.plan.stem}.json"
+
+    def former(self) -> Calibration | None:
+        """What is kept at ``path``; :class:`InputError` where that is no calibration.
+
+        None where nothing is there, or where it does not matter: the user names another file.
+        """
+        if self.spec.calibration.table is not None:
+            return None
+        require_file_place(self.path)
+        return read_calibration(self.path) if self.path.is_file() else None
 
     @property
     def task_ids(self) -> dict[str, int] | None:
@@ -78,10 +89,9 @@ def calibration_of(subject: Subject, *, progress: bool = True) -> tuple[Calibrat
         return _given(subject, subject.spec.calibration.table, texts), True
     samples = _samples(subject, texts)
     header = _header(subject, texts, samples)
-    if subject.path.is_file():
-        found = read_calibration(subject.path)
-        if found.key == header.key:
-            return found, True
+    found = subject.former()
+    if found is not None and found.key == header.key:
+        return found, True
     made = replace(header, tensors=_measure(subject, samples, progress))
     write_calibration(subject.path, made)
     return made, False

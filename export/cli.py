@@ -74,6 +74,7 @@ def _engine(arguments: argparse.Namespace) -> int:
         parity_tokens=arguments.parity_tokens,
         profiles=tuple(name.strip() for name in arguments.profiles.split(",") if name.strip()),
         refittable=arguments.refittable,
+        name=arguments.name,
     )
     start = time.perf_counter()
     for path, manifest in build_bundles(spec, _tasks(arguments)):
@@ -235,7 +236,7 @@ def _refit(arguments: argparse.Namespace) -> int:
     spec = source.spec(
         arguments.model or str(SAMPLE), arguments.task, arguments.out,
         revision=arguments.revision, adapter_path=arguments.adapter_path,
-        parity_tokens=arguments.parity_tokens,
+        parity_tokens=arguments.parity_tokens, name=arguments.name,
     )  # fmt: skip
     start = time.perf_counter()
     for path, manifest in build_bundles(spec, (arguments.task,), source):

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from export.engine_profiles import engine_profiles, input_shapes
 from export.spec import Limits
 from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.files import replacing
 from runtimes.trt_library import make_logger
 
 
@@ -87,7 +88,8 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[in
         stream.write(plan)
     if spec.timing_cache is not None:
         spec.timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        spec.timing_cache.write_bytes(config.get_timing_cache().serialize())
+        with replacing(spec.timing_cache) as staged:
+            staged.write_bytes(config.get_timing_cache().serialize())
     memory = tuple(logger.activation_memory)
     return memory if len(memory) == config.num_optimization_profiles else None
 

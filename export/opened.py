@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from types import ModuleType
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.engine import check_gpus
 from export.engine_profiles import engine_profiles
+from export.identity import model_sha256
 from export.refit import EngineSource
 from export.source import Source, resolve
 from export.spec import BuildSpec, Target
 from runtimes.cuda import device_sm
 from runtimes.errors import InputError, MissingError
-from runtimes.files import sha256
 from runtimes.tokens import TextTokenizer
 from runtimes.trt_library import load_tensorrt
 
@@ -65,15 +64,4 @@ def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> Opened:
                 "--refittable: TensorRT compiles the code that puts weights in on a GPU, and no "
                 "NVIDIA GPU is visible; build it where one is, then `adaptrt refit` needs none"
             )
-    return Opened(spec, source, checkpoint, tokenizer, _checkpoint_sha256(checkpoint), trt, engines)
-
-
-def _checkpoint_sha256(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the weights; of several shards (or with an own adapter), of their hashes."""
-    paths = sorted({checkpoint.files.path(name) for name in checkpoint.files.names})
-    if checkpoint.adapter_path is not None:
-        paths += sorted(checkpoint.adapter_path.glob("adapter_model*.safetensors"))
-    hashes = [sha256(path) for path in paths]
-    if len(hashes) == 1:
-        return hashes[0]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return Opened(spec, source, checkpoint, tokenizer, model_sha256(checkpoint), trt, engines)

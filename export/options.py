@@ -37,6 +37,7 @@ def engine(command: ArgumentParser) -> None:
     """Everything ``make engine`` can set."""
     calibrate(command)
     add = command.add_argument
+    add("--name", help="the bundle's folder in OUT/model (default: one that says the choices)")
     add("--rank", type=int, default=16, help="of a slot (default: %(default)s)")
     add("--precision", default="fp16", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
     add("--target", default="auto",
@@ -63,6 +64,7 @@ def refit(command: ArgumentParser) -> None:
     add("--adapter-path", type=Path, help="a PEFT folder of your own")
     add("--parity-tokens", type=int, default=2048,
                          help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
+    add("--name", help="the bundle's folder (default: one that says the choices)")
     add("--out", type=Path, help="default: where the engine's bundle is")
 
 

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from calibration.table import Calibration
 from export.bundle import staging, write_json
 from export.calibrate import Subject, calibration_of
+from export.choices import require_replaceable
 from export.device_files import write_device_files
 from export.engine import EngineSpec, build_engine
 from export.fallback import until_it_passes
@@ -58,8 +59,10 @@ def build_bundles(
     tasks = tasks or opened.checkpoint.tasks
     shared = engines.shared if engines else None
     share = len(tasks) > 1 or shared is not None
-    for index, task in enumerate(tasks):
-        plan = plan_bundle(spec, opened.checkpoint, task, shared=share)
+    plans = [plan_bundle(spec, opened.checkpoint, task, shared=share) for task in tasks]
+    for plan in plans:
+        _check_places(opened, plan)
+    for index, plan in enumerate(plans):
         folder, manifest = _build(opened, plan, index, shared)
         yield folder, manifest
         shared = folder / SHARED_FILE if (folder / SHARED_FILE).is_file() else None
@@ -71,9 +74,9 @@ def _build(
     opened: Opened, plan: BundlePlan, index: int, shared: Path | None
 ) -> tuple[Path, Manifest]:
     spec = opened.spec
-    final = spec.out / opened.checkpoint.name / plan.name
+    final = _final(opened, plan)
     calibration = _calibration(opened, plan) if spec.precision is Precision.INT8 else None
-    with staging(final) as folder:
+    with staging(final, lambda place: require_replaceable(place, spec, plan)) as folder:
         inner = folder / OFFICIAL_FOLDER if plan.form.interface is Interface.OFFICIAL else folder
         inner.mkdir(exist_ok=True)
         files = _graph_files(plan, spec.target)
@@ -114,6 +117,17 @@ def _build(
     return final, manifest
 
 
+def _final(opened: Opened, plan: BundlePlan) -> Path:
+    return opened.spec.out / opened.checkpoint.name / plan.name
+
+
+def _check_places(opened: Opened, plan: BundlePlan) -> None:
+    """Before the work: nothing may be in the way of what it will write."""
+    require_replaceable(_final(opened, plan), opened.spec, plan)
+    if opened.spec.precision is Precision.INT8:
+        _subject(opened, plan).former()
+
+
 def _make_engines(
     folder: Path, files: dict[Kind, str], opened: Opened
 ) -> dict[str, tuple[int, ...] | None]:
@@ -146,8 +160,13 @@ def calibrate_bundles(
         opened = open_build(spec)
     if spec.adapter is AdapterMode.SWITCHABLE:
         tasks = (spec.task,)
-    for task in tasks or opened.checkpoint.tasks:
-        subject = _subject(opened, plan_bundle(spec, opened.checkpoint, task, shared=False))
+    subjects = [
+        _subject(opened, plan_bundle(spec, opened.checkpoint, task, shared=False))
+        for task in tasks or opened.checkpoint.tasks
+    ]
+    for subject in subjects:
+        subject.former()
+    for subject in subjects:
         yield subject.path, *calibration_of(subject)
 
 

@@ -16,6 +16,7 @@ from export.spec import (
     GraphForm,
     Head,
     Interface,
+    Limits,
     Precision,
     Target,
 )
@@ -27,18 +28,17 @@ _EMBEDDINGS = (WORD, TOKEN_TYPE)
 
 @dataclass(frozen=True, kw_only=True)
 class BundlePlan:
-    """One bundle: ``tasks`` in the order of ``task_id`` (one for a merged bundle)."""
+    """One bundle: ``tasks`` in the order of ``task_id`` (one for a merged bundle).
 
+    ``stem`` says what the weights before rounding are; ``name``, the folder's, every choice.
+    """
+
+    stem: str
     name: str
     form: GraphForm
     contents: Contents
     tasks: tuple[str, ...]
     prefixes: Mapping[str, str]
-
-    @property
-    def stem(self) -> str:
-        """The name without the precision: what the weights before rounding are."""
-        return self.name.rpartition("-")[0]
 
     def task_id(self, task: str) -> int | None:
         """What the graph takes for a task: -1 for the base model, None where it takes nothing."""
@@ -76,20 +76,59 @@ def plan_bundle(spec: BuildSpec, checkpoint: Checkpoint, task: str, *, shared: b
         case AdapterMode.SLOT:
             form = GraphForm(AdapterMode.SLOT, rank=spec.rank, embedding_rank=spec.rank)
             contents = Contents(checkpoint, checkpoint.adapter(task), Bank((), spec.rank))
-            name = f"{task}-slot-{spec.precision}"
+            stem = f"{task}{_own(spec, checkpoint)}-slot"
         case AdapterMode.MERGED:
             form, contents = _merged(checkpoint, checkpoint.adapter(task), shared=shared)
             form = replace(form, head=spec.head)
-            name = f"{task}{head}-{spec.precision}"
-    prefixes = {task: checkpoint.config.prefix(task)}
-    return BundlePlan(name=name, form=form, contents=contents, tasks=(task,), prefixes=prefixes)
+            stem = f"{task}{_own(spec, checkpoint)}{head}"
+    return BundlePlan(
+        stem=stem,
+        name=_name(spec, stem),
+        form=form,
+        contents=contents,
+        tasks=(task,),
+        prefixes={task: checkpoint.config.prefix(task)},
+    )
+
+
+def used_profiles(spec: BuildSpec) -> tuple[str, ...]:
+    """The named profiles that engines of the target have; ONNX Runtime has none."""
+    return () if spec.target is Target.ONNXRUNTIME else spec.profiles
+
+
+def _name(spec: BuildSpec, stem: str) -> str:
+    """The folder's name: the user's own, or every choice that is not the default."""
+    ort_only = spec.adapter is AdapterMode.SLOT or spec.interface is Interface.OFFICIAL
+    usual = spec.target is Target.TENSORRT_RTX or ort_only
+    sizes = (
+        ("r", spec.rank, BuildSpec.rank if spec.adapter is AdapterMode.SLOT else spec.rank),
+        ("b", spec.limits.max_batch, Limits.max_batch),
+        ("t", spec.limits.max_tokens, Limits.max_tokens),
+    )
+    parts = [
+        stem,
+        spec.precision.value,
+        *([] if usual else [spec.target.value]),
+        *used_profiles(spec),
+        *(["refittable"] if spec.refittable else []),
+        *(f"{letter}{size}" for letter, size, default in sizes if size != default),
+    ]
+    return spec.name or "-".join(parts)
+
+
+def _own(spec: BuildSpec, checkpoint: Checkpoint) -> str:
+    """The mark of the user's adapter where no task's name tells it from the published ones."""
+    published = spec.adapter is AdapterMode.SWITCHABLE or spec.task in checkpoint.config.tasks
+    return "-own" if spec.adapter_path is not None and published else ""
 
 
 def _switchable(spec: BuildSpec, checkpoint: Checkpoint, head: str) -> BundlePlan:
     bank = Bank.of([checkpoint.adapter(task) for task in checkpoint.tasks])
     official = spec.interface is Interface.OFFICIAL
+    stem = f"{'official' if official else 'switchable'}{_own(spec, checkpoint)}{head}"
     return BundlePlan(
-        name=f"{'official' if official else 'switchable'}{head}-{spec.precision}",
+        stem=stem,
+        name=_name(spec, stem),
         form=GraphForm(
             spec.adapter,
             spec.interface,

@@ -61,8 +61,10 @@ class EngineSource:
     def spec(self, model: str, task: str, out: Path | None, **options: Any) -> BuildSpec:
         """The specification of a bundle like this one for another task."""
         manifest = self.manifest
-        if task in manifest.tasks and out is None:
-            raise InputError(f"TASK: {self.folder} is the bundle of {task}; name another, or --out")
+        if task in manifest.tasks and out is None and options.get("name") is None:
+            raise InputError(
+                f"TASK: {self.folder} is the bundle of {task}; name another, or --name or --out"
+            )
         return BuildSpec(
             model=model, task=task, precision=Precision(manifest.precision),
             target=Target(manifest.target["name"]), requested_target=manifest.target["name"],

@@ -47,6 +47,11 @@ class SafetensorFiles:
         """Every tensor's name."""
         return set(self._handles)
 
+    @property
+    def paths(self) -> list[Path]:
+        """The files that hold tensors."""
+        return sorted({path for path, _ in self._handles.values()})
+
     def path(self, name: str) -> Path:
         """The file that holds a tensor."""
         return self._handles[name][0]

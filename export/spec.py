@@ -19,6 +19,7 @@ JINA_TASKS = (
 )
 BASE_TASK = "base"
 ALL_TASKS = "all"
+CALIBRATION_FOLDER = "calibration"  # beside the bundles of a model
 _SM = re.compile(r"sm\d{2,3}")
 _TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_RANK = 1024  # of a slot and of an adapter: the published model's width
@@ -206,6 +207,7 @@ class BuildSpec:
     parity_tokens: int = 2048  # the longest text of the gate
     profiles: tuple[str, ...] = ()  # of the engines; none: one that spans the limits
     refittable: bool = False  # engines without weights, which the runtime puts in
+    name: str | None = None  # the bundle's folder below OUT/model; None: what says the choices
     calibration: CalibrationSpec = CalibrationSpec()  # of INT8
 
     @property
@@ -220,6 +222,8 @@ class BuildSpec:
 
     def __post_init__(self) -> None:
         check_task_name("TASK", self.task)
+        if self.name is not None:
+            self._check_name(self.name)
         if self.adapter_path is not None and self.task == BASE_TASK:
             raise InputError("ADAPTER_PATH: TASK=base names no adapter; give yours a name")
         if self.target is not Target.ONNXRUNTIME and not self.gpus:
@@ -240,3 +244,12 @@ class BuildSpec:
                              f"PRECISION={self.precision}")  # fmt: skip
         if self.workspace_gib <= 0:
             raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")
+
+    def _check_name(self, name: str) -> None:
+        if self.task == ALL_TASKS and self.adapter is not AdapterMode.SWITCHABLE:
+            raise InputError("NAME: TASK=all builds several bundles; leave NAME out, or build one")
+        if not _TASK_NAME.fullmatch(name) or name == CALIBRATION_FOLDER:
+            raise InputError(
+                f"NAME: got {shown(name)}, expected letters, digits, '.', '_' and '-' only, not "
+                f"{CALIBRATION_FOLDER}, where calibrations are kept"
+            )

@@ -201,10 +201,12 @@ class Embedder(RuntimeBase):
     def _where(self, task: str, known: Sequence[str]) -> str:
         if self._switchable:
             return f"expected one of {', '.join(known)}"
-        name = f"{task}-{self.manifest.precision}"
-        if self._folder is not None and (self._folder.parent / name / "manifest.json").is_file():
-            return f"this bundle has {self.manifest.task}; load {self._folder.parent / name}"
-        return f"this bundle has {self.manifest.task}; build one with `make engine TASK={task}`"
+        own = self.manifest.task
+        if self._folder is not None and self._folder.name.startswith(own):  # else named by NAME
+            sibling = self._folder.with_name(task + self._folder.name.removeprefix(own))
+            if (sibling / "manifest.json").is_file():
+                return f"this bundle has {own}; load {sibling}"
+        return f"this bundle has {own}; build one with `make engine TASK={task}`"
 
     def _width(self, dimensions: int | None) -> int:
         if dimensions is None:

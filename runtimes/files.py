@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +68,47 @@ def sha256(path: Path) -> str:
         while block := stream.read(_BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's entries, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` to write to; the file takes its place when the block ends well.
+
+    Whatever ends the block early, what stood at ``path`` stays. Raises :class:`InputError` at once
+    where that is anything but a file: a folder or a link is never replaced.
+    """
+    require_file_place(path)
+    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        yield staged
+        flush(staged)
+        require_file_place(path)
+        staged.replace(path)
+        flush(path.parent)
+    finally:
+        with suppress(OSError):  # gone after success; its folder may not even be one
+            staged.unlink()
+
+
+def require_file_place(path: Path) -> None:
+    """:class:`InputError` unless a file may be written here: nothing or a plain file is there."""
+    above = next(p for p in path.absolute().parents if os.path.lexists(p))
+    if not above.is_dir():
+        raise InputError(f"cannot write {path}: {above} is no folder; move it away")
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        what = "a link" if path.is_symlink() else "no file"
+        raise InputError(
+            f"{path} is {what}, expected a file or nothing at that place; move it away"
+        )
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -85,10 +87,13 @@ def make_artifact(
     )  # fmt: skip
 
 
-def read_manifest(bundle: Path) -> Manifest:
-    """Read a bundle's manifest; every artefact must be there in its recorded size."""
+def read_manifest(bundle: Path, *, files: bool = True) -> Manifest:
+    """Read a bundle's manifest; every artefact must be there in its recorded size.
+
+    Without ``files`` the manifest alone is read, also that of a damaged bundle.
+    """
     if not bundle.is_dir():
-        raise InputError(f"BUNDLE: {bundle} is not a folder; `make engine` prints where it wrote")
+        raise InputError(f"BUNDLE: {bundle} is not a folder; {_whereabouts(bundle)}")
     path = bundle / FILE
     if not path.is_file():
         raise InputError(f"BUNDLE: {bundle} has no {FILE}; `make engine` prints where it wrote")
@@ -104,9 +109,20 @@ def read_manifest(bundle: Path) -> Manifest:
         manifest = Manifest(artifacts=artifacts, **raw | lists | {"profiles": profiles})
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise InputError(f"{path}: not a manifest of this version ({error})") from error
-    for entry in artifacts:
+    for entry in artifacts if files else ():
         _check_file(bundle, entry)
     return manifest
+
+
+def _whereabouts(bundle: Path) -> str:
+    """What helps where no bundle is.
+
+    A build that replaces one in two steps (:mod:`export.publish`) may have been killed in between.
+    """
+    for former in bundle.parent.glob(f".{glob.escape(bundle.name)}.former-*"):
+        back = shlex.join(["mv", str(former), str(bundle)])
+        return f"a build was killed while it replaced it: `{back}`, or build it again"
+    return "`make engine` prints where it wrote"
 
 
 def _read_artifact(entry: dict[str, Any]) -> Artifact:

@@ -66,27 +66,27 @@ def fp16_bundle(out: Path) -> Path:
 @pytest.fixture(scope="session")
 def fp32_bundle(out: Path) -> Path:
     assert build(out) == 0
-    return out / "sample" / "classification-fp32"
+    return out / "sample" / "classification-fp32-onnxruntime"
 
 
 @pytest.fixture(scope="session")
 def bf16_bundle(out: Path) -> Path:
     assert build(out, precision="bf16") == 0
-    return out / "sample" / "classification-bf16"
+    return out / "sample" / "classification-bf16-onnxruntime"
 
 
 @pytest.fixture(scope="session")
 def query_bundle(out: Path, small_folder: Path) -> Path:
     """retrieval.query, the task with a prefix, of the random checkpoint."""
     assert build(out, "--model", small_folder, "--task", "retrieval.query") == 0
-    return out / "small" / "retrieval.query-fp32"
+    return out / "small" / "retrieval.query-fp32-onnxruntime"
 
 
 @pytest.fixture(scope="session")
 def small_bundle(out: Path, small_folder: Path) -> Path:
     """separation-fp32 of the random checkpoint: 5 MB, so cheap to copy."""
     assert build(out, "--model", small_folder, "--task", "separation") == 0
-    return out / "small" / "separation-fp32"
+    return out / "small" / "separation-fp32-onnxruntime"
 
 
 @pytest.fixture(scope="session")
@@ -94,7 +94,7 @@ def chunk_bundle(out: Path, small_folder: Path) -> Path:
     """Every task of the random checkpoint, with a chunk head."""
     arguments = ("--model", small_folder, "--adapter", "switchable", "--head", "chunks")
     assert build(out, *arguments) == 0
-    return out / "small" / "switchable-chunks-fp32"
+    return out / "small" / "switchable-chunks-fp32-onnxruntime"
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ storage copy it model by model. The Python models import :mod:`runtimes`; it is 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +18,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 import runtimes
-from export.bundle import staging, write_json
+from export.bundle import write_json
+from export.publish import staging
 from export.spec import check_task_name
 from export.triton.configs import (
     GRAPH_FILE,
@@ -29,7 +31,7 @@ from export.triton.configs import (
     warmup_files,
 )
 from export.triton.settings import Settings
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
 from runtimes.manifest import FILE, Manifest, read_manifest
 
 MODELS = Path(__file__).parent / "models"
@@ -55,13 +57,12 @@ def write_repository(spec: RepositorySpec) -> list[str]:
     Raises :class:`InputError` for bundles that cannot be served together or as asked; a former
     repository then stays as it was.
     """
-    if spec.out.exists() and not (spec.out / "embed" / "config.pbtxt").is_file():
-        raise InputError(f"OUT: {spec.out} exists and is no repository of ours; name another")
+    _require_repository(spec.out)
     manifests = {folder: read_manifest(folder) for folder in spec.bundles}
     encoders = _encoders(manifests)
     backends = {folder: spec.backend or _backend(m) for folder, m in manifests.items()}
     on_gpu = [encoders[folder] for folder, b in backends.items() if b is Backend.TENSORRT]
-    with staging(spec.out, bundle=False) as folder:
+    with staging(spec.out, _require_repository, _require_repository) as folder:
         first = next(iter(manifests))
         _python_model(folder, tokenize_config(spec.settings), "tokenize")
         tokenizer = manifests[first].artifact("tokenizer").path
@@ -76,6 +77,21 @@ def write_repository(spec: RepositorySpec) -> list[str]:
             write_json(about / FILE, replace(manifest, artifacts=()).to_json())
         shutil.copyfile(REQUIREMENTS, folder / REQUIREMENTS.name)  # Triton ignores plain files
     return ["embed", "tokenize", *encoders.values()]
+
+
+def _require_repository(out: Path) -> None:
+    """:class:`InputError` where anything but a repository of ours, and all of it ours, stands."""
+    if not os.path.lexists(out):
+        return
+    ours = out / "embed" / "1" / "runtimes" / "__init__.py", out / "tokenize" / "config.pbtxt"
+    if out.is_symlink() or not all(path.is_file() for path in ours):
+        raise InputError(f"OUT: {out} exists and is no repository of ours; name another")
+    known = re.compile(rf"embed|tokenize|encoder-.+|{re.escape(REQUIREMENTS.name)}")
+    if foreign := sorted(p.name for p in out.iterdir() if not known.fullmatch(p.name)):
+        raise InputError(
+            f"OUT: {out} also holds {shown(foreign[0])}, which this command would delete; move it "
+            "away, or name another folder"
+        )
 
 
 def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:

@@ -60,7 +60,8 @@ def main() -> None:
         shutil.rmtree(out / full.name / "calibration", ignore_errors=True)  # it would be reused
         figures[name] = run(arguments)
         for bundles in ("sample", full.name):
-            shutil.rmtree(out / bundles / "classification-fp16", ignore_errors=True)
+            for bundle in (out / bundles).glob("classification-fp16*"):
+                shutil.rmtree(bundle)
     report = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
               "builds": figures}  # fmt: skip
     (out / "bench-build.json").write_text(json.dumps(report, indent=2) + "\n")

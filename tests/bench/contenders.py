@@ -103,10 +103,12 @@ class Bundle:
 
 
 BUNDLES = {
-    "adaptrt": Bundle("base-fp32", ("--precision", "fp32", "--task", "base")),
-    "adaptrt INT8": Bundle("base-int8", ("--precision", "int8", "--task", "base")),
+    "adaptrt": Bundle("base-fp32-onnxruntime", ("--precision", "fp32", "--task", "base")),
+    "adaptrt INT8": Bundle("base-int8-onnxruntime", ("--precision", "int8", "--task", "base")),
     "adaptrt switchable": Bundle(
-        "switchable-fp32", ("--precision", "fp32", "--adapter", "switchable"), "classification"
+        "switchable-fp32-onnxruntime",
+        ("--precision", "fp32", "--adapter", "switchable"),
+        "classification",
     ),
 }
 

@@ -92,7 +92,7 @@ def make_bundle(place: Workplace, contender: Contender) -> Outcome:
     return run_step(name, [
         "-m", command, "engine", "--model", place.model, "--task", "base", "--target", target,
         "--precision", contender.precision, "--gpu", place.gpu.sm, "--out", bundle.parents[1],
-        "--parity-tokens", 2048 if place.size == "sample" else 64,
+        "--name", bundle.name, "--parity-tokens", 2048 if place.size == "sample" else 64,
         *(["--refittable"] if contender.refit else []),
     ], BUILD_TIMEOUT)  # fmt: skip
 

@@ -99,7 +99,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=8.0, help="per row")
     parser.add_argument("--environment", type=Path, default=ENVIRONMENT)
     arguments = parser.parse_args()
-    bundle = arguments.out / "sample" / f"{TASK}-fp16"
+    bundle = arguments.out / "sample" / f"{TASK}-fp16-onnxruntime"
     if not (bundle / "manifest.json").is_file():
         adaptrt(["engine", "--target", "onnxruntime", "--task", TASK,
                  "--out", str(arguments.out)])  # fmt: skip

@@ -12,6 +12,8 @@ import pytest
 import tensorrt_rtx_bindings as rtx
 
 import export.pipeline
+from export.checkpoint import open_checkpoint
+from export.identity import model_sha256
 from export.parity import texts_sha256
 from export.source import SAMPLE
 from export.spec import JINA_TASKS
@@ -43,7 +45,7 @@ def test_manifest_says_what_was_built_from_what_and_how_it_was_verified(fp16_bun
     assert raw["schema"] == 1
     assert raw["model"]["name"] == "sample"
     assert raw["model"]["format"] == "original"
-    assert raw["model"]["sha256"] == sha256(SAMPLE / "model.safetensors")
+    assert raw["model"]["sha256"] == model_sha256(open_checkpoint(SAMPLE))
     assert raw["model"]["licence"]
     assert (raw["task"], raw["adapter"], raw["precision"]) == ("classification", "merged", "fp16")
     assert raw["target"] == {"name": "tensorrt_rtx", "requested": "tensorrt_rtx"}
@@ -108,7 +110,7 @@ def test_all_tasks_build_from_one_trace(
     before = trace.cache_info().misses
     assert build(tmp_path, "--model", small_folder, "--task", "all") == 0
     assert trace.cache_info().misses <= before + 1
-    folders = {task: tmp_path / "small" / f"{task}-fp32" for task in JINA_TASKS}
+    folders = {task: tmp_path / "small" / f"{task}-fp32-onnxruntime" for task in JINA_TASKS}
     assert {p.name for p in (tmp_path / "small").iterdir()} == {f.name for f in folders.values()}
     vectors = {task: encode(folder, prefix=False) for task, folder in folders.items()}
     assert len({v.tobytes() for v in vectors.values()}) == len(JINA_TASKS)
@@ -118,7 +120,7 @@ def test_all_tasks_build_from_one_trace(
 def test_native_base_builds(small_folder: Path, tmp_path: Path) -> None:
     native = write_native(small_folder, tmp_path / "small-hf")
     assert build(tmp_path / "out", "--model", native, "--task", "base") == 0
-    manifest = read_manifest(tmp_path / "out" / "small-hf" / "base-fp32")
+    manifest = read_manifest(tmp_path / "out" / "small-hf" / "base-fp32-onnxruntime")
     assert (manifest.task, manifest.model["format"], manifest.prefix) == ("base", "native", "")
 
 
@@ -146,7 +148,7 @@ def test_second_build_gives_the_same_bytes(
 ) -> None:
     monkeypatch.setattr(export.pipeline, "trace", trace.__wrapped__)  # nothing from the cache
     assert build(tmp_path, "--model", small_folder, "--task", "separation") == 0
-    again = tmp_path / "small" / "separation-fp32"
+    again = tmp_path / "small" / "separation-fp32-onnxruntime"
     names = {p.name for p in again.iterdir()}
     assert names == {p.name for p in small_bundle.iterdir()}
     for name in GRAPHS | {"model.onnx_data", "tokenizer.json"}:
@@ -158,7 +160,7 @@ def test_repeated_gpu_builds_one_engine(small_folder: Path, tmp_path: Path) -> N
         "engine", "--model", small_folder, "--task", "base", "--target", "tensorrt_rtx",
         "--gpu", "sm89,sm89", "--max-tokens", 64, "--parity-tokens", 1, "--out", tmp_path,
     ) == 0  # fmt: skip
-    manifest = read_manifest(tmp_path / "small" / "base-fp16")
+    manifest = read_manifest(tmp_path / "small" / "base-fp16-t64")
     assert [a.gpu for a in manifest.artifacts if a.kind == "tensorrt_rtx"] == ["sm89"]
 
 

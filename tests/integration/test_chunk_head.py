@@ -102,7 +102,7 @@ def test_every_graph_pools_alike(chunk_bundle: Path) -> None:
 def test_half_precision_passes_the_gate(tmp_path: Path, small_folder: Path, precision: str) -> None:
     arguments = ("--model", small_folder, "--head", "chunks", "--task", "separation")
     assert build(tmp_path, *arguments, precision=precision) == 0
-    bundle = tmp_path / "small" / f"separation-chunks-{precision}"
+    bundle = tmp_path / "small" / f"separation-chunks-{precision}-onnxruntime"
     graphs = json.loads((bundle / "parity.json").read_text())["graphs"]
     assert {"portable, chunks", "onnxruntime, chunks"} <= set(graphs)
     assert run_cli("verify", "--bundle", bundle) == 0

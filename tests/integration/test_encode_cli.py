@@ -105,7 +105,7 @@ def test_long_text_warns_on_one_line_and_is_refused_with_strict(
 ) -> None:
     options = ("--model", small_folder, "--task", "base", "--max-tokens", 64)
     assert build(tmp_path, *options) == 0
-    bundle = tmp_path / "small" / "base-fp32"
+    bundle = tmp_path / "small" / "base-fp32-onnxruntime-t64"
     capsys.readouterr()
     assert run_cli("encode", "--bundle", bundle, "word " * 100) == 0
     captured = capsys.readouterr()

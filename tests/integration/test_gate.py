@@ -16,7 +16,7 @@ import export.weights
 from export.adapters import Adapter, LoraPair, merge
 from export.checkpoint import Checkpoint
 from export.trace import trace
-from tests.support import build, listing
+from tests.support import build, edit_json, listing
 
 Patch = pytest.MonkeyPatch
 
@@ -115,7 +115,7 @@ GRAPH_CONTROLS = [first_token_pooling, padding_in_the_mean]
 @pytest.fixture
 def former(small_bundle: Path, tmp_path: Path) -> Path:
     """An OUT that holds a good bundle of the small checkpoint already; the bundle's folder."""
-    final = tmp_path / "out" / "small" / "separation-fp32"
+    final = tmp_path / "out" / "small" / "separation-fp32-onnxruntime"
     shutil.copytree(small_bundle, final)
     return final
 
@@ -138,9 +138,10 @@ def test_wrong_weights_exit_3_and_keep_the_former_bundle(
     control: Any,
 ) -> None:  # fmt: skip
     task = "classification" if control is wrong_adapter else "separation"
-    target = former.with_name(f"{task}-fp32")
+    target = former.with_name(f"{task}-fp32-onnxruntime")
     if target != former:
         former.rename(target)
+        edit_json(target / "manifest.json", task=task, tasks=[task], prefixes={task: ""})
     control(monkeypatch)
     check_refused(target.parents[1], capsys, "--model", small_folder, "--task", task)
 

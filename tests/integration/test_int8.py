@@ -19,6 +19,7 @@ from runtimes.manifest import Manifest, read_manifest
 from runtimes.trt_library import load_tensorrt
 from tests.support import cosines, run_cli
 
+CPU = "int8-onnxruntime-t256"
 TEXTS = ["Where is the station?", "Wo ist der Bahnhof?", "ありがとうございます", "word " * 100]
 OPTIONS = ("--precision", "int8", "--max-tokens", 256, "--parity-tokens", 64,
            "--calibration-texts", 48)  # fmt: skip
@@ -38,7 +39,7 @@ def int8_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def bundle(int8_out: Path) -> Path:
-    return int8_out / "sample" / "classification-int8"
+    return int8_out / "sample" / f"classification-{CPU}"
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def engine_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     out = tmp_path_factory.mktemp("engine")
     assert build(out, "--calibration", bundle / "calibration.json", target="tensorrt_rtx") == 0
     assert not (out / "sample" / "calibration").exists()
-    return out / "sample" / "classification-int8"
+    return out / "sample" / "classification-int8-t256"
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +67,10 @@ def check_graphs(parity: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("task", JINA_TASKS)
 def test_every_task_passes_its_gate_with_little_fallback(int8_out: Path, task: str) -> None:
-    manifest = read_manifest(int8_out / "sample" / f"{task}-int8")
+    manifest = read_manifest(int8_out / "sample" / f"{task}-{CPU}")
     assert manifest.quantisation is not None
     assert manifest.quantisation["int8_share"] >= 0.75
-    parity = json.loads((int8_out / "sample" / f"{task}-int8" / "parity.json").read_text())
+    parity = json.loads((int8_out / "sample" / f"{task}-{CPU}" / "parity.json").read_text())
     check_graphs(parity)
     for kept in parity["int8"]["retrieval"].values():
         assert kept[task]["ndcg_ratio"] >= 0.99
@@ -79,7 +80,7 @@ def test_every_task_passes_its_gate_with_little_fallback(int8_out: Path, task: s
 def test_gate_ran_on_texts_that_no_calibration_sees(int8_out: Path) -> None:
     """All of them for the first task of a build, every third for the others."""
     for task, count in ((JINA_TASKS[0], 192), ("classification", 64)):
-        parity = json.loads((int8_out / "sample" / f"{task}-int8" / "parity.json").read_text())
+        parity = json.loads((int8_out / "sample" / f"{task}-{CPU}" / "parity.json").read_text())
         names = [text["name"] for text in parity["graphs"]["portable"]["texts"]]
         assert sum(name.startswith("held-") for name in names) == count
         assert sum(name.startswith("query-") for name in names) == 120
@@ -190,7 +191,7 @@ def test_slot_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 def test_switchable_keeps_its_adapters_out_of_int8(tmp_path: Path, fp32_bundle: Path) -> None:
     assert build(tmp_path, "--adapter", "switchable", "--calibration-texts", 120) == 0
-    folder = tmp_path / "sample" / "switchable-int8"
+    folder = tmp_path / "sample" / f"switchable-{CPU}"
     manifest = read_manifest(folder)
     assert manifest.quantisation is not None
     assert manifest.quantisation["int8_share"] >= 0.75

@@ -32,7 +32,7 @@ def bundle(adapter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sample with the adapter."""
     out = tmp_path_factory.mktemp("own-build")
     assert build(out, "--task", "legal-de", "--adapter-path", adapter) == 0
-    return out / "sample" / "legal-de-fp32"
+    return out / "sample" / "legal-de-fp32-onnxruntime"
 
 
 def encode(bundle: Path) -> Array:
@@ -89,7 +89,7 @@ def test_own_adapter_may_take_a_published_tasks_name_and_prefix(
     train(native, tmp_path / "own", CONFIG)
     options = ("--task", "retrieval.query", "--adapter-path", tmp_path / "own")
     assert build(tmp_path / "out", "--model", native, *options) == 0
-    bundle = tmp_path / "out" / "small-hf" / "retrieval.query-fp32"
+    bundle = tmp_path / "out" / "small-hf" / "retrieval.query-own-fp32-onnxruntime"
     assert read_manifest(bundle).prefix.startswith("Represent the query")
     assert cosines(encode(bundle), natively(tmp_path / "own", native)).min() >= 0.999999
 

@@ -30,7 +30,7 @@ def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         "--adapter", "slot", "--rank", "6", "--task", "base", "--max-tokens", "512",
     ])  # fmt: skip
     assert code == 0
-    return out / "sample" / f"base-slot-{request.param}"
+    return out / "sample" / f"base-slot-{request.param}-r6-t512"
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +42,13 @@ def adapter(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_filled_slot_equals_the_merged_adapter(bundle: Path, adapter: Path, tmp_path: Path) -> None:
-    precision = bundle.name.rpartition("-")[2]
+    precision = read_manifest(bundle).precision
     code = main([
         "engine", "--out", str(tmp_path), "--target", "onnxruntime", "--precision", precision,
         "--task", "separation", "--max-tokens", "512",
     ])  # fmt: skip
     assert code == 0
-    with Embedder.load(tmp_path / "sample" / f"separation-{precision}") as merged:
+    with Embedder.load(tmp_path / "sample" / f"separation-{precision}-onnxruntime-t512") as merged:
         expected = merged.encode(TEXTS)
     with Embedder.load(bundle, adapter=adapter) as filled, Embedder.load(bundle) as empty:
         got, base = filled.encode(TEXTS), empty.encode(TEXTS)
@@ -81,7 +81,8 @@ def test_refusal_prints_the_command_that_builds_a_fitting_slot(
     peft = tmp_path / "own"
     train(native, peft, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
     common = ("--model", native, "--out", tmp_path, "--parity-tokens", 64)
-    bundle, out = tmp_path / "small-hf" / "base-slot-fp32", tmp_path / "own.onnx_adapter"
+    folder, out = tmp_path / "small-hf", tmp_path / "own.onnx_adapter"
+    bundle = folder / "base-slot-fp32-r15-b4-t512"
     assert build(tmp_path, "--model", native, "--adapter", "slot", "--rank", 15, "--task", "base",
                  "--max-tokens", 512, "--max-batch", 4) == 0  # fmt: skip
     assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
@@ -96,6 +97,7 @@ def test_refusal_prints_the_command_that_builds_a_fitting_slot(
     settings = [word.split("=") for word in command.split()[2:]]
     options = [part for key, value in settings for part in ("--" + as_option(key), value)]
     assert run_cli("engine", *common, *options) == 0
+    bundle = folder / "base-slot-fp32-b4-t512"
     assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 0
     model = load_base(native)
     with quiet():
@@ -118,7 +120,8 @@ def test_adapter_that_cannot_be_written_is_one_line(
     (tmp_path / "folder.onnx_adapter").mkdir()
     peft, out = NATIVE / "separation", tmp_path / name
     assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
-    assert f"--out: cannot write {out}" in capsys.readouterr().err.splitlines()[-1]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert str(tmp_path / Path(name).parts[0]) in error
     assert [path.name for path in tmp_path.iterdir()] == ["folder.onnx_adapter"]
 
 
@@ -131,10 +134,18 @@ def test_adapter_that_fp16_cannot_hold_is_refused(bundle: Path, tmp_path: Path) 
     peft = Path(shutil.copytree(NATIVE / "separation", tmp_path / "strong"))
     edit_json(peft / "adapter_config.json", lora_alpha=1e9)
     out = tmp_path / "strong.onnx_adapter"
-    fits = bundle.name.endswith("fp32")
+    fits = "fp32" in bundle.name
     arguments = ("adapter", "--peft", peft, "--bundle", bundle, "--out", out)
     assert run_cli(*arguments) == (0 if fits else 2)
     assert out.exists() == fits
+
+
+def test_adapter_file_does_not_take_a_folders_place(bundle: Path, tmp_path: Path) -> None:
+    out = tmp_path / "x.onnx_adapter"
+    out.mkdir()
+    peft = str(NATIVE / "separation")
+    assert main(["adapter", "--peft", peft, "--bundle", str(bundle), "--out", str(out)]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
 def rewritten(adapter: Path, out: Path, *, drop: str | None = None, version: int = 0) -> Path:

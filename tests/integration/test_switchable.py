@@ -25,6 +25,7 @@ from runtimes.torch_reference import FlashReference
 from tests.zoo import write_original
 
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
+FP32 = "fp32-onnxruntime-t1024"
 TEXTS = [
     "The last train leaves at ten.",
     "Wo ist der Bahnhof?",
@@ -62,21 +63,21 @@ def bundles(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_mixed_batch_equals_merged_graphs_row_by_row(bundles: Path, order: tuple[int]) -> None:
     tasks = (*TASKS, "base")
     chosen = [tasks[i] for i in order]
-    with Embedder.load(bundles / "switchable-fp32") as switchable:
+    with Embedder.load(bundles / f"switchable-{FP32}") as switchable:
         tokens = switchable.tokenizer.pad(
             switchable.tokenizer.encode(TEXTS, [switchable.manifest.prefixes[t] for t in chosen])
         )
         ids = np.array([-1 if t == "base" else TASKS.index(t) for t in chosen])
         mixed = switchable.runtime.run(tokens.inputs() | {"task_id": ids})["sentence_embedding"]
     for row, (text, task) in enumerate(zip(TEXTS, chosen, strict=True)):
-        with Embedder.load(bundles / f"{task}-fp32") as merged:
+        with Embedder.load(bundles / f"{task}-{FP32}") as merged:
             expected = merged.encode([text])[0]
         assert np.abs(mixed[row] - expected).max() <= 1e-5, task
         assert float(mixed[row].astype(np.float64) @ expected) >= 0.999999, task
 
 
 def test_encode_takes_one_task_or_one_per_text(bundles: Path) -> None:
-    with Embedder.load(bundles / "switchable-fp32") as embedder:
+    with Embedder.load(bundles / f"switchable-{FP32}") as embedder:
         same = embedder.encode(TEXTS[:2], task="separation")
         listed = embedder.encode(TEXTS[:2], task=["separation", "base"])
         assert np.allclose(same[0], listed[0], atol=1e-6)
@@ -89,7 +90,7 @@ def test_encode_takes_one_task_or_one_per_text(bundles: Path) -> None:
 
 @pytest.mark.parametrize("number", [-2, 5])
 def test_task_id_out_of_range_is_refused_with_the_list(bundles: Path, number: int) -> None:
-    graph = bundles / "switchable-fp32" / "model.onnxruntime.onnx"
+    graph = bundles / f"switchable-{FP32}" / "model.onnxruntime.onnx"
     ids = np.array([[0, 5, 2]])
     with OrtRuntime(graph, tasks=TASKS) as runtime, pytest.raises(InputError, match="3 classific"):
         runtime.run({"input_ids": ids, "attention_mask": np.ones_like(ids),
@@ -97,17 +98,17 @@ def test_task_id_out_of_range_is_refused_with_the_list(bundles: Path, number: in
 
 
 def test_merged_bundle_names_the_bundle_that_has_the_task(bundles: Path) -> None:
-    with Embedder.load(bundles / "separation-fp32") as embedder:
-        with pytest.raises(InputError, match=r"load .*classification-fp32"):
+    with Embedder.load(bundles / f"separation-{FP32}") as embedder:
+        with pytest.raises(InputError, match=r"load .*classification-fp32-onnxruntime-t1024"):
             embedder.encode(TEXTS, task="classification")
         with pytest.raises(InputError, match="TASK=mine"):
             embedder.encode(TEXTS, task="mine")
 
 
 def test_tasks_share_one_copy_of_unchanged_tensors(bundles: Path) -> None:
-    shared = [bundles / f"{task}-fp32" / "model.shared.onnx_data" for task in TASKS]
+    shared = [bundles / f"{task}-{FP32}" / "model.shared.onnx_data" for task in TASKS]
     assert len({path.stat().st_ino for path in shared}) == 1
-    own = {(bundles / f"{task}-fp32" / "model.onnx_data").read_bytes() for task in TASKS}
+    own = {(bundles / f"{task}-{FP32}" / "model.onnx_data").read_bytes() for task in TASKS}
     assert len(own) == len(TASKS)
 
 

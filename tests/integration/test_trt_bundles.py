@@ -107,7 +107,7 @@ def refittable(small_folder: Path, tmp_path: Path, stripped_builds: list[Path]) 
                    "--precision", "fp32", "--parity-tokens", 64, "--max-tokens", 64,
                    "--task", "separation", "--refittable", "--out", tmp_path)  # fmt: skip
     assert code == 0
-    return tmp_path / "small" / "separation-fp32"
+    return tmp_path / "small" / "separation-fp32-refittable-t64"
 
 
 def refit(bundle: Path, model: Path, task: str, *more: object) -> int:
@@ -128,7 +128,7 @@ def test_refit_gives_another_task_the_same_engine(
     monkeypatch.setattr(export.opened, "device_sm", lambda: None)
     monkeypatch.setattr(export.opened, "load_tensorrt", lambda flavour: pytest.fail("not needed"))
     assert refit(refittable / "encoder.sm89.engine", small_folder, "retrieval.query") == 0
-    bundle = refittable.with_name("retrieval.query-fp32")
+    bundle = refittable.with_name("retrieval.query-fp32-refittable-t64")
     manifest = check_hashes(bundle)
     assert (manifest.task, engine_of(manifest)) == ("retrieval.query", first)
     engine = bundle / "encoder.sm89.engine"
@@ -149,7 +149,7 @@ def test_runtime_puts_the_tasks_weights_in(
     monkeypatch.setattr(runtimes.trt, "load_cuda", lambda: Cuda(cuda))
     monkeypatch.setattr(runtimes.trt, "device_sm", lambda: "sm89")
     monkeypatch.setattr("runtimes.trt_engine.refit", lambda t, e, graph, g: graphs.append(graph))
-    bundle = refittable.with_name("classification-fp32")
+    bundle = refittable.with_name("classification-fp32-refittable-t64")
     with Embedder.load(bundle, runtime="tensorrt_rtx") as embedder:
         assert embedder.runtime.name == "tensorrt_rtx-sm89"
         assert embedder.runtime.budget.profiles
@@ -187,6 +187,12 @@ def test_refit_of_the_same_task_in_place_is_refused(
 ) -> None:
     assert refit(refittable, small_folder, "separation") == 2
     assert "is the bundle of separation" in capsys.readouterr().err
+
+
+def test_refit_under_a_name(refittable: Path, small_folder: Path) -> None:
+    assert refit(refittable, small_folder, "separation", "--name", "again") == 0
+    manifest = check_hashes(refittable.with_name("again"))
+    assert engine_of(manifest) == engine_of(read_manifest(refittable))
 
 
 def test_bundle_without_a_stripped_engine_cannot_be_refitted(
@@ -240,7 +246,7 @@ def device_bundle(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
                    "fp16", "--parity-tokens", 64, "--max-tokens", 1024, "--profiles",
                    "short,long", "--out", folder)  # fmt: skip
     assert code == 0
-    return folder / "small" / "classification-fp16"
+    return folder / "small" / "classification-fp16-tensorrt10-short-long-t1024"
 
 
 def test_device_bundle_holds_the_primitive_graph_and_how_to_build(device_bundle: Path) -> None:

@@ -177,7 +177,7 @@ def test_worker_gives_equal_vectors_from_torch_and_a_bundle(
     from tests.support import build
 
     assert build(out, "--model", small_folder, "--task", "base") == 0
-    bundle = out / "small" / "base-fp32"
+    bundle = out / "small" / "base-fp32-onnxruntime"
     for executor, folder in (("torch", small_folder), ("onnxruntime", bundle)):
         step = run_step(executor, [
             "-m", "tests.bench.gpu_worker", executor, folder, "--precision", "fp32", "--device",

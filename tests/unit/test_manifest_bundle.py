@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -37,13 +35,6 @@ def bundle(tmp_path: Path) -> Path:
     with staging(folder) as staged:
         fill(staged)
     return folder
-
-
-@pytest.fixture
-def dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
 
 
 def test_manifest_survives_the_disk(bundle: Path) -> None:
@@ -131,71 +122,23 @@ def test_staged_folder_is_read_back_before_it_is_published(
     assert listing(bundle.parent) == before
 
 
-def test_leftover_of_a_dead_process_is_removed(bundle: Path, dead_pid: int) -> None:
-    leftover = bundle.parent / f".{bundle.name}.staging-{dead_pid}"
-    leftover.mkdir()
-    (leftover / "half").write_text("x")
-    with staging(bundle) as staged:
-        fill(staged)
-        assert not leftover.exists()
-
-
-def test_staging_of_a_live_process_is_left_alone(bundle: Path) -> None:
-    other = bundle.parent / f".{bundle.name}.staging-{os.getppid()}"
-    other.mkdir()
-    with staging(bundle) as staged:
-        fill(staged)
-    assert other.is_dir()
-
-
-def test_bundle_of_a_build_killed_between_the_renames_returns(bundle: Path, dead_pid: int) -> None:
-    bundle.rename(bundle.parent / f".{bundle.name}.former-{dead_pid}")
-
-    def fails() -> None:
-        with staging(bundle):
-            raise RuntimeError("this build fails too")
-
-    with pytest.raises(RuntimeError):
-        fails()
-    check_hashes(bundle)
-
-
-def test_failed_last_rename_puts_the_former_bundle_back(
-    bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = listing(bundle.parent)
-    rename = Path.rename
-
-    def refuse(self: Path, target: Path) -> Path:
-        if ".staging-" in self.name:
-            raise OSError("disk trouble")
-        return rename(self, target)
-
-    def build() -> None:
-        with staging(bundle) as staged:
-            fill(staged, "newer")
-
-    monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(OSError, match="disk trouble"):
-        build()
-    assert listing(bundle.parent) == before
-
-
-def test_every_file_is_flushed_before_the_rename(
+def test_every_file_is_flushed_before_the_rename_and_the_folders_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flushed = set()
-    fsync = os.fsync
+    flushed: list[str] = []
+    fsync, final = os.fsync, tmp_path / "out" / "task"
 
     def record(handle: int) -> None:
-        flushed.add(Path(f"/proc/self/fd/{handle}").readlink().name)
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        assert final.exists() == (flushed[-1] in ("out", tmp_path.name))
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", record)
-    with staging(tmp_path / "out" / "task") as staged:
+    with staging(final) as staged:
         fill(staged)
-        assert flushed == set()
-    assert flushed >= {"weights", "graph.onnx", FILE, staged.name}
+        assert flushed == []
+    assert {"weights", "graph.onnx", FILE, staged.name} <= set(flushed)
+    assert sorted(flushed[-2:]) == sorted(["out", tmp_path.name])  # where the names were made
 
 
 def test_out_that_is_a_file_is_an_error_naming_it(tmp_path: Path) -> None:

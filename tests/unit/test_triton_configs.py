@@ -254,6 +254,39 @@ def test_folder_that_is_no_repository_is_not_replaced(tmp_path: Path, small_bund
     assert (tmp_path / "mine" / "file").read_text() == "precious"
 
 
+@pytest.mark.parametrize("place", ["link", "file", "another's models", "ours and another's"])
+def test_only_a_repository_of_ours_and_nothing_else_is_replaced(
+    tmp_path: Path, small_bundle: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    """Others have a model called embed too, and models of theirs beside ours."""
+    out = tmp_path / "r"
+    if place == "file":
+        out.write_text("precious")
+    elif place == "another's models":
+        (out / "embed" / "1").mkdir(parents=True)
+        (out / "embed" / "config.pbtxt").write_text('name: "embed"')
+    else:
+        assert triton(tmp_path / "ours", small_bundle) == 0
+    if place == "link":
+        out.symlink_to(tmp_path / "ours")
+    elif place == "ours and another's":
+        (tmp_path / "ours").rename(out)
+        (out / "my-reranker" / "1").mkdir(parents=True)
+    before = listing(tmp_path)
+    assert triton(out, small_bundle) == 2
+    words = "also holds 'my-reranker'" if "ours and" in place else "is no repository of ours"
+    assert words in capsys.readouterr().err
+    assert listing(tmp_path) == before
+    assert out.is_symlink() == (place == "link")
+
+
+def test_repository_is_replaced_whole(tmp_path: Path, small_bundle: Path) -> None:
+    for encoder in ("onnxruntime", "python"):
+        assert triton(tmp_path / "r", small_bundle, encoder=encoder, triton_version="25.08") == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["r"]
+    assert (tmp_path / "r" / "encoder-separation-fp32" / "1" / "model.py").is_file()
+
+
 def test_manifest_without_a_head_is_of_a_sentence_bundle(bundle_copy: Path) -> None:
     from runtimes.manifest import read_manifest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from export.modules import adaptable_modules
 from export.peft_adapter import read_peft_adapter
 from export.spec import Precision
 from runtimes.adapter_file import SUFFIX, check_adapter, model_version, slot_shapes
-from runtimes.errors import InputError
+from runtimes.errors import AdaptrtError, InputError, shown
 from runtimes.manifest import read_manifest
 
 
@@ -55,8 +56,18 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
     file.set_parameters(values)
     staged = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        file.export_adapter(str(staged.absolute()))
+        _export(file, staged)
         check_adapter(staged, manifest)
         staged.replace(out)
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _export(file: Any, path: Path) -> None:
+    try:
+        file.export_adapter(str(path.absolute()))
+    except RuntimeError as error:  # ONNX Runtime says no more of a full disk or a missing folder
+        raise AdaptrtError(
+            f"--out: cannot write into {shown(str(path.absolute().parent))}; check that the folder "
+            "is there, may be written and has space"
+        ) from error

@@ -54,10 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         complain("interrupted; nothing was published")
         code = INTERRUPTED
-    except Exception as error:  # noqa: BLE001 - the boundary: no failure is a traceback
+    except SystemExit:  # --help
+        raise
+    except BaseException as error:  # noqa: BLE001 - the boundary; a panic in Rust is no Exception
         message, code = message_for(error, debug=debug)
         complain(f"error: {message}")
-    give_up_unwritable()
+    finally:
+        give_up_unwritable()
     return code
 
 

@@ -11,6 +11,7 @@ import errno
 import os
 import tempfile
 import traceback
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, one_line, shown
@@ -24,9 +25,10 @@ EXIT_CODES = {
     MissingError.exit_code: "a GPU, a driver or a library is missing",
     INTERNAL: "internal error: a mistake in adaptrt",
     INTERRUPTED: "interrupted (Ctrl-C)",
-    CLOSED: "the reader of the output went away, as with | head",
+    CLOSED: "the reader of the output went away, as with `head`",
 }
 _LONGEST = 600  # characters of a library's own words
+_NO_MEMORY = "can't allocate memory"  # PyTorch on a CPU says no more than this
 
 
 class Failure(NamedTuple):
@@ -70,9 +72,7 @@ FOREIGN = {
     "pyarrow": Row(2, "not a usable Parquet file", _DAMAGED),
     "google": Row(2, "not a usable ONNX or protobuf file", _DAMAGED),  # google.protobuf
     "onnx": Row(1, "ONNX refuses the graph", "adaptrt verify says whether the bundle is whole"),
-    "onnxruntime": Row(
-        1, "ONNX Runtime failed", "adaptrt verify says whether the bundle is whole"
-    ),
+    "onnxruntime": Row(1, "ONNX Runtime failed", "adaptrt verify says whether the bundle is whole"),
     "torch": Row(1, "PyTorch failed", "--debug shows where"),
     "subprocess": Row(1, "another program failed", "its own words are above"),
     "huggingface_hub": Row(2, "the hub does not give it", "check MODEL, REVISION and the network"),
@@ -83,7 +83,7 @@ FOREIGN = {
     "http": Row(1, "the network failed", _NETWORK),
     "tritonclient": Row(1, "the Triton server failed", "its log says more"),
     "grpc": Row(1, "the Triton server failed", "its log says more"),
-}  # fmt: skip
+}
 _ELSEWHERE = "name another place, or make this one usable"
 _FULL = "free some space, or name another place"
 # What is at fault is a name or a place that was given; every other number is the machine's.
@@ -114,14 +114,21 @@ def explain(error: BaseException) -> Failure:
     """What to print for ``error``, not yet escaped, and the code to end with."""
     if isinstance(error, AdaptrtError):
         return Failure(str(error), error.exit_code)
-    for cls in type(error).__mro__:
-        module = cls.__module__
-        row = FOREIGN.get(f"{module}.{cls.__qualname__}") or FOREIGN.get(module.partition(".")[0])
-        if row is not None and not _of_ours(error):
+    for name in () if _ours_is_missing(error) else _names(error):
+        if row := FOREIGN.get(name):
             return Failure(f"{row.what}: {_words(error)}; {row.hint}", row.exit_code)
-        if cls is OSError:
+        if name == "builtins.OSError":
             return _explain_os_error(error)
     return Failure(f"internal error: {type(error).__name__}: {_words(error)}", INTERNAL)
+
+
+def _names(error: BaseException) -> Iterator[str]:
+    """What a row may be called, the closest first."""
+    if isinstance(error, RuntimeError) and _NO_MEMORY in str(error):
+        yield "builtins.MemoryError"
+    for cls in type(error).__mro__:
+        yield f"{cls.__module__}.{cls.__qualname__}"
+        yield cls.__module__.partition(".")[0]
 
 
 def message_for(error: BaseException, *, debug: bool) -> Failure:
@@ -137,14 +144,13 @@ def message_for(error: BaseException, *, debug: bool) -> Failure:
     return Failure(one_line(message), code)
 
 
-def _of_ours(error: BaseException) -> bool:
+def _ours_is_missing(error: BaseException) -> bool:
     """An import of this project's own modules that fails is no missing library."""
-    return isinstance(error, ImportError) and str(error.name).partition(".")[0] in (
-        "calibration", "export", "runtimes",
-    )  # fmt: skip
+    own = ("calibration", "export", "runtimes")
+    return isinstance(error, ImportError) and str(error.name).partition(".")[0] in own
 
 
-def _explain_os_error(error: OSError | BaseException) -> Failure:
+def _explain_os_error(error: BaseException) -> Failure:
     number = getattr(error, "errno", None)
     if number is None:  # numpy: "4096 requested and 1024 written"
         return Failure(f"a file: {_words(error)}; is the disk full?", AdaptrtError.exit_code)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from runtimes.errors import shown
+
+_MOST = 2**31 - 1
+N = TypeVar("N", int, float)
 
 
 def name(text: str) -> str:
@@ -27,27 +29,39 @@ def path(text: str) -> Path:
     return Path(name(text))
 
 
-def gibibytes(text: str) -> float:
+def whole(text: str) -> int:
+    """A whole number that every library's 32 bits hold."""
+    return _number(text, int, "a whole number")
+
+
+def number(text: str) -> float:
     """A finite number; ``nan`` and ``inf`` are floats too."""
-    value = float(text)
-    if not math.isfinite(value):
-        raise ArgumentTypeError(f"got {text}, expected a number of GiB")
-    return value
+    return _number(text, float, "a number")
 
 
 def port(text: str) -> int:
     """A TCP port."""
-    value = int(text)
+    value = whole(text)
     if not 1 <= value <= 65535:
-        raise ArgumentTypeError(f"got {shown(text)}, expected 1 to 65535")
+        raise ArgumentTypeError(f"got {value}, expected 1 to 65535")
     return value
 
 
 def size(text: str) -> int:
     """A number of bytes."""
-    value = int(text)
+    value = _number(text, int, "a number of bytes", 2**63 - 1)
     if value < 0:
-        raise ArgumentTypeError(f"got {shown(text)}, expected 0 or more bytes")
+        raise ArgumentTypeError(f"got {value}, expected 0 or more bytes")
+    return value
+
+
+def _number(text: str, kind: Callable[[str], N], expected: str, most: int = _MOST) -> N:
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"got {shown(text)}, expected {expected}") from error
+    if not abs(value) <= most:
+        raise ArgumentTypeError(f"got {shown(text)}, expected {expected} of at most {most}")
     return value
 
 
@@ -104,7 +118,7 @@ def engine(command: ArgumentParser) -> None:
         "auto",
     )
     add("--gpu", "LIST", "architectures for tensorrt_rtx", "sm86,sm89,sm120")
-    add("--rank", "N", "width of the slot of --adapter slot", 16, kind=int)
+    add("--rank", "N", "width of the slot of --adapter slot", 16, kind=whole)
     add(
         "--profiles",
         "LIST",
@@ -114,7 +128,7 @@ def engine(command: ArgumentParser) -> None:
     options.flag(
         "--refittable", "leave the weights out of the engines, for adaptrt refit; needs a GPU"
     )
-    add("--workspace", "GIB", "memory TensorRT may use while it builds", 8.0, kind=gibibytes)
+    add("--workspace", "GIB", "memory TensorRT may use while it builds", 8.0, kind=number)
     _parity(command)
     _ranges(command)
 
@@ -225,7 +239,7 @@ def encode(command: ArgumentParser) -> None:
         "NAME",
         "what the texts are for; needed where a bundle has several (default: the bundle's)",
     )
-    add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=int)
+    add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
     add(
         "--runtime",
         "NAME",
@@ -283,8 +297,8 @@ def _form(command: ArgumentParser) -> None:
         "sentence",
     )
     add("--head", "NAME", "sentence (a vector per text) or chunks (late chunking)", "sentence")
-    add("--max-batch", "N", "most texts in one call", 32, kind=int)
-    add("--max-tokens", "N", "longest text in tokens, at most 8192", 8192, kind=int)
+    add("--max-batch", "N", "most texts in one call", 32, kind=whole)
+    add("--max-tokens", "N", "longest text in tokens, at most 8192", 8192, kind=whole)
     add("--out", "FOLDER", "bundles go into FOLDER/<model>/", Path("build"), kind=path)
 
 
@@ -302,7 +316,7 @@ def _ranges(command: ArgumentParser) -> None:
         "a calibration.json made before, of the same model, task and texts",
         kind=path,
     )
-    add("--calibration-texts", "N", "how many texts are run", 256, kind=int)
+    add("--calibration-texts", "N", "how many texts are run", 256, kind=whole)
     add(
         "--observer",
         "NAME",
@@ -314,11 +328,11 @@ def _ranges(command: ArgumentParser) -> None:
         "SHARE",
         "how much of the work may leave INT8 where vectors are not close enough, 0 to 1",
         0.25,
-        kind=float,
+        kind=number,
     )
 
 
 def _parity(command: ArgumentParser) -> None:
     Options(command, "the comparison with PyTorch").add(
-        "--parity-tokens", "N", "its longest text in tokens", 2048, kind=int
+        "--parity-tokens", "N", "its longest text in tokens", 2048, kind=whole
     )

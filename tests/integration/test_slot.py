@@ -99,3 +99,15 @@ def test_garbage_is_not_an_adapter_file(bundle: Path, tmp_path: Path) -> None:
     garbage.write_bytes(b"not an adapter")
     with pytest.raises(InputError, match="not an ONNX Runtime adapter file"):
         Embedder.load(bundle, adapter=garbage)
+
+
+def test_folder_that_cannot_be_written_exits_1(
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "absent" / "mine.onnx_adapter"
+    peft = NATIVE / "separation"
+    assert main(["adapter", "--peft", str(peft), "--bundle", str(bundle), "--out", str(out)]) == 1
+    assert capsys.readouterr().err == (
+        f"error: --out: cannot write into '{out.parent}'; check that the folder is there, "
+        "may be written and has space\n"
+    )

@@ -15,6 +15,7 @@ from typing import Any
 
 from runtimes.errors import InputError, MissingError
 from runtimes.lines import parse_object, read_lines
+from runtimes.tokens import check_text
 
 TEXTS = Path(__file__).parent / "data" / "texts.jsonl"
 RETRIEVAL = Path(__file__).parent / "data" / "retrieval.jsonl"
@@ -123,10 +124,8 @@ def _text(record: Mapping[str, Any], place: str) -> Text:
     for name, value in (("text", text), ("language", language)):
         if not isinstance(value, str):
             raise InputError(f"{place}: {name!r} is {type(value).__name__}, expected a string")
-    try:
-        str(text).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{place}: holds a lone surrogate, expected valid Unicode") from error
+    if text:  # an empty one is skipped with the blank ones
+        check_text(text, place)
     return Text(str(language), str(text))
 
 

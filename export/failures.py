@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, one_line, shown
+from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, shown
 
 INTERNAL, INTERRUPTED, CLOSED = 5, 130, 141
 EXIT_CODES = {
@@ -132,7 +132,7 @@ def _names(error: BaseException) -> Iterator[str]:
 
 
 def message_for(error: BaseException, *, debug: bool) -> Failure:
-    """As :func:`explain`, escaped; an internal error's line says where its traceback is.
+    """As :func:`explain`; an internal error's line also says where its traceback is.
 
     With ``debug`` every traceback goes to standard error instead.
     """
@@ -141,7 +141,7 @@ def message_for(error: BaseException, *, debug: bool) -> Failure:
         traceback.print_exception(error)
     elif code == INTERNAL:
         message += f"; {_keep_traceback(error)}"
-    return Failure(one_line(message), code)
+    return Failure(message, code)
 
 
 def _ours_is_missing(error: BaseException) -> bool:

@@ -14,6 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "export.cli"]
+# As in a user's shell; unbuffered output would hide what goes wrong when the interpreter ends.
+SHELL = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
 
 
 def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[bytes]:
@@ -22,7 +24,8 @@ def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[bytes]:
     if "input" in more:
         del streams["stdin"]
     command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, timeout=120, check=False, **streams | more)
+    settings = {"cwd": ROOT, "env": SHELL, "timeout": 120, "check": False}
+    return subprocess.run(command, **settings | streams | more)
 
 
 def error_line(done: subprocess.CompletedProcess[bytes]) -> str:
@@ -45,6 +48,7 @@ def test_reader_that_goes_away_ends_the_command_quietly(small_bundle: Path, many
     process = subprocess.Popen(
         [*COMMAND, "encode", "--bundle", small_bundle, "--file", many],
         cwd=ROOT,
+        env=SHELL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -74,6 +78,16 @@ def test_full_output_exits_1(small_bundle: Path, arguments: list[str | None]) ->
     assert "No space left on device" in error_line(done)
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["encode", "--help"], []])
+def test_help_that_nobody_reads_is_quiet(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(*arguments, stdout=writer)
+    os.close(writer)
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("closed", "words"),
     [
@@ -95,6 +109,7 @@ def test_closed_stream_exits_2(small_bundle: Path, closed: int, words: str) -> N
             small_bundle,
         ],
         cwd=ROOT,
+        env=SHELL,
         input=None if closed == 0 else b"text\n",
         capture_output=True,
         timeout=60,
@@ -108,6 +123,7 @@ def test_closed_standard_error_leaves_the_output_clean(small_bundle: Path) -> No
     done = subprocess.run(
         ["bash", "-c", 'exec "$@" 2>&-', "bash", *COMMAND, "encode", "--bundle", "/nowhere", "x"],
         cwd=ROOT,
+        env=SHELL,
         stdout=subprocess.PIPE,
         timeout=60,
     )
@@ -142,7 +158,7 @@ def test_json_is_utf_8_whatever_the_locale(small_bundle: Path) -> None:
         "--bundle",
         small_bundle,
         input="東京 😀\n".encode(),
-        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        env=SHELL | {"PYTHONIOENCODING": "latin-1"},
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["text"] == "東京 😀"

@@ -14,18 +14,20 @@ N = TypeVar("N", int, float)
 
 
 def name(text: str) -> str:
-    """A text that can be part of a file's name."""
-    if not text or "\0" in text:
+    """A name that a file can have. ONNX Runtime and safetensors open none that is not UTF-8."""
+    if not text:
+        raise ArgumentTypeError("got '', expected a name")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentTypeError(f"got {shown(text)}, expected a name in UTF-8") from error
+    if "\0" in text:
         raise ArgumentTypeError(f"got {shown(text)}, expected a name without NUL characters")
     return text
 
 
 def path(text: str) -> Path:
-    """A file or folder. ONNX Runtime and safetensors open no name that is not UTF-8."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ArgumentTypeError(f"got {shown(text)}, expected a name in UTF-8") from error
+    """A file or folder."""
     return Path(name(text))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import resource
 import subprocess
 import sys
@@ -149,6 +150,16 @@ def test_unusable_standard_input_names_the_line(
     done = run("encode", "--bundle", small_bundle, input=data)
     assert (done.returncode, done.stdout) == (2, b"")
     assert words in error_line(done)
+
+
+def test_keyboard_is_told_what_it_is_for(small_bundle: Path) -> None:
+    keyboard, terminal = pty.openpty()
+    os.write(keyboard, b"text\n\x04")  # Ctrl-D
+    done = run("encode", "--bundle", small_bundle, stdin=terminal)
+    os.close(terminal)
+    os.close(keyboard)
+    assert json.loads(done.stdout)["text"] == "text"
+    assert done.stderr == b"reading texts from the keyboard, one per line; Ctrl-D ends\n"
 
 
 def test_json_is_utf_8_whatever_the_locale(small_bundle: Path) -> None:

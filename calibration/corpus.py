@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import InputError, MissingError
+from runtimes.lines import parse_object, read_lines
+from runtimes.tokens import check_text
 
 TEXTS = Path(__file__).parent / "data" / "texts.jsonl"
 RETRIEVAL = Path(__file__).parent / "data" / "retrieval.jsonl"
@@ -114,44 +116,25 @@ def _read_parquet(path: Path) -> Iterator[Text]:
     except (ArrowException, OSError) as error:
         raise InputError(f"CALIBRATION_DATA: {path}: not a Parquet file ({error})") from error
     for number, row in enumerate(rows, 1):
-        yield _text(row, f"{path}, row {number}")
+        yield _text(row, f"CALIBRATION_DATA: {path}, row {number}")
 
 
 def _text(record: Mapping[str, Any], place: str) -> Text:
     text, language = record.get("text"), record.get("language") or UNDETERMINED
     for name, value in (("text", text), ("language", language)):
         if not isinstance(value, str):
-            raise InputError(
-                f"CALIBRATION_DATA: {place}: {name!r} is {type(value).__name__}, expected a string"
-            )
-    try:
-        str(text).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"CALIBRATION_DATA: {place}: holds a lone surrogate, expected valid Unicode"
-        ) from error
+            raise InputError(f"{place}: {name!r} is {type(value).__name__}, expected a string")
+    if text:  # an empty one is skipped with the blank ones
+        check_text(text, place)
     return Text(str(language), str(text))
 
 
 def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for place, line in _lines(path):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"CALIBRATION_DATA: {place}: not valid JSON ({error})") from error
-        if not isinstance(value, dict):
-            raise InputError(
-                f"CALIBRATION_DATA: {place}: got a JSON {type(value).__name__}, expected an object"
-            )
-        yield place, value
+        if line.strip():
+            yield place, parse_object(line, place)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, 1):
-                yield f"{path}, line {number}", line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"CALIBRATION_DATA: {path}: not UTF-8 ({error})") from error
+    with path.open("rb") as stream:
+        yield from read_lines(stream, f"CALIBRATION_DATA: {path}")

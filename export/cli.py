@@ -1,25 +1,19 @@
-"""The command line: parses, resolves "auto", calls the stages, prints what came out.
-
-Exit codes: 0 done, 1 a build step failed, 2 bad input, 3 the gate failed, 4 missing hardware or
-library.
-"""
+"""The command line: parses, resolves "auto", calls the stages, prints what came out."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
-from export import options
+from export.failures import CLOSED, INTERRUPTED, message_for
+from export.parser import make_parser
 from export.progress import show_on_stderr
 from export.spec import (
     ALL_TASKS,
@@ -33,28 +27,53 @@ from export.spec import (
     Precision,
     Target,
 )
+from export.streams import complain, give_up_unwritable, prepare
 from runtimes.cuda import device_sm
-from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.errors import InputError, MissingError
 from runtimes.manifest import Manifest
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. Errors are one line on standard error."""
-    arguments = _parser().parse_args(argv)
     # Before torch is loaded: where others use the cores too, OpenMP's spinning barriers cost far
     # more than they save (0.16 s a call instead of 0.003 s, measured on two busy cores).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    warnings.showwarning = _print_warning
-    show_on_stderr(logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO)
+    debug = bool(os.environ.get("ADAPTRT_DEBUG"))
+    prepare()
     try:
-        code: int = arguments.run(arguments)
-    except AdaptrtError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        parser = _parser()
+        arguments = parser.parse_args(argv)
+        debug = debug or arguments.debug
+        show_on_stderr(logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO)
+        if arguments.command is None:
+            code = _no_command(parser, arguments)
+        else:
+            code = arguments.run(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written is found out here, not after the end
+    except BrokenPipeError:
+        code = CLOSED
     except KeyboardInterrupt:
-        print("interrupted; nothing was published", file=sys.stderr)
-        return 130
+        complain("interrupted; nothing was published")
+        code = INTERRUPTED
+    except SystemExit:  # --help
+        raise
+    except BaseException as error:  # noqa: BLE001 - the boundary; a panic in Rust is no Exception
+        message, code = message_for(error, debug=debug)
+        complain(f"error: {message}")
+    finally:
+        give_up_unwritable()
     return code
+
+
+def _no_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    if not arguments.version:
+        parser.print_help(sys.stderr)
+        return InputError.exit_code
+    from importlib.metadata import version
+
+    print(f"adaptrt {version('adaptrt')}")
+    return 0
 
 
 def _engine(arguments: argparse.Namespace) -> int:
@@ -193,29 +212,19 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    import numpy as np
-
+    from export.encode import read_texts, vector_output
     from runtimes import Embedder
 
-    texts = arguments.text or [line.rstrip("\n") for line in sys.stdin]
-    if arguments.out is not None and arguments.out.suffix != ".npy":
-        raise InputError(f"--out: got {arguments.out}, expected a name that ends in .npy")
-    with Embedder.load(
-        arguments.bundle, runtime=arguments.runtime, adapter=arguments.adapter
-    ) as embedder:
-        vectors = embedder.encode(
-            texts, task=arguments.task, dimensions=arguments.dimensions, prefix=arguments.prefix,
-            strict=arguments.strict, progress=True,
-        )  # fmt: skip
-    if arguments.out is not None:
-        try:
-            np.save(arguments.out, vectors)
-        except OSError as error:
-            raise InputError(f"--out: cannot write {arguments.out} ({error.strerror})") from error
-        return 0
-    for text, vector in zip(texts, vectors, strict=True):
-        print(json.dumps({"text": text, "embedding": [float(x) for x in vector]},
-                         ensure_ascii=False))  # fmt: skip
+    with vector_output(arguments.out) as write:
+        texts = read_texts(arguments.text, arguments.file)
+        with Embedder.load(
+            arguments.bundle, runtime=arguments.runtime, adapter=arguments.adapter
+        ) as embedder:
+            vectors = embedder.encode(
+                texts, task=arguments.task, dimensions=arguments.dimensions,
+                prefix=arguments.prefix, strict=arguments.strict, progress=True,
+            )  # fmt: skip
+        write(texts, vectors)
     return 0
 
 
@@ -281,36 +290,10 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="adaptrt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add_options, run, about in (
-        ("engine", options.engine, _engine, "build verified engine bundles"),
-        ("calibrate", options.calibrate, _calibrate, "the ranges that INT8 needs, from texts"),
-        ("refit", options.refit, _refit, "another task's bundle around the same engine"),
-        ("adapter", options.adapter, _adapter, "a PEFT folder as a file for a slot bundle"),
-        ("verify", options.verify, _verify, "re-hash a bundle and run its parity again"),
-        ("triton", options.triton, _triton, "a Triton model repository from bundles"),
-        ("serve", options.serve, _serve, "serve a repository on this machine"),
-        ("encode", options.encode, _encode, "texts to vectors, as JSON lines or .npy"),
-    ):
-        command = commands.add_parser(name, help=about)
-        add_options(command)
-        command.set_defaults(run=run)
-    return parser
-
-
-def _print_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """One line on standard error, without the place in our code that gave it."""
-    print(f"warning: {message}", file=sys.stderr)
+    return make_parser({
+        "engine": _engine, "calibrate": _calibrate, "refit": _refit, "adapter": _adapter,
+        "verify": _verify, "triton": _triton, "serve": _serve, "encode": _encode,
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,121 +2,342 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
+
+from runtimes.errors import shown
+
+_MOST = 2**31 - 1
+N = TypeVar("N", int, float)
+
+
+def name(text: str) -> str:
+    """A name that a file can have. ONNX Runtime and safetensors open none that is not UTF-8."""
+    if not text:
+        raise ArgumentTypeError("got '', expected a name")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentTypeError(f"got {shown(text)}, expected a name in UTF-8") from error
+    if "\0" in text:
+        raise ArgumentTypeError(f"got {shown(text)}, expected a name without NUL characters")
+    return text
+
+
+def path(text: str) -> Path:
+    """A file or folder."""
+    return Path(name(text))
+
+
+def whole(text: str) -> int:
+    """A whole number that every library's 32 bits hold."""
+    return _number(text, int, "a whole number")
+
+
+def number(text: str) -> float:
+    """A finite number; ``nan`` and ``inf`` are floats too."""
+    return _number(text, float, "a number")
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    value = whole(text)
+    if not 1 <= value <= 65535:
+        raise ArgumentTypeError(f"got {value}, expected 1 to 65535")
+    return value
+
+
+def size(text: str) -> int:
+    """A number of bytes."""
+    value = _number(text, int, "a number of bytes", 2**63 - 1)
+    if value < 0:
+        raise ArgumentTypeError(f"got {value}, expected 0 or more bytes")
+    return value
+
+
+def _number(text: str, kind: Callable[[str], N], expected: str, most: int = _MOST) -> N:
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"got {shown(text)}, expected {expected}") from error
+    if not abs(value) <= most:
+        raise ArgumentTypeError(f"got {shown(text)}, expected {expected} of at most {most}")
+    return value
+
+
+class Options:
+    """Adds options to a command, or to a titled group of its help."""
+
+    def __init__(self, command: ArgumentParser, title: str | None = None) -> None:
+        self._group = command.add_argument_group(title) if title else command
+
+    def add(
+        self,
+        flag: str,
+        metavar: str,
+        text: str,
+        default: object = None,
+        *,
+        kind: Callable[[str], Any] = str,
+        **more: Any,
+    ) -> None:
+        """An option with a value; its help says the default, or that it is required."""
+        if default not in (None, ""):
+            text += " (default: %(default)s)"
+        if more.get("required"):
+            text += " (required)"
+        self._group.add_argument(
+            flag, metavar=metavar, help=text, default=default, type=kind, **more
+        )
+
+    def flag(self, flag: str, text: str, **more: Any) -> None:
+        """An option without a value."""
+        self._group.add_argument(flag, help=text, **{"action": "store_true"} | more)
 
 
 def calibrate(command: ArgumentParser) -> None:
-    """What a bundle is made from: ``engine`` has these too."""
-    add = command.add_argument
-    add("--model", help="a folder or a hub id, owner/name (default: the embedded sample)")
-    add("--revision", help="of the hub id: a branch, tag or commit (default: main)")
-    add("--task", default="classification",
-        help="an adapter's name, base for none, all for one bundle per adapter")  # fmt: skip
-    add("--adapter-path", type=Path, help="a PEFT folder of your own, used under --task's name")
-    add("--adapter", default="merged",
-        help="merged, switchable (every task in one bundle) or slot (%(default)s)")  # fmt: skip
-    add("--interface", default="sentence",
-        help="sentence, or official: that of the published ONNX file")  # fmt: skip
-    add("--head", default="sentence", help="sentence, or chunks: for late chunking")
-    add("--max-batch", type=int, default=32, help="default: %(default)s")
-    add("--max-tokens", type=int, default=8192, help="default: %(default)s")
-    add("--out", type=Path, default=Path("build"), help="default: %(default)s")
-    add("--quiet", action="store_true", help="no progress lines on standard error")
-    add("--calibration-data", type=Path,
-        help="INT8: texts in .txt, .jsonl or .parquet (default: the project's)")  # fmt: skip
-    add("--calibration", type=Path, help="a calibration.json of the same model, task and texts")
-    add("--calibration-texts", type=int, default=256, help="how many (default: %(default)s)")
-    add("--observer", default="min-max",
-        help="min-max, percentile, entropy or mse (default: %(default)s)")  # fmt: skip
-    add("--int8-fallback-max", type=float, default=0.25,
-        help="the share of GEMM work that may stay out of INT8 (default: %(default)s)")  # fmt: skip
+    """What a bundle is made from, and the ranges of INT8."""
+    _checkpoint(command)
+    _form(command)
+    _ranges(command)
 
 
 def engine(command: ArgumentParser) -> None:
     """Everything ``make engine`` can set."""
-    calibrate(command)
-    add = command.add_argument
-    add("--name", help="the bundle's folder in OUT/model (default: one that says the choices)")
-    add("--rank", type=int, default=16, help="of a slot (default: %(default)s)")
-    add("--precision", default="fp16", help="fp32, fp16, bf16 or int8 (default: %(default)s)")
-    add("--target", default="auto",
-        help="tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson), onnxruntime or auto "
-             "(default: %(default)s)")  # fmt: skip
-    add("--gpu", default="sm86,sm89,sm120", help="for tensorrt_rtx (default: %(default)s)")
-    add("--profiles", default="",
-        help="short,long: shapes by length, with memory each (default: one for all)")  # fmt: skip
-    add("--refittable", action="store_true",
-        help="engines without weights, which the runtime puts in; needs a GPU")  # fmt: skip
-    add("--workspace", type=float, default=8.0, help="builder memory in GiB (%(default)s)")
-    add("--parity-tokens", type=int, default=2048,
-        help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
+    _checkpoint(command)
+    _form(command)
+    options = Options(command, "how it is built")
+    add = options.add
+    add("--precision", "NAME", "fp32, fp16, bf16 or int8", "fp16")
+    add(
+        "--target",
+        "NAME",
+        "tensorrt_rtx (RTX cards; needs no GPU to build), tensorrt (this machine's GPU), "
+        "tensorrt10 (built later, on a Jetson), onnxruntime (no engine) or auto: tensorrt where "
+        "it and a GPU are, else tensorrt_rtx",
+        "auto",
+    )
+    add("--gpu", "LIST", "architectures for tensorrt_rtx", "sm86,sm89,sm120")
+    add("--rank", "N", "width of the slot of --adapter slot", 16, kind=whole)
+    add(
+        "--profiles",
+        "LIST",
+        "short,long: ranges of text lengths, each with its own memory (default: one range for all)",
+        "",
+    )
+    add("--name", "NAME", "the bundle's folder (default: one that says the choices)", kind=name)
+    options.flag(
+        "--refittable", "leave the weights out of the engines, for adaptrt refit; needs a GPU"
+    )
+    add("--workspace", "GIB", "memory TensorRT may use while it builds", 8.0, kind=number)
+    _parity(command)
+    _ranges(command)
 
 
 def refit(command: ArgumentParser) -> None:
     """Another task for an engine without weights."""
-    add = command.add_argument
-    add("--engine", type=Path, required=True,
-                         help="a bundle built with --refittable")  # fmt: skip
-    add("--task", required=True, help="whose weights go in")
-    add("--model", help="the checkpoint (default: the embedded sample)")
-    add("--revision", help="the hub revision")
-    add("--adapter-path", type=Path, help="a PEFT folder of your own")
-    add("--parity-tokens", type=int, default=2048,
-                         help="longest text of the parity gate (default: %(default)s)")  # fmt: skip
-    add("--name", help="the bundle's folder (default: one that says the choices)")
-    add("--out", type=Path, help="default: where the engine's bundle is")
+    add = Options(command).add
+    add("--engine", "FOLDER", "a bundle built with --refittable", kind=path, required=True)
+    add("--task", "NAME", "whose weights go in", required=True)
+    add(
+        "--out",
+        "FOLDER",
+        "the new bundle goes into FOLDER/<model>/ (default: beside the engine's)",
+        kind=path,
+    )
+    add("--name", "NAME", "the new bundle's folder (default: one that says the choices)", kind=name)
+    _checkpoint(command)
+    _parity(command)
 
 
 def adapter(command: ArgumentParser) -> None:
     """A PEFT folder as a file."""
-    add = command.add_argument
-    add("--peft", type=Path, required=True)
-    add("--bundle", type=Path, required=True)
-    add("--out", type=Path, required=True, help="name.onnx_adapter")
+    add = Options(command).add
+    add("--peft", "FOLDER", "a LoRA adapter as PEFT saves it", kind=path, required=True)
+    add(
+        "--bundle",
+        "FOLDER",
+        "a bundle built with --adapter slot, which the file will fit",
+        kind=path,
+        required=True,
+    )
+    add("--out", "FILE", "what to write, NAME.onnx_adapter", kind=path, required=True)
 
 
 def verify(command: ArgumentParser) -> None:
     """A bundle."""
-    add = command.add_argument
-    add("--bundle", type=Path, required=True)
+    Options(command).add("--bundle", "FOLDER", "the bundle to check", kind=path, required=True)
 
 
 def triton(command: ArgumentParser) -> None:
     """A model repository."""
-    add = command.add_argument
-    add("--bundle", type=Path, nargs="+", required=True)
-    add("--out", type=Path, default=Path("model_repository"))
-    add("--encoder", default="auto",
-                         help="tensorrt, onnxruntime, python or auto (%(default)s)")  # fmt: skip
-    add("--triton-version", default="24.10",
-                         help="the container's name, such as 25.08 (%(default)s)")  # fmt: skip
-    add("--settings", type=Path, help="a TOML file; README.md lists its entries")
+    add = Options(command).add
+    add(
+        "--bundle",
+        "FOLDER",
+        "one or several bundles of one model",
+        kind=path,
+        nargs="+",
+        required=True,
+    )
+    add("--out", "FOLDER", "where the repository goes", Path("model_repository"), kind=path)
+    add(
+        "--encoder",
+        "NAME",
+        "what runs the model: tensorrt, onnxruntime, python, or auto to fit each bundle",
+        "auto",
+    )
+    add(
+        "--triton-version",
+        "YY.MM",
+        "the server's release, as NVIDIA's container is named, such as 25.08",
+        "24.10",
+    )
+    add("--settings", "FILE", "a TOML file; README.md lists its entries", kind=path)
 
 
 def serve(command: ArgumentParser) -> None:
     """A server on this machine."""
-    add = command.add_argument
-    add("--repository", type=Path, default=Path("model_repository"))
-    add("--environment", type=Path, default=Path(".venv-triton"))
-    add("--address", default="127.0.0.1")
-    for name, port in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
-        add(f"--{name}-port", type=int, default=port)
-    add("--cache", type=int, default=0, help="response cache in bytes")
+    add = Options(command).add
+    add("--repository", "FOLDER", "what adaptrt triton wrote", Path("model_repository"), kind=path)
+    add("--environment", "FOLDER", "where the server is", Path(".venv-triton"), kind=path)
+    add(
+        "--address",
+        "IP",
+        "who can connect: 127.0.0.1 for this machine alone, 0.0.0.0 for the network too",
+        "127.0.0.1",
+    )
+    for protocol, number in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
+        add(f"--{protocol}-port", "N", f"port of {protocol}", number, kind=port)
+    add("--cache", "BYTES", "memory for answers to repeated requests; 0: none", 0, kind=size)
 
 
 def encode(command: ArgumentParser) -> None:
     """Texts and how to embed them."""
-    add = command.add_argument
-    add("--bundle", type=Path, required=True)
-    add("--out", type=Path, help="write a .npy file instead of JSON lines")
-    add("--runtime", default="onnxruntime",
-                         help="onnxruntime, onnxruntime_cuda, tensorrt_rtx or tensorrt "
-                              "(default: %(default)s)")  # fmt: skip
-    add("--task", help="for a switchable bundle: which adapter")
-    add("--adapter", type=Path, help="an .onnx_adapter file for a slot")
-    add("--dimensions", type=int, help="cut the vectors to this length")
-    add("--no-prefix", dest="prefix", action="store_false",
-                         help="leave out the task's instruction")  # fmt: skip
-    add("--strict", action="store_true", help="refuse texts that are too long")
-    add("text", nargs="*", help="texts; without any, one per line of stdin")
+    command.add_argument(
+        "text",
+        nargs="*",
+        metavar="TEXT",
+        help="a text to embed; without any and without --file, standard input holds one per line",
+    )
+    options = Options(command)
+    add = options.add
+    add("--bundle", "FOLDER", "what adaptrt engine built", kind=path, required=True)
+    add(
+        "--file",
+        "FILE",
+        'texts in UTF-8, one per line; .jsonl: an object like {"text": "..."} per line; '
+        "-: standard input",
+        kind=path,
+    )
+    add(
+        "--out",
+        "FILE",
+        "write the vectors into a .npy file (default: JSON lines on standard output)",
+        kind=path,
+    )
+    add(
+        "--task",
+        "NAME",
+        "what the texts are for; needed where a bundle has several (default: the bundle's)",
+    )
+    add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
+    add(
+        "--runtime",
+        "NAME",
+        "what runs the model: onnxruntime (CPU), onnxruntime_cuda, tensorrt_rtx or tensorrt",
+        "onnxruntime",
+    )
+    add("--adapter", "FILE", "an .onnx_adapter file, for a bundle with a slot", kind=path)
+    options.flag(
+        "--no-prefix",
+        "leave out the task's instruction, which is put before each text",
+        dest="prefix",
+        action="store_false",
+    )
+    options.flag("--strict", "refuse texts that are too long (default: cut them and warn)")
+
+
+def _checkpoint(command: ArgumentParser) -> None:
+    Options(command).flag("--quiet", "no line per stage on standard error")
+    add = Options(command, "the checkpoint").add
+    add(
+        "--model",
+        "NAME",
+        "a folder, or a hub id such as jinaai/jina-embeddings-v3 (default: the sample that comes "
+        "with adaptrt)",
+        kind=name,
+    )
+    add("--revision", "NAME", "the hub's branch, tag or commit (default: newest)", kind=name)
+    add(
+        "--adapter-path",
+        "FOLDER",
+        "a LoRA adapter of your own as PEFT saves it, used under --task's name",
+        kind=path,
+    )
+
+
+def _form(command: ArgumentParser) -> None:
+    add = Options(command, "what is built").add
+    add(
+        "--task",
+        "NAME",
+        "retrieval.query, retrieval.passage, separation, classification, text-matching, your own "
+        "adapter's name, base for no adapter, or all for a bundle each",
+        "classification",
+    )
+    add(
+        "--adapter",
+        "MODE",
+        "merged (one task in the weights), switchable (every task in one bundle) or slot (filled "
+        "at run time)",
+        "merged",
+    )
+    add(
+        "--interface",
+        "NAME",
+        "sentence, or official: inputs and outputs of the published ONNX file",
+        "sentence",
+    )
+    add("--head", "NAME", "sentence (a vector per text) or chunks (late chunking)", "sentence")
+    add("--max-batch", "N", "most texts in one call", 32, kind=whole)
+    add("--max-tokens", "N", "longest text in tokens, at most 8192", 8192, kind=whole)
+    add("--out", "FOLDER", "bundles go into FOLDER/<model>/", Path("build"), kind=path)
+
+
+def _ranges(command: ArgumentParser) -> None:
+    add = Options(command, "the ranges of INT8").add
+    add(
+        "--calibration-data",
+        "FILE",
+        "your own texts as .txt, .jsonl or .parquet (default: the project's)",
+        kind=path,
+    )
+    add(
+        "--calibration",
+        "FILE",
+        "a calibration.json made before, of the same model, task and texts",
+        kind=path,
+    )
+    add("--calibration-texts", "N", "how many texts are run", 256, kind=whole)
+    add(
+        "--observer",
+        "NAME",
+        "how a range is chosen: min-max, percentile, entropy or mse",
+        "min-max",
+    )
+    add(
+        "--int8-fallback-max",
+        "SHARE",
+        "how much of the work may leave INT8 where vectors are not close enough, 0 to 1",
+        0.25,
+        kind=number,
+    )
+
+
+def _parity(command: ArgumentParser) -> None:
+    Options(command, "the comparison with PyTorch").add(
+        "--parity-tokens", "N", "its longest text in tokens", 2048, kind=whole
+    )

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from export.streams import complain
+
 log = logging.getLogger("adaptrt")
 SHORT = 1.0  # seconds; a shorter stage needs no line
 STILL = 20.0  # seconds between signs of life
@@ -42,7 +44,8 @@ def show_on_stderr(level: int = logging.INFO) -> None:
 
 class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        for line in self.format(record).split("\n"):
+            complain(line)
 
 
 def _signs_of_life(name: str, start: float, ended: threading.Event) -> None:

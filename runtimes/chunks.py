@@ -77,7 +77,7 @@ class Document:
     """A tokenised document that knows which tokens each span of characters holds."""
 
     def __init__(self, tokenizer: TextTokenizer, text: str, prefix: str) -> None:
-        check_text(text)
+        check_text(text, "document")
         if not text.strip():
             raise InputError("document: holds no text, only white space")
         self.text = text

@@ -128,19 +128,15 @@ def _provider(device: str) -> str:
     return name
 
 
-_STATE = ort.capi.onnxruntime_pybind11_state
+# Every class of its own, whatever the release has, and the built-in ones that its bindings raise
+# for names, types and shapes of inputs that the graph does not have.
 _ORT_ERRORS: tuple[type[Exception], ...] = (
     RuntimeError,
+    TypeError,
+    ValueError,
     *(
-        getattr(_STATE, name)
-        for name in (
-            "Fail",
-            "InvalidArgument",
-            "InvalidGraph",
-            "InvalidProtobuf",
-            "NoSuchFile",
-            "NotImplemented",
-            "RuntimeException",
-        )
+        value
+        for value in vars(ort.capi.onnxruntime_pybind11_state).values()
+        if isinstance(value, type) and issubclass(value, Exception)
     ),
 )

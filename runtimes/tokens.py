@@ -61,11 +61,11 @@ class TextTokenizer:
 
         ``prefix`` is put before each text: one for all, or one per text.
         A text over ``max_tokens`` keeps its beginning and its end-of-text token and gives a
-        :class:`TruncationWarning`; with ``strict`` it raises. An empty text is the two special
-        tokens (after the prefix, if any).
+        :class:`TruncationWarning`; with ``strict`` it raises. What :func:`check_text` refuses
+        raises too.
         """
         for index, text in enumerate(texts):
-            check_text(text, index)
+            check_text(text, f"text {index}")
         prefixes = [prefix] * len(texts) if isinstance(prefix, str) else prefix
         whole = [before + text for before, text in zip(prefixes, texts, strict=True)]
         rows = []
@@ -104,12 +104,20 @@ class TextTokenizer:
         return Tokens(ids, mask)
 
 
-def check_text(text: object, index: int = 0) -> None:
-    """Refuse what is no text; :class:`InputError` names which one it was."""
+def check_text(text: object, where: str = "text 0") -> None:
+    """The one rule of what can be embedded; :class:`InputError` begins with ``where``.
+
+    A text is a str of at least one character, valid Unicode without NUL. White space alone is a
+    text.
+    """
     if not isinstance(text, str):
-        raise InputError(f"text {index}: got {type(text).__name__}, expected str")
+        raise InputError(f"{where}: got {type(text).__name__}, expected str")
+    if not text:
+        raise InputError(f"{where}: empty, expected at least one character")
+    if "\0" in text:
+        raise InputError(f"{where}: holds a NUL character; remove it")
     if not _is_unicode(text):
-        raise InputError(f"text {index}: holds a lone surrogate, expected valid Unicode")
+        raise InputError(f"{where}: holds a lone surrogate, expected valid Unicode")
 
 
 def shorten(ids: Ids, count: int) -> Ids:

@@ -88,7 +88,7 @@ class TritonEmbedder(RuntimeBase):
         if isinstance(texts, str):
             raise InputError("texts: got one str, expected a list of them: encode([text])")
         for index, text in enumerate(texts):
-            check_text(text, index)
+            check_text(text, f"text {index}")
         tasks = [task] * len(texts) if isinstance(task, str) else task
         if tasks is not None and len(tasks) != len(texts):
             raise InputError(f"task: got {len(tasks)} tasks for {len(texts)} texts")

@@ -12,13 +12,9 @@ import ctypes
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-try:
-    import tensorrt as trt
-except ImportError as missing:
-    sys.exit(f"error: {missing}; on JetPack: sudo apt install python3-libnvinfer")
+from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 GRAPH = HERE / "model.primitive.onnx"
@@ -27,20 +23,31 @@ Manifest = dict[str, Any]
 Shapes = list[dict[str, Any]]
 
 
-class Logger(trt.ILogger):  # type: ignore[misc]
-    """Prints errors and keeps them; notes the memory of each profile."""
+def load_tensorrt() -> Any:
+    """The module. Help and wrong flags need none, so it is loaded late."""
+    try:
+        import tensorrt
+    except ImportError as missing:
+        sys.exit(f"error: {missing}; on JetPack: sudo apt install python3-libnvinfer")
+    return tensorrt
 
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.memory: list[int] = []
 
-    def log(self, severity: Any, message: str) -> None:
-        """Called by TensorRT."""
-        if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-            print(f"TensorRT: {message}", file=sys.stderr)
-        elif "Total Activation Memory: " in message:
-            words = message.split("Total Activation Memory: ")[1]
-            self.memory.append(int(words.split()[0]))
+def make_logger(trt: Any) -> Any:
+    """Prints errors; notes the memory of each profile in ``memory``."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.memory: list[int] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                print(f"TensorRT: {message}", file=sys.stderr)
+            elif "Total Activation Memory: " in message:
+                words = message.split("Total Activation Memory: ")[1]
+                self.memory.append(int(words.split()[0]))
+
+    return Logger()
 
 
 def shape(text: str) -> tuple[int, int]:
@@ -59,34 +66,86 @@ def pool(text: str) -> int:
     return int(size) << 20
 
 
-def options(manifest: Manifest) -> argparse.Namespace:
+def options() -> argparse.Namespace:
     """The flags, named as trtexec names them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    for name in ("minShapes", "optShapes", "maxShapes"):
-        parser.add_argument(f"--{name}", type=shape, metavar="BATCHxTOKENS")
-    parser.add_argument("--memPoolSize", type=pool, default=2 << 30, metavar="workspace:MIB")
-    parser.add_argument("--saveEngine", type=Path)
-    parser.add_argument("--timingCacheFile", type=Path)
-    parser.add_argument("--builderOptimizationLevel", type=int, default=3, choices=range(6))
+    for name, meaning in (
+        ("minShapes", "least batch and tokens (default: the bundle's profiles)"),
+        ("optShapes", "what the engine is tuned for"),
+        ("maxShapes", "most batch and tokens; less takes less memory"),
+    ):
+        parser.add_argument(f"--{name}", type=shape, metavar="BATCHxTOKENS", help=meaning)
+    parser.add_argument(
+        "--memPoolSize",
+        type=pool,
+        default=2 << 30,
+        metavar="workspace:MIB",
+        help="memory the builder may use (default: workspace:2048)",
+    )
+    parser.add_argument(
+        "--saveEngine",
+        type=Path,
+        metavar="FILE",
+        help="where the engine goes; the manifest then stays as it is (default: the bundle)",
+    )
+    parser.add_argument(
+        "--timingCacheFile",
+        type=Path,
+        metavar="FILE",
+        help="measured kernels, read and written, so that a second build is quick",
+    )
+    parser.add_argument(
+        "--builderOptimizationLevel",
+        type=int,
+        default=3,
+        choices=range(6),
+        help="0 (quick build) to 5 (quick engine) (default: %(default)s)",
+    )
     chosen = parser.parse_args()
-    most = (manifest["max_batch"], manifest["max_tokens"])
-    if chosen.maxShapes and any(a > b for a, b in zip(chosen.maxShapes, most, strict=True)):
-        parser.error(f"--maxShapes: the model takes at most {most[0]}x{most[1]}")
+    for flag in ("saveEngine", "timingCacheFile"):
+        path = getattr(chosen, flag)
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            parser.error(f"--{flag}: got {str(path)!r}, expected a file in a folder that exists")
     return chosen
+
+
+def read_manifest() -> Manifest:
+    """The bundle's manifest; ends the program where there is none."""
+    try:
+        manifest: Manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        refuse(f"{MANIFEST}: {error}; copy the whole bundle to the device again")
+    return manifest
+
+
+def refuse(message: str) -> NoReturn:
+    """End the program as for a wrong flag."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def profiles(manifest: Manifest, chosen: argparse.Namespace) -> Shapes:
     """The manifest's profiles, or the one the flags describe."""
+    limits = (manifest["max_batch"], manifest["max_tokens"])
+    least, most = chosen.minShapes or (1, 1), chosen.maxShapes or limits
+    best = chosen.optShapes or tuple(map(max, map(min, (8, 256), most), least))
+    if not within(most, limits):
+        refuse(f"--maxShapes: the model takes at most {limits[0]}x{limits[1]}")
+    if not (within(least, best) and within(best, most)):
+        refuse(f"expected minShapes <= optShapes <= maxShapes, got {least}, {best}, {most}")
     if not (chosen.minShapes or chosen.optShapes or chosen.maxShapes):
         return list(manifest["profiles"])
-    most = chosen.maxShapes or (manifest["max_batch"], manifest["max_tokens"])
-    best = chosen.optShapes or tuple(map(min, (8, 256), most))
-    return [{"name": "default", "min": chosen.minShapes or (1, 1), "opt": best, "max": most}]
+    return [{"name": "default", "min": least, "opt": best, "max": most}]
 
 
-def build(chosen: argparse.Namespace, shapes: Shapes, logger: Logger) -> bytes:
+def within(small: Sequence[int], large: Sequence[int]) -> bool:
+    """Whether a shape fits into another."""
+    return all(a <= b for a, b in zip(small, large, strict=True))
+
+
+def build(trt: Any, chosen: argparse.Namespace, shapes: Shapes, logger: Any) -> bytes:
     """The engine's bytes; ends the program with TensorRT's reason where there is none."""
     builder = trt.Builder(logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -137,8 +196,11 @@ def device_sm() -> str:
 def write(path: Path, data: bytes) -> None:
     """All of it or nothing."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def record(
@@ -148,6 +210,7 @@ def record(
     gpu: str,
     shapes: Shapes,
     memory: list[int],
+    version: str,
 ) -> None:
     """Add the engine to the manifest, in place of a former one of the same name."""
     entry = {
@@ -163,25 +226,29 @@ def record(
     others = [a for a in manifest["artifacts"] if a["path"] != name]
     manifest["artifacts"] = [*others, entry]
     manifest["profiles"] = shapes
-    manifest["versions"]["tensorrt"] = f"tensorrt {trt.__version__}"
+    manifest["versions"]["tensorrt"] = f"tensorrt {version}"
     write(MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def main() -> None:
     """Build, then tell the bundle."""
-    manifest = json.loads(MANIFEST.read_text(encoding="utf-8"))
-    chosen = options(manifest)
+    chosen = options()
+    manifest = read_manifest()
     shapes = profiles(manifest, chosen)
+    trt = load_tensorrt()
     gpu = device_sm()
-    logger = Logger()
+    logger = make_logger(trt)
     print(f"building for {gpu} with TensorRT {trt.__version__}; this takes minutes")
-    plan = build(chosen, shapes, logger)
+    plan = build(trt, chosen, shapes, logger)
     name = f"encoder.{gpu}.engine"
     write(chosen.saveEngine or HERE / name, plan)
     if not chosen.saveEngine:
-        record(manifest, plan, name, gpu, shapes, logger.memory)
+        record(manifest, plan, name, gpu, shapes, logger.memory, trt.__version__)
     print(f"{chosen.saveEngine or HERE / name}: {len(plan) / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as failure:  # a full disk, a folder that may not be written
+        sys.exit(f"error: {failure}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from runtimes import Embedder
 from tests.support import Array, build, run_cli
 
-TEXTS = ["Guten Morgen", "東京は夜の七時", ""]
+TEXTS = ["Guten Morgen", "東京は夜の七時", " "]
 
 
 def encode(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:
@@ -31,6 +30,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     assert captured.out == ""
     assert len(captured.err.splitlines()) == 1
     return captured.err
+
+
+def feed(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Put ``text`` on standard input."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +88,7 @@ def test_standard_input_is_one_text_per_line(
     query_bundle: Path, expected: Array, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(TEXTS) + "\n"))
+    feed(monkeypatch, "\n".join(TEXTS) + "\n")
     lines = encode(capsys, "--bundle", query_bundle)
     assert [line["text"] for line in lines] == TEXTS
     np.testing.assert_array_equal(
@@ -95,7 +99,7 @@ def test_standard_input_is_one_text_per_line(
 def test_empty_standard_input_gives_no_line(
     query_bundle: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    feed(monkeypatch, "")
     assert encode(capsys, "--bundle", query_bundle) == []
 
 
@@ -134,17 +138,120 @@ def test_unusable_out_exits_2_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_standard_input_that_is_not_utf_8_exits_2(small_bundle: Path) -> None:
-    """The interpreter decodes standard input, so this needs a process of its own."""
-    done = subprocess.run(
-        [sys.executable, "-X", "utf8", "-m", "export.cli", "encode", "--bundle", small_bundle],
-        input=b"caf\xe9\n", capture_output=True, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stderr.startswith(b"error: ")
-
-
 def test_lone_surrogate_in_an_argument_exits_2(
     query_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "lone surrogate" in refused(capsys, "--bundle", query_bundle, "caf\udce9")
+
+
+def test_empty_text_and_nul_in_an_argument_exit_2(
+    query_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "text 1: empty" in refused(capsys, "--bundle", query_bundle, "x", "")
+    assert "text 0: holds a NUL" in refused(capsys, "--bundle", query_bundle, "a\0b")
+
+
+def vectors_of(lines: list[dict[str, Any]]) -> Array:
+    return np.array([line["embedding"] for line in lines], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "".join(f"{text}\n" for text in TEXTS)),
+        ("windows.txt", "\ufeff" + "\r\n".join(TEXTS)),
+        ("a.jsonl", "".join(json.dumps({"id": 7, "text": text}) + "\n" for text in TEXTS)),
+        ("no-suffix", "\n".join(TEXTS)),
+    ],
+)
+def test_file_holds_a_text_per_line(
+    query_bundle: Path,
+    expected: Array,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: str,
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    lines = encode(capsys, "--bundle", query_bundle, "--file", path)
+    assert [line["text"] for line in lines] == TEXTS
+    np.testing.assert_array_equal(vectors_of(lines), expected)
+
+
+def test_dash_is_standard_input(
+    query_bundle: Path,
+    expected: Array,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    feed(monkeypatch, "\n".join(TEXTS))
+    lines = encode(capsys, "--bundle", query_bundle, "--file", "-")
+    np.testing.assert_array_equal(vectors_of(lines), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", b"ok\n\nlast", "a.txt, line 2: empty"),
+        ("a.txt", b"ok\n\r\nlast", "a.txt, line 2: empty"),
+        ("a.txt", b"ok\n\n", "a.txt, line 2: empty"),
+        ("a.txt", b"ok\nnul\0", "a.txt, line 2: holds a NUL character"),
+        ("a.txt", b"ok\n\xff\xfe", "a.txt, line 2: not UTF-8 (byte 1 is 0xff)"),
+        ("a.txt", "utf-16".encode("utf-16"), "a.txt, line 1: not UTF-8"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": ""}', "a.jsonl, line 2: empty"),
+        ("a.jsonl", b'{"text": "a"}\n\n', "a.jsonl, line 2: not valid JSON"),
+        ("a.jsonl", b'{"text": "a\\u0000"}', "a.jsonl, line 1: holds a NUL character"),
+        ("a.jsonl", b'{"text": "\\ud800"}', "a.jsonl, line 1: holds a lone surrogate"),
+        ("a.jsonl", b'{"text": 3}', "a.jsonl, line 1: got int, expected str"),
+        ("a.jsonl", b'{"body": "a"}', "a.jsonl, line 1: has no 'text'"),
+        ("a.jsonl", b"[1]", "a.jsonl, line 1: got a JSON list"),
+        ("a.jsonl", b"[" * 100_000, "a.jsonl, line 1: not valid JSON"),
+        ("a\nerror: forged.txt", b"\n", "forged.txt, line 1: empty"),
+    ],
+)
+def test_unusable_lines_are_named(
+    query_bundle: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    content: bytes,
+    words: str,
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    error = refused(capsys, "--bundle", query_bundle, "--file", tmp_path / name)
+    assert error.startswith("error: ")
+    assert words in error
+
+
+def test_file_that_is_not_there(query_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = refused(capsys, "--bundle", query_bundle, "--file", "/nowhere.txt")
+    assert error == "error: --file: cannot read '/nowhere.txt' (No such file or directory)\n"
+
+
+def test_texts_from_two_places_are_refused(
+    query_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refused(capsys, "--bundle", query_bundle, "--file", tmp_path / "a.txt", "x")
+    assert error == "error: texts and --file: got both, expected one of them\n"
+
+
+def test_npy_replaces_a_file_whole_and_follows_a_link(
+    query_bundle: Path, expected: Array, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "v.npy").write_bytes(b"former")
+    (tmp_path / "link.npy").symlink_to("v.npy")
+    refused(capsys, "--bundle", query_bundle, "--out", tmp_path / "link.npy", "")
+    assert (tmp_path / "v.npy").read_bytes() == b"former"
+    encode(capsys, "--bundle", query_bundle, "--out", tmp_path / "link.npy", *TEXTS)
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.npy", "v.npy"]
+    assert (tmp_path / "link.npy").is_symlink()
+
+
+def test_out_that_is_a_folder(
+    query_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "v.npy").mkdir()
+    error = refused(capsys, "--bundle", query_bundle, "--out", tmp_path / "v.npy", "x")
+    assert "is a folder, expected a file's name" in error

@@ -318,6 +318,8 @@ def test_device_script_takes_shapes(on_device: Path) -> None:
         ("--maxShapes=64x64", "the model takes at most 32x1024"),
         ("--optShapes=8", "expected batch x tokens, as in 8x256"),
         ("--memPoolSize=4G", "expected workspace:MEBIBYTES"),
+        ("--minShapes=1x2000", "expected minShapes <= optShapes <= maxShapes"),
+        ("--saveEngine=/nowhere/engine", "expected a file in a folder that exists"),
     ],
 )
 def test_device_script_refuses_bad_flags(device_bundle: Path, flag: str, message: str) -> None:

@@ -183,16 +183,6 @@ def test_defaults_are_the_published_ones(tmp_path: Path) -> None:
     assert spec.limits == Limits(max_batch=32, max_tokens=8192)
 
 
-@pytest.mark.parametrize("command", [[], ["nonsense"], ["verify"], ["encode", "text"]])
-def test_wrong_usage_exits_2_with_the_usage(
-    command: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(command)
-    assert caught.value.code == 2
-    assert "usage: adaptrt" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("command", ["verify", "encode"])
 def test_missing_bundle_exits_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str

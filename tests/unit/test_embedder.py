@@ -35,7 +35,7 @@ def expected(text: str, prefix: str = PREFIX) -> Array:
     return vector_of(sample_tokenizer().encode([prefix + text])[0])
 
 
-TEXTS = ["five words are in here", "one", "", "two words", "uno", "a much longer text " * 3, "one"]
+TEXTS = ["five words are in here", "one", " ", "two words", "uno", "a much longer text " * 3, "one"]
 
 
 def test_rows_are_in_the_order_of_the_texts() -> None:

@@ -19,7 +19,7 @@ from runtimes.tokens import TextTokenizer, TruncationWarning
 from tests.support import PAD_ID, sample_tokenizer
 
 BOS, EOS = 0, 2
-TEXTS = ["Guten Tag", "", " ", "東京は夜の七時", "a\nb\tc", "naïve café", "🙂🙃", "x" * 300,
+TEXTS = ["Guten Tag", " ", "東京は夜の七時", "a\nb\tc", "naïve café", "🙂🙃", "x" * 300,
          "Ünïcödé \u200d joined", "</s><pad>"]  # fmt: skip
 
 
@@ -34,8 +34,15 @@ def test_no_texts_give_no_rows() -> None:
     assert sample_tokenizer().encode([]) == []
 
 
-def test_empty_text_is_the_two_special_tokens() -> None:
-    assert sample_tokenizer().encode([""])[0].tolist() == [BOS, EOS]
+def test_empty_text_is_refused_and_white_space_is_not() -> None:
+    assert (
+        sample_tokenizer().encode([" "])[0].tolist()
+        == sample_tokenizer().tokenize([" "])[0].tolist()
+    )
+    with pytest.raises(InputError, match="text 1: empty, expected at least one character"):
+        sample_tokenizer().encode(["x", ""])
+    with pytest.raises(InputError, match="text 0: holds a NUL character"):
+        sample_tokenizer().encode(["a\0b"])
 
 
 def test_prefix_is_put_before_the_text() -> None:
@@ -46,7 +53,7 @@ def test_prefix_is_put_before_the_text() -> None:
     )
     assert prefixed.tolist() == whole.tolist()
     assert (
-        tokenizer.encode([""], prefix="good ")[0].tolist()
+        tokenizer.encode([" "], prefix="good")[0].tolist()
         == tokenizer.encode(["good "])[0].tolist()
     )
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.failures import CLOSED, INTERRUPTED, message_for
 from export.parser import make_parser
@@ -31,6 +32,9 @@ from export.streams import complain, give_up_unwritable, prepare
 from runtimes.cuda import device_sm
 from runtimes.errors import InputError, MissingError
 from runtimes.manifest import Manifest
+
+if TYPE_CHECKING:
+    from export.opened import Opened
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +81,7 @@ def _no_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 
 
 def _engine(arguments: argparse.Namespace) -> int:
-    from export.pipeline import build_bundles
+    from export.opened import open_build
 
     _announce_sample(arguments)
     target, gpus = resolve_target(arguments.target, arguments.gpu)
@@ -95,18 +99,28 @@ def _engine(arguments: argparse.Namespace) -> int:
         refittable=arguments.refittable,
         name=arguments.name,
     )
-    start = time.perf_counter()
-    for path, manifest in build_bundles(spec, _tasks(arguments)):
-        print(_summary(path, manifest, time.perf_counter() - start))
-        start = time.perf_counter()
+    tasks, start = _tasks(arguments), time.perf_counter()
+    _build(open_build(spec), tasks, start)
     return 0
 
 
+def _build(opened: Opened, tasks: tuple[str, ...] | None, start: float) -> None:
+    """Build and print; what loads torch is imported once nothing else is wrong."""
+    from export.pipeline import build_bundles
+
+    for path, manifest in build_bundles(opened, tasks):
+        print(_summary(path, manifest, time.perf_counter() - start))
+        start = time.perf_counter()
+
+
 def _calibrate(arguments: argparse.Namespace) -> int:
-    from export.pipeline import calibrate_bundles
+    from export.opened import open_build
 
     _announce_sample(arguments)
-    for path, calibration, reused in calibrate_bundles(_common_spec(arguments), _tasks(arguments)):
+    tasks, opened = _tasks(arguments), open_build(_common_spec(arguments))
+    from export.pipeline import calibrate_bundles
+
+    for path, calibration, reused in calibrate_bundles(opened, tasks):
         lengths = calibration.corpus["counts"]["length"]
         listed = ", ".join(f"{count} of up to {bound}" for bound, count in lengths.items())
         print(f"{path}{'  (as it was: nothing changed)' if reused else ''}")
@@ -237,7 +251,7 @@ def _adapter(arguments: argparse.Namespace) -> int:
 
 
 def _refit(arguments: argparse.Namespace) -> int:
-    from export.pipeline import build_bundles
+    from export.opened import open_build
     from export.refit import EngineSource
     from export.source import SAMPLE
 
@@ -248,8 +262,7 @@ def _refit(arguments: argparse.Namespace) -> int:
         parity_tokens=arguments.parity_tokens, name=arguments.name,
     )  # fmt: skip
     start = time.perf_counter()
-    for path, manifest in build_bundles(spec, (arguments.task,), source):
-        print(_summary(path, manifest, time.perf_counter() - start))
+    _build(open_build(spec, source), (arguments.task,), start)
     return 0
 
 

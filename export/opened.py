@@ -9,7 +9,9 @@ from export.checkpoint import Checkpoint, open_checkpoint
 from export.engine import check_gpus
 from export.engine_profiles import engine_profiles
 from export.identity import model_sha256
+from export.progress import stage
 from export.refit import EngineSource
+from export.requirements import check_installed
 from export.source import Source, resolve
 from export.spec import BuildSpec, Target
 from runtimes.cuda import device_sm
@@ -34,7 +36,16 @@ class Opened:
 
 
 def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> Opened:
-    """Check everything that can be checked before work begins."""
+    """Check everything that can be checked before work begins, and before torch is loaded.
+
+    ``engines`` are taken over instead of built.
+    """
+    check_installed()
+    with stage("checkpoint"):
+        return _open(spec, engines)
+
+
+def _open(spec: BuildSpec, engines: EngineSource | None) -> Opened:
     source = resolve(spec.model, spec.revision)
     checkpoint = open_checkpoint(
         source.folder,

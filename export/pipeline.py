@@ -21,7 +21,7 @@ from export.gate import Gate
 from export.gemms import gemm_modules
 from export.int8_record import details, summary, write_files
 from export.lowering import Kind, lower
-from export.opened import TOKENIZER, Opened, open_build
+from export.opened import TOKENIZER, Opened
 from export.plan import BundlePlan, plan_bundle
 from export.precision_plan import PrecisionPlan
 from export.progress import log, stage
@@ -35,25 +35,20 @@ from export.record import (
     make_manifest,
 )
 from export.refit import EngineSource
-from export.requirements import check_installed
-from export.spec import AdapterMode, BuildSpec, Interface, Precision, Target
+from export.spec import AdapterMode, Interface, Precision, Target
 from export.trace import PortableGraph, trace
 from export.weights import SHARED_FILE, CastReport, write_weights
 from runtimes.files import read_json
 from runtimes.manifest import FILE, Manifest
 
 
-def build_bundles(
-    spec: BuildSpec, tasks: tuple[str, ...] | None, engines: EngineSource | None = None
-) -> Iterator[tuple[Path, Manifest]]:
+def build_bundles(opened: Opened, tasks: tuple[str, ...] | None) -> Iterator[tuple[Path, Manifest]]:
     """Build one bundle per task (``None``: every adapter there is), or one switchable for all.
 
     The merged bundles of several tasks share one copy of the tensors no adapter changes, and of
-    the engines where those are built without weights. ``engines`` takes them from another bundle.
+    the engines where those are built without weights.
     """
-    check_installed()
-    with stage("checkpoint"):
-        opened = open_build(spec, engines)
+    spec, engines = opened.spec, opened.engines
     if spec.adapter is AdapterMode.SWITCHABLE:
         tasks = (spec.task,)
     tasks = tasks or opened.checkpoint.tasks
@@ -149,15 +144,13 @@ def _make_engines(
 
 
 def calibrate_bundles(
-    spec: BuildSpec, tasks: tuple[str, ...] | None
+    opened: Opened, tasks: tuple[str, ...] | None
 ) -> Iterator[tuple[Path, Calibration, bool]]:
     """The calibration of every bundle that :func:`build_bundles` would build.
 
     Gives its file, its contents, and whether it was there already.
     """
-    check_installed()
-    with stage("checkpoint"):
-        opened = open_build(spec)
+    spec = opened.spec
     if spec.adapter is AdapterMode.SWITCHABLE:
         tasks = (spec.task,)
     subjects = [

@@ -46,7 +46,7 @@ def staging(final: Path, *, bundle: bool = True) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """JSON with a stable layout."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False)
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from runtimes.errors import InputError
+from runtimes.tasks import BASE_TASK as BASE_TASK
+from runtimes.tasks import TASK_NAME
 
 JINA_TASKS = (
     "retrieval.query",
@@ -17,9 +19,7 @@ JINA_TASKS = (
     "classification",
     "text-matching",
 )
-BASE_TASK = "base"
 _SM = re.compile(r"sm\d{2,3}")
-_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Choice(StrEnum):
@@ -207,7 +207,7 @@ class BuildSpec:
         return self.precision.dtype
 
     def __post_init__(self) -> None:
-        if not _TASK_NAME.fullmatch(self.task):
+        if not TASK_NAME.fullmatch(self.task):
             raise InputError(
                 f"TASK: got {self.task!r}, expected letters, digits, '.', '_' and '-' only"
             )

@@ -17,17 +17,23 @@ _BLOCK = 4 << 20
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``; its size is checked before it is read."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
-    if (size := path.stat().st_size) > MAX_JSON_BYTES:
-        raise InputError(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES} for a JSON file")
+    raw = read_small(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(raw.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error}); download the file again") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: got a JSON {type(value).__name__}, expected an object")
     return value
+
+
+def read_small(path: Path) -> bytes:
+    """A JSON file's bytes; :class:`InputError` where there is none or it is too large for one."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    if (size := path.stat().st_size) > MAX_JSON_BYTES:
+        raise InputError(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES} for a JSON file")
+    return path.read_bytes()
 
 
 def sha256(path: Path) -> str:

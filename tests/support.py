@@ -33,6 +33,10 @@ from runtimes.tokens import TextTokenizer
 SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
 PAD_ID = 1
 PREFIX = "query: "
+ARCHITECTURE = {
+    "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "vocab": 16000, "token_types": 1,
+    "max_positions": 8194, "layer_norm_eps": 1e-5, "rope_theta": 20000.0, "pad_id": PAD_ID,
+}  # fmt: skip
 Array = np.ndarray[Any, Any]
 
 
@@ -207,7 +211,7 @@ def make_manifest(**changes: Any) -> Manifest:
     """A merged bundle's manifest with no artefacts."""
     return replace(
         Manifest(
-            schema=SCHEMA, model={"name": "fake", "sha256": "0" * 64}, architecture={},
+            schema=SCHEMA, model={"name": "fake", "sha256": "0" * 64}, architecture=ARCHITECTURE,
             task="retrieval.query", tasks=("retrieval.query",), adapter="merged", slot_rank=None,
             interface="sentence", precision="fp32", target={"name": "onnxruntime"}, max_batch=4,
             max_tokens=64, dimensions=(2, 4, 8), prefix=PREFIX,

@@ -12,8 +12,9 @@ from msgspec import convert
 
 from export.device_files import DEVICE_FILES
 from export.engine_profiles import engine_profiles
-from export.gate import PARITY_FILE, REFERENCE_FILE, Verdict
+from export.gate import CHUNKS_FILE, PARITY_FILE, REFERENCE_FILE
 from export.int8_record import CALIBRATION_FILE, REPORT_FILE
+from export.judge import Verdict
 from export.lowering import Kind
 from export.opened import TOKENIZER, Opened
 from export.plan import BundlePlan
@@ -139,7 +140,11 @@ def _artifacts(
             yield make_artifact(folder, name, "config")
     yield make_artifact(folder, REFERENCE_FILE, "reference")
     yield make_artifact(folder, PARITY_FILE, "parity")
-    for name, label in ((CALIBRATION_FILE, "calibration"), (REPORT_FILE, "report")):
+    for name, label in (
+        (CHUNKS_FILE, "reference_chunks"),
+        (CALIBRATION_FILE, "calibration"),
+        (REPORT_FILE, "report"),
+    ):
         if (folder / name).is_file():
             yield make_artifact(folder, name, label)
 

@@ -27,6 +27,7 @@ from export.source import SAMPLE
 from export.trace import trace
 from export.weights import CastReport, Contents, Slot, tensor_blocks, write_weights
 from runtimes.base import RuntimeBase
+from runtimes.files import sha256
 from runtimes.manifest import SCHEMA, Manifest
 from runtimes.tokens import TextTokenizer
 
@@ -158,6 +159,23 @@ def blocks(checkpoint: Checkpoint, adapter: Adapter, name: str, tokens: int = 64
 def merged_tensor(checkpoint: Checkpoint, adapter: Adapter, name: str) -> Array:
     """One merged tensor, whole."""
     return np.concatenate(blocks(checkpoint, adapter, name))
+
+
+def edit_graph(path: Path, edit: Callable[[onnx.GraphProto], None]) -> None:
+    """Rewrite an ONNX file after ``edit`` changed its graph in place; its weights stay outside."""
+    model = onnx.load(path, load_external_data=False)
+    edit(model.graph)
+    path.write_bytes(model.SerializeToString())
+
+
+def rehash(bundle: Path) -> None:
+    """What a careful forger would do: the manifest's sizes and hashes follow the files."""
+    path = bundle / "manifest.json"
+    raw = json.loads(path.read_text())
+    for entry in raw["artifacts"]:
+        file = bundle / entry["path"]
+        entry |= {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    path.write_text(json.dumps(raw))
 
 
 def graph_path(folder: Path, kind: Kind) -> Path:

@@ -24,7 +24,7 @@ from export.recorded import Recorded, read_recorded, read_vectors
 from export.spec import Head, Interface, Precision, Target
 from runtimes.base import Runtime
 from runtimes.embedder import load_tokenizer
-from runtimes.errors import GateError, InputError, shown
+from runtimes.errors import GateError, InputError, one_line, shown
 from runtimes.manifest import Manifest
 from runtimes.ort import OrtRuntime, PooledOrtRuntime
 from runtimes.tokens import TextTokenizer
@@ -78,6 +78,11 @@ class _Published:
         except GateError as error:
             reason = str(error).removesuffix("; nothing was published")
             raise GateError(f"{self.bundle}: {reason}") from error
+        except (LookupError, TypeError, ValueError) as error:  # missing names, shapes that differ
+            raise GateError(
+                f"{self.bundle}: a graph's inputs or outputs are not those of such a bundle "
+                f"({one_line(str(error))}); copy the bundle again or build it anew"
+            ) from error
         if unknown := self.recorded.graphs.keys() - verdict.reports.keys() - not_run.keys():
             raise InputError(
                 f"{self._file('parity')}: records {shown(min(unknown))}, which the gate does not "

@@ -215,6 +215,37 @@ def test_graph_that_is_wrong_in_one_pass_alone_exits_3_and_names_the_pass(
     assert "published" not in err
 
 
+def rename_output(graph: onnx.GraphProto) -> None:
+    graph.node.append(onnx.helper.make_node("Identity", [graph.output[0].name], ["vectors"]))
+    graph.output[0].name = "vectors"
+
+
+def narrow_output(graph: onnx.GraphProto) -> None:
+    output = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["whole" if name == output else name for name in node.output]
+    for name, number in (("from", 0), ("until", 3), ("axis", 1)):
+        graph.initializer.append(numpy_helper.from_array(np.array([number]), name))
+    graph.node.append(onnx.helper.make_node("Slice", ["whole", "from", "until", "axis"], [output]))
+    del graph.output[0].type.tensor_type.shape.dim[:]
+
+
+def ask_for_more(graph: onnx.GraphProto) -> None:
+    graph.input.append(onnx.helper.make_tensor_value_info("more", onnx.TensorProto.FLOAT, [1]))
+
+
+@pytest.mark.parametrize("edit", [rename_output, narrow_output, ask_for_more])
+def test_graph_of_another_contract_exits_3(
+    bundle_copy: Path, capsys: pytest.CaptureFixture[str], edit: Any
+) -> None:
+    edit_graph(bundle_copy / "model.onnxruntime.onnx", edit)
+    rehash(bundle_copy)
+    code, out, err = verify(bundle_copy, capsys)
+    assert (code, out) == (3, "")
+    assert "a graph's inputs or outputs are not those of such a bundle" in err
+    assert err.count("\n") == 1
+
+
 def test_chunks_of_a_bundle_of_before_are_said_not_to_be_compared(
     chunk_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -48,7 +48,7 @@ def staging(final: Path, may_replace: publish.Check = read_former) -> Iterator[P
 
 def write_json(path: Path, value: Any) -> None:
     """JSON with a stable layout."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False)
+    text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
 

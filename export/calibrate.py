@@ -31,7 +31,7 @@ from export.parity import row_cosines
 from export.plan import BundlePlan
 from export.precision_plan import GemmRange
 from export.probe import Probe
-from export.spec import CALIBRATION_FOLDER, BuildSpec, Interface, Observer
+from export.spec import CALIBRATION_FOLDER, BuildSpec, GraphForm, Head, Interface, Observer
 from export.trace import PortableGraph, trace
 from export.weights import write_weights
 from runtimes.errors import InputError
@@ -57,7 +57,18 @@ class Subject:
     def path(self) -> Path:
         """Where the result is kept, beside the bundles."""
         folder = self.spec.out / self.checkpoint.name / CALIBRATION_FOLDER
-        return folder / f"{self.plan.stem}.json"
+        return folder / f"{self.task}.json"
+
+    @property
+    def task(self) -> str:
+        """What is calibrated, as the table names it: the encoder, whatever head its bundle has."""
+        chunks = self.plan.form.head is Head.CHUNKS
+        return self.plan.stem.removesuffix("-chunks") if chunks else self.plan.stem
+
+    @property
+    def form(self) -> GraphForm:
+        """The graph that is run: one vector per text, whatever the bundle's gives."""
+        return replace(self.plan.form, interface=Interface.SENTENCE, head=Head.SENTENCE)
 
     def former(self) -> Calibration | None:
         """What is kept at ``path``; :class:`InputError` where that is no calibration.
@@ -101,7 +112,7 @@ def _given(subject: Subject, path: Path, texts: Sequence[Text]) -> Calibration:
     found = read_calibration(path)
     for what, got, expected in (
         ("model", found.model_sha256, subject.model_sha256),
-        ("task", found.task, subject.plan.stem),
+        ("task", found.task, subject.task),
     ):
         if got != expected:
             raise InputError(f"CALIBRATION: {path}: its {what} is {got}, expected {expected}")
@@ -129,7 +140,7 @@ def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) 
     spec = subject.spec
     return Calibration(
         model_sha256=subject.model_sha256,
-        task=subject.plan.stem,
+        task=subject.task,
         corpus={"sha256": corpus_sha256(texts), "counts": counts(samples)},
         settings={
             "observer": spec.calibration.observer.value,
@@ -160,8 +171,8 @@ def _measure(subject: Subject, samples: Sequence[Sample], progress: bool) -> dic
 def _write_fp32(subject: Subject, folder: Path) -> tuple[PortableGraph, dict[str, str]]:
     """The FP32 CPU graph and its weights; the name of the tensor every GEMM reads."""
     limits = subject.spec.limits
-    form = replace(subject.plan.form, interface=Interface.SENTENCE)
-    graph = trace(subject.checkpoint.config, "float32", limits.max_batch, limits.max_tokens, form)
+    config = subject.checkpoint.config
+    graph = trace(config, "float32", limits.max_batch, limits.max_tokens, subject.form)
     found = gemm_nodes(graph.model())  # the passes keep tensors' names, not every product
     reads = {name: str(n.inputs[0].name) for name, n in found.items() if n.inputs[0] is not None}
     model = lower(graph.model(), Kind.ONNXRUNTIME)
@@ -175,8 +186,7 @@ def _probe(
 ) -> Probe:
     """The traced module on some of the short samples, evenly chosen over tasks and languages."""
     limits, config = subject.spec.limits, subject.checkpoint.config
-    form = replace(subject.plan.form, interface=Interface.SENTENCE)
-    encoder = load_encoder(config, "float32", limits.max_tokens, folder, graph.slots, form)
+    encoder = load_encoder(config, "float32", limits.max_tokens, folder, graph.slots, subject.form)
     ranked = sorted(samples, key=lambda s: abs(len(s.ids) - _PROBE_TOKENS))[: 4 * _PROBE_TEXTS]
     chosen = ranked[:: max(1, len(ranked) // _PROBE_TEXTS)][:_PROBE_TEXTS]
     tokens = subject.tokenizer.pad([shorten(s.ids, 2 * _PROBE_TOKENS) for s in chosen])

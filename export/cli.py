@@ -215,13 +215,10 @@ def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
 def _verify(arguments: argparse.Namespace) -> int:
     from export.verify import verify
 
-    reports = verify(arguments.bundle)
+    verification = verify(arguments.bundle)
     print(f"{arguments.bundle}: every file as built")
-    for kind, report in reports.items():
-        print(
-            f"  {kind} graph: {report.rows} texts, minimum cosine {report.min_cosine:.7f} "
-            f"(gate {report.threshold})"
-        )
+    for line in verification.lines():
+        print(f"  {line}")
     return 0
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,49 +11,22 @@ import numpy as np
 
 from export.bundle import write_json
 from export.checkpoint import Checkpoint
-from export.chunk_parity import chunk_texts, embed_chunks, some_texts
-from export.held_back import (
-    gate_files,
-    held_back_texts,
-    require_retrieval,
-    retrieval_texts,
-)
+from export.chunk_parity import embed_chunks, some_texts
+from export.held_back import gate_files, held_back_texts, retrieval_texts
+from export.judge import Case, Verdict, judge, kinds_of, needs_torch
 from export.lowering import Kind
-from export.parity import (
-    ParityReport,
-    ParityText,
-    compare,
-    embed,
-    parity_texts,
-    require,
-    row_cosines,
-    texts_sha256,
-    thin,
-)
+from export.parity import ParityText, embed, parity_texts, row_cosines, texts_sha256, thin
 from export.plan import BundlePlan
-from export.spec import BuildSpec, Head, Interface, Precision, Target
+from export.spec import BuildSpec, Head, Interface, Precision
 from export.trace import PortableGraph
 from runtimes.base import Runtime
-from runtimes.chunks import ChunkHead
-from runtimes.embedder import Vectors, truncate
+from runtimes.embedder import Vectors
 from runtimes.tokens import TextTokenizer
 
 REFERENCE_FILE = "reference.npy"
+CHUNKS_FILE = "reference_chunks.npy"
 PARITY_FILE = "parity.json"
 _NOISE_TEXTS = 8
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Reports by name, the one that speaks for the target first; all passed.
-
-    ``noise`` is the reference's own BF16-to-FP32 cosine (the least of some texts): what serving
-    the checkpoint in its stored type costs. ``retrieval`` has INT8's figures by report and task.
-    """
-
-    reports: dict[str, ParityReport]
-    noise: float
-    retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -85,31 +56,12 @@ class Gate:
 
     def run(self, graph: PortableGraph) -> Verdict:
         """Compare every graph; raises :class:`GateError` at the first that does not agree."""
-        verdict = Verdict({}, self.reference.noise)
-        np.save(self.folder / REFERENCE_FILE, self.reference.vectors)
-        for kind in self._kinds():
-            with self._open(kind, graph) as runtime:
-                for label, order in self._passes(kind, self.texts):
-                    vectors = _embed_in(order, runtime, self.texts, self.tokenizer)
-                    self._judge(verdict, label, runtime.name, vectors)
-                self._compare_chunks(verdict, runtime, kind)
-            gc.collect()
-        return verdict
-
-    def _compare_chunks(self, verdict: Verdict, runtime: Runtime, kind: Kind) -> None:
-        """The chunk head against means of the reference's token vectors."""
         reference = self.reference
-        if reference.chunks is None:
-            return
-        cut = some_texts(self.texts)
-        label, precision = f"{kind.value}, chunks", self.spec.precision
-        report = compare(
-            reference.chunks, embed_chunks(runtime, cut, self.tokenizer), chunk_texts(cut),
-            names={"reference": reference.name, "executed": runtime.name},
-            threshold=precision.min_cosine, mean_threshold=precision.mean_cosine,
-        )  # fmt: skip
-        require(report, label)
-        verdict.reports[label] = report
+        np.save(self.folder / REFERENCE_FILE, reference.vectors)
+        if reference.chunks is not None:
+            np.save(self.folder / CHUNKS_FILE, reference.chunks)
+        verdict = judge(self._case(), lambda kind: self._executor(Kind(kind), graph))
+        return replace(verdict, noise=reference.noise)
 
     def write(self, verdict: Verdict, **more: Any) -> None:
         """Write ``parity.json``."""
@@ -121,23 +73,20 @@ class Gate:
                        for k, r in verdict.reports.items()},
         } | more)  # fmt: skip
 
-    def _judge(self, verdict: Verdict, label: str, executed: str, vectors: Vectors) -> None:
-        """Compare at the full length, and in INT8 at the shortest Matryoshka length too."""
-        precision, reference = self.spec.precision, self.reference.vectors
-        int8 = precision is Precision.INT8
-        names = {"reference": self.reference.name, "executed": executed}
-        full, least = vectors.shape[1], self.checkpoint.config.dimensions[0]
-        for width in dict.fromkeys((full, least) if int8 else (full,)):
-            name = label if width == full else f"{label}, {width} dimensions"
-            exact, ours = truncate(reference, width), truncate(vectors, width)
-            report = compare(
-                exact, ours, self.texts, names=names,
-                threshold=precision.min_cosine, mean_threshold=precision.mean_cosine,
-            )  # fmt: skip
-            require(report, name)
-            verdict.reports[name] = report
-            if int8:
-                verdict.retrieval[name] = require_retrieval(exact, ours, self.texts, name)
+    def _case(self) -> Case:
+        reference, spec = self.reference, self.spec
+        return Case(
+            texts=self.texts,
+            vectors=reference.vectors,
+            chunks=reference.chunks,
+            reference=reference.name,
+            tokenizer=self.tokenizer,
+            kinds=kinds_of(spec.target, self.files),
+            precision=spec.precision,
+            interface=self.plan.form.interface,
+            head=self.plan.form.head,
+            least=self.checkpoint.config.dimensions[0],
+        )
 
     @cached_property
     def texts(self) -> list[ParityText]:
@@ -157,34 +106,10 @@ class Gate:
             texts += [replace(text, task=task, task_id=task_id) for text in mine]
         return texts
 
-    def _kinds(self) -> tuple[Kind, ...]:
-        """Without a GPU the portable graph, the very types of the engine, speaks for it."""
-        first = {
-            Target.ONNXRUNTIME: (Kind.ONNXRUNTIME, Kind.PORTABLE),
-            Target.TENSORRT10: (Kind.PRIMITIVE, Kind.ONNXRUNTIME),
-        }.get(self.spec.target, (Kind.PORTABLE, Kind.ONNXRUNTIME))
-        return tuple(kind for kind in first if kind in self.files)
-
-    def _passes(self, kind: Kind, texts: list[ParityText]) -> Iterator[tuple[str, list[list[int]]]]:
-        """Orders to run the texts in: all together, tasks mixed; on the first graph also apart."""
-        tasks = self.plan.verified_tasks
-        together = [list(range(len(texts)))]
-        apart = [[i for i, t in enumerate(texts) if t.task == task] for task in tasks]
-        if self.plan.form.interface is Interface.OFFICIAL:
-            yield kind.value, apart  # one task per call is all its scalar task_id can say
-            return
-        yield kind.value, together
-        if len(tasks) > 1 and kind is self._kinds()[0]:
-            yield f"{kind.value}, one task at a time", apart
-
-    def _open(self, kind: Kind, graph: PortableGraph) -> Runtime:
-        runtime = self._executor(kind, graph)
-        return ChunkHead(runtime) if self.plan.form.head is Head.CHUNKS else runtime
-
     def _executor(self, kind: Kind, graph: PortableGraph) -> Runtime:
-        """An executor; BF16, which ONNX Runtime's CPU lacks, runs as the traced module."""
+        """ONNX Runtime, or the traced module."""
         spec = self.spec
-        if kind is not Kind.ONNXRUNTIME and spec.precision is Precision.BF16:
+        if needs_torch(kind, spec.precision):
             from export.encoder import load_encoder
             from runtimes.torch_reference import TorchModule
 
@@ -228,14 +153,3 @@ class Gate:
             np.stack([vectors[i] for i in range(len(texts))]), name, noise,
             np.concatenate(chunks) if chunks else None,
         )  # fmt: skip
-
-
-def _embed_in(
-    groups: list[list[int]], runtime: Runtime, texts: list[ParityText], tokenizer: TextTokenizer
-) -> Vectors:
-    """Vectors in the texts' order, computed group by group."""
-    vectors: dict[int, Vectors] = {}
-    for group in groups:
-        found = embed(runtime, [texts[i] for i in group], tokenizer)
-        vectors |= dict(zip(group, found, strict=True))
-    return np.stack([vectors[i] for i in range(len(texts))])

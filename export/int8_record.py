@@ -8,8 +8,8 @@ from typing import Any
 
 from calibration.table import Calibration, write_calibration
 from export.fallback import sensitivities
-from export.gate import Verdict
 from export.gemms import work
+from export.judge import Verdict
 from export.modules import Module
 from export.precision_plan import PrecisionPlan
 from export.report import write_report

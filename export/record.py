@@ -8,16 +8,28 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from msgspec import convert
+
 from export.device_files import DEVICE_FILES
 from export.engine_profiles import engine_profiles
-from export.gate import PARITY_FILE, REFERENCE_FILE, Verdict
+from export.gate import CHUNKS_FILE, PARITY_FILE, REFERENCE_FILE
 from export.int8_record import CALIBRATION_FILE, REPORT_FILE
+from export.judge import Verdict
 from export.lowering import Kind
 from export.opened import TOKENIZER, Opened
 from export.plan import BundlePlan
 from export.spec import AdapterMode, BuildSpec, Target
 from export.weights import SHARED_FILE, WEIGHT_FILE, CastReport
-from runtimes.manifest import SCHEMA, Artifact, Manifest, make_artifact
+from runtimes.manifest import (
+    SCHEMA,
+    SCHEMA_MINOR,
+    Architecture,
+    Artifact,
+    Manifest,
+    Parity,
+    Quantisation,
+    make_artifact,
+)
 
 GRAPH_FILES = {
     Kind.PORTABLE: "model.onnx",
@@ -64,6 +76,7 @@ def make_manifest(
     task = plan.tasks[0] if len(plan.tasks) == 1 else "all"
     return Manifest(
         schema=SCHEMA,
+        schema_minor=SCHEMA_MINOR,
         model={
             "name": opened.source.name,
             "format": opened.checkpoint.format,
@@ -71,7 +84,7 @@ def make_manifest(
             "sha256": opened.sha256,
             "licence": opened.source.licence or UNSTATED_LICENCE,
         },
-        architecture=config.architecture(),
+        architecture=convert(config.architecture(), Architecture),
         task=task,
         tasks=plan.tasks,
         adapter=spec.adapter.value,
@@ -86,17 +99,17 @@ def make_manifest(
         prefixes=dict(plan.prefixes),
         pad_id=config.pad_id,
         artifacts=tuple(_artifacts(folder, files, spec, made.memory)),
-        parity=main.summary() | {
+        parity=convert(main.summary() | {
             "reference_bf16_min_cosine": made.verdict.noise,
             "flushed_weights": dict(made.cast.flushed),
-        },
+        }, Parity),
         versions=_versions(opened),
         profiles=(
             () if spec.target is Target.ONNXRUNTIME
             else engine_profiles(spec.profiles, spec.limits)
         ),
         head=spec.head.value,
-        quantisation=quantisation,
+        quantisation=convert(quantisation, Quantisation | None),
     )  # fmt: skip
 
 
@@ -127,7 +140,11 @@ def _artifacts(
             yield make_artifact(folder, name, "config")
     yield make_artifact(folder, REFERENCE_FILE, "reference")
     yield make_artifact(folder, PARITY_FILE, "parity")
-    for name, label in ((CALIBRATION_FILE, "calibration"), (REPORT_FILE, "report")):
+    for name, label in (
+        (CHUNKS_FILE, "reference_chunks"),
+        (CALIBRATION_FILE, "calibration"),
+        (REPORT_FILE, "report"),
+    ):
         if (folder / name).is_file():
             yield make_artifact(folder, name, label)
 
@@ -138,7 +155,7 @@ def _versions(opened: Opened) -> dict[str, str]:
     if (trt := opened.trt) is not None:
         found["tensorrt"] = f"{trt.__name__} {trt.__version__}"
     elif opened.engines is not None:
-        found["tensorrt"] = opened.engines.manifest.versions["tensorrt"]
+        found["tensorrt"] = opened.engines.manifest.versions.get("tensorrt", "not recorded")
     return found
 
 

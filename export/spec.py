@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from runtimes.errors import InputError, shown
+from runtimes.tasks import BASE_TASK as BASE_TASK
+from runtimes.tasks import TASK_NAME
 
 JINA_TASKS = (
     "retrieval.query",
@@ -17,17 +19,15 @@ JINA_TASKS = (
     "classification",
     "text-matching",
 )
-BASE_TASK = "base"
 ALL_TASKS = "all"
 CALIBRATION_FOLDER = "calibration"  # beside the bundles of a model
 _SM = re.compile(r"sm\d{2,3}")
-_TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_RANK = 1024  # of a slot and of an adapter: the published model's width
 
 
 def check_task_name(source: str, name: object) -> str:
     """``name``, which becomes part of a path; ``source`` says in the message where it stands."""
-    if not isinstance(name, str) or not _TASK_NAME.fullmatch(name):
+    if not isinstance(name, str) or not TASK_NAME.fullmatch(name):
         raise InputError(
             f"{source}: got {shown(name)}, expected letters, digits, '.', '_' and '-' only, "
             "at most 64, the first a letter or digit"
@@ -248,7 +248,7 @@ class BuildSpec:
     def _check_name(self, name: str) -> None:
         if self.task == ALL_TASKS and self.adapter is not AdapterMode.SWITCHABLE:
             raise InputError("NAME: TASK=all builds several bundles; leave NAME out, or build one")
-        if not _TASK_NAME.fullmatch(name) or name == CALIBRATION_FOLDER:
+        if not TASK_NAME.fullmatch(name) or name == CALIBRATION_FOLDER:
             raise InputError(
                 f"NAME: got {shown(name)}, expected letters, digits, '.', '_' and '-' only, not "
                 f"{CALIBRATION_FOLDER}, where calibrations are kept"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest
 
 SUFFIX = ".onnx_adapter"
@@ -59,7 +59,7 @@ def check_adapter(path: Path, manifest: Manifest) -> Path:
         raise InputError(f"{path}: not an ONNX Runtime adapter file ({error})") from error
     if adapter.get_model_version() != model_version(manifest):
         raise InputError(
-            f"{path}: made for another model than {manifest.model['name']} "
+            f"{path}: made for another model than {shown(manifest.model['name'])} "
             f"({manifest.model['sha256'][:12]}); make it again with this bundle"
         )
     if missing := sorted(set(shapes) - set(found)):

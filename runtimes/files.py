@@ -43,6 +43,17 @@ _KINDS = {stat.S_IFDIR: "folder", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket"}
 
 def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """The JSON object in ``path``, a regular file of at most so many bytes."""
+    try:
+        value = json.loads(read_small(path, most).decode())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); download the file again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: got a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def read_small(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
+    """The bytes of a JSON file; :class:`InputError` where there is none or it is too large."""
     size = check_regular(path)
     try:
         with path.open("rb") as stream:
@@ -51,13 +62,7 @@ def read_json(path: Path, most: int = MAX_JSON_BYTES) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if (size := max(size, len(content))) > most:  # files of /proc state 0 bytes
         raise InputError(f"{path}: {size} bytes, expected at most {most} for this JSON file")
-    try:
-        value = json.loads(content.decode())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); download the file again") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: got a JSON {type(value).__name__}, expected an object")
-    return value
+    return content
 
 
 def sha256(path: Path) -> str:

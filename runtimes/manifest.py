@@ -5,16 +5,27 @@ from __future__ import annotations
 import glob
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, TypedDict
 
-from runtimes.errors import InputError
-from runtimes.files import read_json, sha256
-from runtimes.profiles import Profile, read_profile
+from msgspec import Meta
 
-SCHEMA = 1
+from runtimes.errors import InputError, shown
+from runtimes.files import sha256
+from runtimes.manifest_rules import broken_rule
+from runtimes.profiles import Profile
+from runtimes.records import Plain, as_record, read_object, unknown_keys
+from runtimes.tasks import TASK_NAME
+
+SCHEMA, SCHEMA_MINOR = 1, 1
 FILE = "manifest.json"
+
+_Number = Annotated[int, Meta(ge=0, le=2**62)]
+_Size = Annotated[int, Meta(ge=1, le=10**7)]
+_Positive = Annotated[float, Meta(gt=0, lt=1e12)]
+_Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Task = Annotated[str, Meta(pattern=rf"^{TASK_NAME.pattern}\Z")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,41 +38,105 @@ class Artifact:
     """
 
     path: str
-    kind: str
-    bytes: int
-    sha256: str
+    kind: Plain
+    bytes: _Number
+    sha256: _Sha256
     precision: str | None = None
-    gpu: str | None = None
+    gpu: Annotated[str, Meta(pattern=r"^sm\d{2,3}\Z")] | None = None
     stripped: bool = False
-    memory: tuple[int, ...] | None = None
+    memory: tuple[_Number, ...] | None = None
+
+
+class Model(TypedDict):
+    """The checkpoint; ``sha256`` of its weights."""
+
+    name: str
+    sha256: _Sha256
+    format: NotRequired[Plain]
+    revision: NotRequired[str | None]
+    licence: NotRequired[str]
+
+
+class Architecture(TypedDict):
+    """The shape of the encoder (:class:`export.config.EncoderConfig`)."""
+
+    hidden: _Size
+    layers: _Size
+    heads: _Size
+    intermediate: _Size
+    vocab: _Size
+    token_types: _Size
+    max_positions: _Size
+    layer_norm_eps: _Positive
+    rope_theta: _Positive
+    pad_id: _Number
+
+
+class BuiltFor(TypedDict):
+    """``name`` of the target, ``requested`` as the user said it."""
+
+    name: str
+    requested: NotRequired[Plain]
+
+
+class Parity(TypedDict, total=False):
+    """How the graph that speaks for the target compared with the reference."""
+
+    reference: Plain
+    executed: Plain
+    rows: _Number
+    min_cosine: float
+    mean_cosine: float
+    max_abs: float
+    threshold: float
+    mean_threshold: float
+    passed: bool
+    reference_bf16_min_cosine: float
+    flushed_weights: Mapping[str, float]  # by tensor, the share of values that became zero
+
+
+class Quantisation(TypedDict, total=False):
+    """What of an INT8 bundle is in INT8: GEMMs by name, ``fallback`` with the reasons."""
+
+    int8_share: float
+    int8: list[str]
+    fallback: Mapping[str, str]
+    fallback_type: Plain
+    observer: Plain
+    calibration_key: Plain
+    corpus_sha256: Plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The contents of ``manifest.json``; field by field in DESIGN.md."""
+    """The contents of ``manifest.json``; field by field in DESIGN.md.
+
+    Read from a file, every entry has its type and range, and :mod:`runtimes.manifest_rules` hold.
+    """
 
     schema: int
-    model: Mapping[str, Any]
-    architecture: Mapping[str, Any]
-    task: str
-    tasks: tuple[str, ...]
+    schema_minor: _Number = 0  # bundles of before have no such entry
+    model: Model
+    architecture: Architecture
+    task: _Task
+    tasks: Annotated[tuple[_Task, ...], Meta(min_length=1)]
     adapter: str
-    slot_rank: int | None
+    slot_rank: Annotated[int, Meta(ge=1, le=1024)] | None
     interface: str
     precision: str
-    target: Mapping[str, Any]
-    max_batch: int
-    max_tokens: int
-    dimensions: tuple[int, ...]
+    target: BuiltFor
+    max_batch: _Size
+    max_tokens: Annotated[int, Meta(ge=16, le=10**7)]
+    dimensions: Annotated[tuple[_Size, ...], Meta(min_length=1)]
     prefix: str
-    prefixes: Mapping[str, str]
-    pad_id: int
+    prefixes: Mapping[_Task, str]
+    pad_id: _Number
     artifacts: tuple[Artifact, ...]
-    parity: Mapping[str, Any]
-    versions: Mapping[str, str]
+    parity: Parity
+    versions: Mapping[str, Plain]
     profiles: tuple[Profile, ...] = ()  # of the engines
     head: str = "sentence"  # or "chunks"; bundles of before have no such entry
-    quantisation: Mapping[str, Any] | None = None  # of an INT8 bundle
+    quantisation: Quantisation | None = None  # of an INT8 bundle
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -97,19 +172,8 @@ def read_manifest(bundle: Path, *, files: bool = True) -> Manifest:
     path = bundle / FILE
     if not path.is_file():
         raise InputError(f"BUNDLE: {bundle} has no {FILE}; `make engine` prints where it wrote")
-    raw = read_json(path)
-    if raw.get("schema") != SCHEMA:
-        raise InputError(
-            f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}; build the bundle again"
-        )
-    try:
-        artifacts = tuple(_read_artifact(entry) for entry in raw.pop("artifacts"))
-        lists = {name: tuple(raw[name]) for name in ("dimensions", "tasks")}
-        profiles = tuple(read_profile(entry) for entry in raw.get("profiles", ()))
-        manifest = Manifest(artifacts=artifacts, **raw | lists | {"profiles": profiles})
-    except (KeyError, TypeError, IndexError, ValueError) as error:
-        raise InputError(f"{path}: not a manifest of this version ({error})") from error
-    for entry in artifacts if files else ():
+    manifest = _parse(path, read_object(path))
+    for entry in manifest.artifacts if files else ():
         _check_file(bundle, entry)
     return manifest
 
@@ -125,18 +189,37 @@ def _whereabouts(bundle: Path) -> str:
     return "`make engine` prints where it wrote"
 
 
-def _read_artifact(entry: dict[str, Any]) -> Artifact:
-    """JSON has lists where we have tuples."""
-    artifact = Artifact(**entry)
-    return artifact if artifact.memory is None else replace(artifact, memory=tuple(artifact.memory))
+def _parse(path: Path, raw: dict[str, Any]) -> Manifest:
+    """A newer minor schema may have entries that this version knows nothing of."""
+    if (schema := raw.get("schema")) != SCHEMA:
+        raise InputError(
+            f"{path}: schema {shown(schema)}, expected {SCHEMA}; {_writer(raw)}: install that "
+            "version, or build the bundle again"
+        )
+    minor = raw.get("schema_minor", 0)
+    newer = isinstance(minor, int) and minor > SCHEMA_MINOR
+    hint = f"{_writer(raw)}, a newer one: install it" if newer else "copy it again or build it anew"
+    if not newer and (unknown := next(unknown_keys(raw, Manifest), None)) is not None:
+        raise InputError(f"{path}: {shown(unknown)}: no such entry in a manifest; {hint}")
+    manifest = as_record(raw, Manifest, path, hint)
+    if (broken := broken_rule(manifest)) is not None:
+        raise InputError(f"{path}: {broken}; {hint}")
+    return manifest
+
+
+def _writer(raw: dict[str, Any]) -> str:
+    versions = raw.get("versions")
+    version = versions.get("adaptrt") if isinstance(versions, dict) else None
+    return f"written by adaptrt {shown(version) if version else 'of an unrecorded version'}"
 
 
 def _check_file(bundle: Path, entry: Artifact) -> None:
-    path = PurePosixPath(str(entry.path))
-    if not isinstance(entry.path, str) or path.is_absolute() or ".." in path.parts:
-        raise InputError(f"{bundle / FILE}: {entry.path!r} leads out of the bundle")
     file = bundle / entry.path
     if not file.is_file():
         raise InputError(f"{file}: no such file, but the manifest names it; copy the whole bundle")
+    if not file.resolve().is_relative_to(bundle.resolve()):  # ONNX Runtime refuses such weights too
+        raise InputError(
+            f"{file}: a link out of the bundle; copy the bundle with the files themselves (cp -L)"
+        )
     if (size := file.stat().st_size) != entry.bytes:
         raise InputError(f"{file}: {size} bytes, expected {entry.bytes}; copy the bundle again")

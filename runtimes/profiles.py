@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
-Shape = tuple[int, int]  # (batch, tokens)
+from msgspec import Meta
+
+_Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Shape = tuple[_Side, _Side]  # (batch, tokens)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +28,6 @@ class Profile:
     def __str__(self) -> str:
         (b0, t0), (b1, t1) = self.min, self.max
         return f"{self.name} (batch {b0}–{b1} × {t0}–{t1} tokens)"
-
-
-def read_profile(entry: Mapping[str, Any]) -> Profile:
-    """A profile from a manifest's JSON; TypeError or KeyError where it is none."""
-    shapes = {key: (int(entry[key][0]), int(entry[key][1])) for key in ("min", "opt", "max")}
-    return Profile(**{**entry, **shapes})
 
 
 def choose(profiles: Sequence[Profile], batch: int, tokens: int) -> int | None:

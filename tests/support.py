@@ -27,12 +27,17 @@ from export.source import SAMPLE
 from export.trace import trace
 from export.weights import CastReport, Contents, Slot, tensor_blocks, write_weights
 from runtimes.base import RuntimeBase
+from runtimes.files import sha256
 from runtimes.manifest import SCHEMA, Manifest
 from runtimes.tokens import TextTokenizer
 
 SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
 PAD_ID = 1
 PREFIX = "query: "
+ARCHITECTURE = {
+    "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "vocab": 16000, "token_types": 1,
+    "max_positions": 8194, "layer_norm_eps": 1e-5, "rope_theta": 20000.0, "pad_id": PAD_ID,
+}  # fmt: skip
 Array = np.ndarray[Any, Any]
 
 
@@ -156,6 +161,23 @@ def merged_tensor(checkpoint: Checkpoint, adapter: Adapter, name: str) -> Array:
     return np.concatenate(blocks(checkpoint, adapter, name))
 
 
+def edit_graph(path: Path, edit: Callable[[onnx.GraphProto], None]) -> None:
+    """Rewrite an ONNX file after ``edit`` changed its graph in place; its weights stay outside."""
+    model = onnx.load(path, load_external_data=False)
+    edit(model.graph)
+    path.write_bytes(model.SerializeToString())
+
+
+def rehash(bundle: Path) -> None:
+    """What a careful forger would do: the manifest's sizes and hashes follow the files."""
+    path = bundle / "manifest.json"
+    raw = json.loads(path.read_text())
+    for entry in raw["artifacts"]:
+        file = bundle / entry["path"]
+        entry |= {"bytes": file.stat().st_size, "sha256": sha256(file)}
+    path.write_text(json.dumps(raw))
+
+
 def graph_path(folder: Path, kind: Kind) -> Path:
     """Where :func:`write_graphs` put a graph."""
     return folder / GRAPH_FILES[kind]
@@ -207,7 +229,7 @@ def make_manifest(**changes: Any) -> Manifest:
     """A merged bundle's manifest with no artefacts."""
     return replace(
         Manifest(
-            schema=SCHEMA, model={"name": "fake", "sha256": "0" * 64}, architecture={},
+            schema=SCHEMA, model={"name": "fake", "sha256": "0" * 64}, architecture=ARCHITECTURE,
             task="retrieval.query", tasks=("retrieval.query",), adapter="merged", slot_rank=None,
             interface="sentence", precision="fp32", target={"name": "onnxruntime"}, max_batch=4,
             max_tokens=64, dimensions=(2, 4, 8), prefix=PREFIX,

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -185,54 +183,10 @@ def test_truncated_file_is_noticed_without_hashing(bundle: Path) -> None:
         read_manifest(bundle)
 
 
-def artifact_path(path: Any) -> dict[str, Any]:
-    return {"artifacts": [{"path": path, "kind": "weights", "bytes": 7, "sha256": "0" * 64}]}
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        (artifact_path("../weights"), "leads out of the bundle|not a plain file name"),
-        (artifact_path("/etc/passwd"), "leads out of the bundle|not a plain file name"),
-        (artifact_path("a/../../weights"), "leads out of the bundle|not a plain file name"),
-        (artifact_path(".."), "leads out of the bundle|no such file"),
-        (artifact_path(""), "no such file"),
-        (artifact_path("weights\x00"), "no such file"),
-        (artifact_path(5), "manifest"),
-        (artifact_path(None), "manifest"),
-        ({"artifacts": None}, "not a manifest of this version"),
-        ({"artifacts": ["weights"]}, "not a manifest of this version"),
-        ({"artifacts": [{"path": "weights"}]}, "not a manifest of this version"),
-        ({"dimensions": None}, "not a manifest of this version"),
-        ({"surprise": 1}, "not a manifest of this version"),
-        ({"schema": 0}, "schema 0, expected 1"),
-        ({"schema": None}, "schema None, expected 1"),
-    ],
-    ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
-)
-def test_forged_manifest_is_an_input_error(
-    bundle: Path, changes: dict[str, Any], words: str
-) -> None:
-    shutil.copyfile(bundle / "weights", bundle.parent / "weights")
-    edit_json(bundle / FILE, **changes)
-    with pytest.raises(InputError, match=words):
-        read_manifest(bundle)
-
-
 def test_manifest_without_a_field_is_an_input_error(bundle: Path) -> None:
     edit_json(bundle / FILE, drop=("max_tokens",))
-    with pytest.raises(InputError, match="max_tokens"):
+    with pytest.raises(InputError, match="max_tokens: missing"):
         read_manifest(bundle)
-
-
-def test_link_out_of_the_bundle_with_other_contents_is_noticed(
-    bundle: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "elsewhere").write_text("secrets")  # as long as the real file
-    (bundle / "weights").unlink()
-    (bundle / "weights").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(GateError, match="weights"):
-        check_hashes(bundle)
 
 
 @pytest.mark.parametrize("name", ["absent", "file"])

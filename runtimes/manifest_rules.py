@@ -1,0 +1,82 @@
+"""What must hold between the entries of a manifest, beyond each one's own type and range."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from runtimes.errors import shown
+from runtimes.tasks import BASE_TASK
+
+if TYPE_CHECKING:
+    from runtimes.manifest import Manifest
+
+# The values of ``export.spec``'s choices, which a device does not import (a test compares them).
+KNOWN: dict[str, tuple[str, ...]] = {
+    "adapter": ("merged", "switchable", "slot"),
+    "interface": ("sentence", "official"),
+    "head": ("sentence", "chunks"),
+    "precision": ("fp32", "fp16", "bf16", "int8"),
+    "target": ("tensorrt_rtx", "tensorrt", "tensorrt10", "onnxruntime"),
+}
+# No hidden files, no "..", nothing absolute, no backslash, no control character.
+_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
+_PATH = re.compile(rf"{_NAME}(/{_NAME}){{0,3}}")
+Rule = tuple[str, object, bool, str]  # key, what is there, whether it holds, what is expected
+
+
+def broken_rule(manifest: Manifest) -> str | None:
+    """The first rule that a manifest breaks: "key: got …, expected …"; None where all hold."""
+    for rules in (_choices, _tasks, _shapes, _artifacts):
+        for key, value, holds, expected in rules(manifest):
+            if not holds:
+                return f"{key}: got {shown(value)}, expected {expected}"
+    return None
+
+
+def _choices(m: Manifest) -> Iterator[Rule]:
+    for key, known in KNOWN.items():
+        value = m.target["name"] if key == "target" else getattr(m, key)
+        yield key, value, value in known, f"one of {', '.join(known)}"
+    sentence, switchable, slot = m.interface == "sentence", m.adapter == "switchable", m.slot_rank
+    yield "interface", m.interface, sentence or switchable, "sentence, or a switchable adapter"
+    whole = m.head == "sentence" or (sentence and m.adapter != "slot")
+    yield "head", m.head, whole, "sentence where the adapter is a slot or the interface official"
+    right = (slot is not None) == (m.adapter == "slot")
+    yield "slot_rank", slot, right, "a number where the adapter is a slot, else null"
+
+
+def _tasks(m: Manifest) -> Iterator[Rule]:
+    switchable = m.adapter == "switchable"
+    alone = m.tasks[0] if len(m.tasks) == 1 else "all"
+    with_prefix = {*m.tasks, BASE_TASK} if switchable else set(m.tasks)
+    yield "tasks", m.tasks, len(set(m.tasks)) == len(m.tasks), "each name once"
+    yield "tasks", m.tasks, switchable or len(m.tasks) == 1, "one task, or a switchable adapter"
+    yield "task", m.task, m.task == alone, f"{alone}, as tasks says"
+    yield "prefixes", m.prefixes, set(m.prefixes) == with_prefix, f"those of {sorted(with_prefix)}"
+
+
+def _shapes(m: Manifest) -> Iterator[Rule]:
+    hidden, vocab = m.architecture["hidden"], m.architecture["vocab"]
+    longest = m.architecture["max_positions"] - 2  # two position slots are padding's
+    ascending = all(a < b for a, b in pairwise(m.dimensions)) and m.dimensions[-1] == hidden
+    yield "max_tokens", m.max_tokens, m.max_tokens <= longest, f"at most {longest}, the model's"
+    yield "dimensions", m.dimensions, ascending, f"ascending numbers up to {hidden}, the model's"
+    yield "pad_id", m.pad_id, m.pad_id < vocab, f"a number below {vocab}, the model's vocabulary"
+    for i, profile in enumerate(m.profiles):
+        sides = zip(profile.min, profile.opt, profile.max, strict=True)
+        ordered = all(low <= best <= high for low, best, high in sides)
+        yield f"profiles[{i}]", str(profile), ordered, "min <= opt <= max in rows and in tokens"
+
+
+def _artifacts(m: Manifest) -> Iterator[Rule]:
+    precisions = KNOWN["precision"]
+    paths = [entry.path for entry in m.artifacts]
+    for i, entry in enumerate(m.artifacts):
+        plain = _PATH.fullmatch(entry.path) is not None and entry.path != "manifest.json"
+        yield f"artifacts[{i}].path", entry.path, plain, "a plain file name inside the bundle"
+        known = entry.precision in (None, *precisions)
+        yield f"artifacts[{i}].precision", entry.precision, known, f"one of {', '.join(precisions)}"
+    yield "artifacts", paths, len(set(paths)) == len(paths), "each path once"

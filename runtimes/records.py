@@ -1,0 +1,83 @@
+"""JSON files from folders we do not trust as typed records, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, inspect
+
+from runtimes.errors import InputError, shown
+from runtimes.files import read_small
+
+T = TypeVar("T")
+# Names and versions that reach a terminal: no control characters, and no text of any length.
+Plain = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]
+# msgspec's own: "Expected `int` >= 1, got `str` - at `$.artifacts[0].bytes`"; [...] is any key.
+_REFUSAL = re.compile(
+    r"(?P<what>.*?)(?:, got `[^`]*`)?(?: - at (?:`key` in )?`\$\.?(?P<where>.*)`)?", re.DOTALL
+)
+_STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``; NaN and infinite numbers are no JSON."""
+    try:
+        value = msgspec.json.decode(read_small(path))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid JSON ({error}); copy the bundle again") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: got a JSON {type(value).__name__}, expected an object")
+    return value
+
+
+def as_record(raw: dict[str, Any], kind: type[T], path: Path, hint: str) -> T:
+    """``raw`` as a dataclass; :class:`InputError` names the key, what is there and what should be.
+
+    Keys that ``kind`` does not have are left out (:func:`unknown_keys` lists them).
+    """
+    try:
+        return msgspec.convert(raw, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path}: {_refusal(str(error), raw)}; {hint}") from error
+
+
+def unknown_keys(raw: Any, kind: Any) -> Iterator[str]:
+    """Keys, with the way to them, that a record of this kind has no field for."""
+    yield from _unknown(raw, inspect.type_info(kind), "")
+
+
+def _unknown(value: Any, kind: inspect.Type, where: str) -> Iterator[str]:
+    match kind:
+        case inspect.DataclassType(fields=fields) | inspect.TypedDictType(fields=fields):
+            known = {field.encode_name: field.type for field in fields}
+            for key, inner in value.items() if isinstance(value, dict) else ():
+                if key in known:
+                    yield from _unknown(inner, known[key], f"{where}{key}.")
+                else:
+                    yield f"{where}{key}"
+        case inspect.UnionType(types=kinds):
+            for one in kinds:
+                yield from _unknown(value, one, where)
+        case inspect.VarTupleType(item_type=item):
+            for index, inner in enumerate(value if isinstance(value, list) else ()):
+                yield from _unknown(inner, item, f"{where.removesuffix('.')}[{index}].")
+
+
+def _refusal(message: str, raw: Any) -> str:
+    """msgspec's message in this project's words, with the value that was refused."""
+    found = _REFUSAL.fullmatch(message)
+    if found is None:
+        return message
+    what, where = found["what"].replace("`", ""), found["where"] or ""
+    missing = what.removeprefix("Object missing required field ")
+    if missing != what:
+        return f"{where}.{missing}".removeprefix(".") + ": missing"
+    value = raw
+    for index, key in _STEP.findall(where.partition("[...]")[0]):
+        value = value[int(index)] if index else value[key]
+    expected = what[:1].lower() + what[1:]
+    return f"{where or 'the file'}: got {shown(value)}, {expected}"

@@ -31,6 +31,7 @@ from export.parity import row_cosines
 from export.plan import BundlePlan
 from export.precision_plan import GemmRange
 from export.probe import Probe
+from export.progress import stage
 from export.spec import CALIBRATION_FOLDER, BuildSpec, GraphForm, Head, Interface, Observer
 from export.trace import PortableGraph, trace
 from export.weights import write_weights
@@ -156,16 +157,18 @@ def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) 
 def _measure(subject: Subject, samples: Sequence[Sample], progress: bool) -> dict[str, Range]:
     with tempfile.TemporaryDirectory(prefix="adaptrt-calibration-") as name:
         folder = Path(name)
-        graph, reads = _write_fp32(subject, folder)
-        activations = collect(
-            folder / GRAPH, reads, samples, progress=progress, task_ids=subject.task_ids
-        )
-        probe = _probe(subject, folder, graph, samples)
-        return {
-            name: _range(subject.spec.calibration.observer, name, seen, probe)
-            for name, seen in tqdm(activations.items(), desc="sensitivity", unit="GEMM",
-                                   disable=None if progress else True, leave=False)
-        }  # fmt: skip
+        with stage("calibration: FP32 graph"):
+            graph, reads = _write_fp32(subject, folder)
+        with stage("calibration: ranges"):
+            activations = collect(
+                folder / GRAPH, reads, samples, progress=progress, task_ids=subject.task_ids
+            )
+        with stage("calibration: sensitivity"):
+            probe = _probe(subject, folder, graph, samples)
+            quiet = None if progress else True
+            bar = tqdm(activations.items(), "sensitivity", unit="GEMM", disable=quiet, leave=False)
+            observer = subject.spec.calibration.observer
+            return {name: _range(observer, name, seen, probe) for name, seen in bar}
 
 
 def _write_fp32(subject: Subject, folder: Path) -> tuple[PortableGraph, dict[str, str]]:

@@ -197,7 +197,7 @@ def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
     lines = [f"{path}  ({seconds:.0f} s)"]
     for entry in manifest.artifacts:
         label = entry.kind + (f" {entry.gpu}" if entry.gpu else "")
-        lines.append(f"  {entry.path:26} {entry.bytes / 1e6:9.1f} MB  {label}")
+        lines.append(f"  {entry.path:26} {_size(entry.bytes):>12}  {label}")
     lines.append(
         f"  parity: {parity['rows']} texts, minimum cosine {parity['min_cosine']:.7f} "
         f"(gate {parity['threshold']}), mean {parity['mean_cosine']:.7f}\n"
@@ -210,6 +210,10 @@ def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
             f"{len(quantised['fallback'])} GEMMs fell back"
         )
     return "\n".join(lines)
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def _verify(arguments: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ from export.judge import Case, Verdict, judge, kinds_of, needs_torch
 from export.lowering import Kind
 from export.parity import ParityText, embed, parity_texts, row_cosines, texts_sha256, thin
 from export.plan import BundlePlan
+from export.progress import stage
 from export.spec import BuildSpec, Head, Interface, Precision
 from export.trace import PortableGraph
 from runtimes.base import Runtime
@@ -136,12 +137,13 @@ class Gate:
         chunks: list[Vectors] = []
         name, noise = "", 1.0
         for number, task in enumerate(self.plan.verified_tasks):
-            model = reference_model(self.checkpoint, task)
-            reference = FlashReference(model, **reference_settings(self.spec.precision))
-            name = reference.name
             chosen = [i for i, t in enumerate(texts) if t.task == task]
             plain = [replace(texts[i], task_id=None) for i in chosen]
-            found = embed(reference, plain, self.tokenizer)
+            with stage(f"reference {task}"):
+                model = reference_model(self.checkpoint, task)
+                reference = FlashReference(model, **reference_settings(self.spec.precision))
+                found = embed(reference, plain, self.tokenizer)
+            name = reference.name
             vectors |= dict(zip(chosen, found, strict=True))
             if self.plan.form.head is Head.CHUNKS:
                 chunks.append(embed_chunks(reference, some_texts(plain), self.tokenizer))

@@ -16,6 +16,7 @@ import numpy as np
 from export.chunk_parity import chunk_texts, embed_chunks, some_texts
 from export.held_back import require_retrieval
 from export.parity import ParityReport, ParityText, compare, embed, require
+from export.progress import stage
 from export.spec import Head, Interface, Precision, Target
 from runtimes.base import Runtime
 from runtimes.chunks import ChunkHead
@@ -85,13 +86,16 @@ def judge(case: Case, open_graph: Callable[[str], Runtime | None]) -> Verdict:
             continue
         with ChunkHead(opened) if case.head is Head.CHUNKS else opened as runtime:
             for label, order in _passes(case, kind):
-                vectors = _embed_in(order, runtime, case.texts, case.tokenizer)
+                with stage(f"parity {label}"):
+                    vectors = _embed_in(order, runtime, case.texts, case.tokenizer)
                 both = (case.vectors, vectors)
                 _compare(case, verdict, label, runtime.name, case.texts, both, rank=True)
             if case.chunks is not None:
                 cut = some_texts(case.texts)
-                both = (case.chunks, embed_chunks(runtime, cut, case.tokenizer))
-                _compare(case, verdict, f"{kind}, chunks", runtime.name, chunk_texts(cut), both)
+                label = f"{kind}, chunks"
+                with stage(f"parity {label}"):
+                    both = (case.chunks, embed_chunks(runtime, cut, case.tokenizer))
+                _compare(case, verdict, label, runtime.name, chunk_texts(cut), both)
         gc.collect()
     return verdict
 
@@ -105,7 +109,7 @@ def _passes(case: Case, kind: str) -> Iterator[tuple[str, list[list[int]]]]:
         yield kind, list(apart.values())  # all its scalar task_id can say
         return
     yield kind, [list(range(len(case.texts)))]
-    if len(apart) > 1 and kind is case.kinds[0]:
+    if len(apart) > 1 and kind == case.kinds[0]:
         yield f"{kind}, one task at a time", list(apart.values())
 
 

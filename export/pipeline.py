@@ -169,8 +169,7 @@ def _subject(opened: Opened, plan: BundlePlan) -> Subject:
 
 def _calibration(opened: Opened, plan: BundlePlan) -> Calibration:
     subject = _subject(opened, plan)
-    with stage("calibration"):
-        calibration, reused = calibration_of(subject)
+    calibration, reused = calibration_of(subject)
     log.info("calibration: %s%s", subject.path, " (reused)" if reused else "")
     return calibration
 

@@ -24,7 +24,7 @@ from export.recorded import Recorded, read_recorded, read_vectors
 from export.spec import Head, Interface, Precision, Target
 from runtimes.base import Runtime
 from runtimes.embedder import load_tokenizer
-from runtimes.errors import GateError, InputError, one_line, shown
+from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, one_line, shown
 from runtimes.manifest import Manifest
 from runtimes.ort import OrtRuntime, PooledOrtRuntime
 from runtimes.tokens import TextTokenizer
@@ -78,10 +78,13 @@ class _Published:
         except GateError as error:
             reason = str(error).removesuffix("; nothing was published")
             raise GateError(f"{self.bundle}: {reason}") from error
-        except (LookupError, TypeError, ValueError) as error:  # missing names, shapes that differ
+        except (InputError, MissingError):
+            raise
+        except (AdaptrtError, LookupError, TypeError, ValueError) as error:
+            # The executor's refusal, or names and shapes that differ.
             raise GateError(
-                f"{self.bundle}: a graph's inputs or outputs are not those of such a bundle "
-                f"({one_line(str(error))}); copy the bundle again or build it anew"
+                f"{self.bundle}: a graph does not run, or its inputs or outputs are not those of "
+                f"such a bundle ({one_line(str(error))}); copy the bundle again or build it anew"
             ) from error
         if unknown := self.recorded.graphs.keys() - verdict.reports.keys() - not_run.keys():
             raise InputError(

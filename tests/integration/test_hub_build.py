@@ -58,7 +58,7 @@ def built(
         "--out", str(out),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return model, out / model.replace("/", "--") / "classification-fp32", done.stderr
+    return model, out / model.replace("/", "--") / "classification-fp32-onnxruntime", done.stderr
 
 
 def test_bundle_is_that_of_the_folder(built: tuple[str, Path, str], fp32_bundle: Path) -> None:

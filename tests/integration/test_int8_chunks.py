@@ -49,7 +49,7 @@ def build(out: Path, model: Path, *options: object, target: str = "onnxruntime")
 @pytest.fixture(scope="module")
 def bundle(int8_out: Path, small_folder: Path) -> Path:
     assert build(int8_out, small_folder, *CHUNKS, "--task", "separation") == 0
-    return int8_out / "small" / "separation-chunks-int8"
+    return int8_out / "small" / "separation-chunks-int8-onnxruntime"
 
 
 def labels(bundle: Path) -> list[str]:
@@ -125,7 +125,7 @@ def test_tensorrt_builds_an_engine_of_it(bundle: Path, small_folder: Path, tmp_p
 def test_switchable_has_both_too(int8_out: Path, small_folder: Path, chunk_bundle: Path) -> None:
     switchable = ("--adapter", "switchable", "--calibration-texts", 120)
     assert build(int8_out, small_folder, *CHUNKS, *switchable) == 0
-    made = int8_out / "small" / "switchable-chunks-int8"
+    made = int8_out / "small" / "switchable-chunks-int8-onnxruntime"
     assert (int8_out / "small" / "calibration" / "switchable.json").is_file()
     assert {"onnxruntime, chunks", "onnxruntime, one task at a time"} < set(labels(made))
     with Embedder.load(made) as ours, Embedder.load(chunk_bundle) as exact:

@@ -133,7 +133,10 @@ def engine_file(bundle: Path, gpu: str, **more: Any) -> None:
 # What the manifest of the bundle that is there says, and how the refusal names it.
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"task": "base", "tasks": ["base"], "prefixes": {"base": ""}}, "TASK='base'"),
-    "adapter": ({"adapter": "switchable"}, "ADAPTER='switchable'"),
+    "adapter": (
+        {"adapter": "switchable", "prefixes": {"separation": "", "base": ""}},
+        "ADAPTER='switchable'",
+    ),
     "slot": ({"adapter": "slot", "slot_rank": 8}, "ADAPTER='slot', RANK=8"),
     "head": ({"head": "chunks"}, "HEAD='chunks'"),
     "precision": ({"precision": "fp16"}, "PRECISION='fp16'"),

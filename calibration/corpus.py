@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import InputError, MissingError
+from runtimes.tokens import check_text
 
 TEXTS = Path(__file__).parent / "data" / "texts.jsonl"
 RETRIEVAL = Path(__file__).parent / "data" / "retrieval.jsonl"
 UNDETERMINED = "und"  # ISO 639-2's code, for texts whose language is not given
 MAX_BYTES = 256 << 20  # a few thousand texts are enough; this many fit beside the model
+_LONGEST = 1 << 20  # characters of one text; 8192 tokens are a tenth of that
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,13 @@ def _text(record: Mapping[str, Any], place: str) -> Text:
             raise InputError(
                 f"CALIBRATION_DATA: {place}: {name!r} is {type(value).__name__}, expected a string"
             )
-    try:
-        str(text).encode()
-    except UnicodeEncodeError as error:
+    if str(text).strip():  # blank ones are left out
+        check_text(text, f"CALIBRATION_DATA: {place}")
+    if (size := len(str(text))) > _LONGEST:
         raise InputError(
-            f"CALIBRATION_DATA: {place}: holds a lone surrogate, expected valid Unicode"
-        ) from error
+            f"CALIBRATION_DATA: {place}: {size} characters, expected at most {_LONGEST}; split "
+            "the text, as no more than its beginning would be run"
+        )
     return Text(str(language), str(text))
 
 

@@ -6,7 +6,6 @@ do, so both are sampled on purpose. Long documents are texts of one language joi
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -134,6 +133,5 @@ class _Pool:
 
 def _encode(tokenizer: TextTokenizer, texts: Sequence[str], prefix: str) -> list[Ids]:
     """Calibration cuts long texts on purpose, so nothing is said of it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return tokenizer.encode(texts, prefix)
+    rows = tokenizer.tokenize([prefix + text for text in texts])
+    return [shorten(ids, tokenizer.max_tokens) for ids in rows]

@@ -15,7 +15,7 @@ import pytest
 from runtimes import Embedder
 from tests.support import Array, build, run_cli
 
-TEXTS = ["Guten Morgen", "東京は夜の七時", ""]
+TEXTS = ["Guten Morgen", "東京は夜の七時", " "]
 
 
 def encode(capsys: pytest.CaptureFixture[str], *arguments: object) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ def texts() -> list[str]:
     """Mixed lengths, 1 to about 700 tokens: some padded together, some too long for that."""
     rng = np.random.default_rng(3)
     sizes = [1, 2, 3, 4, 5, 6, 30, 31, 32, 33, 90, 91, 200, 210, 450, 451, 600, 600]
-    return [" ".join(rng.choice(SENTENCE.split(), size)) for size in sizes] + ["", "one"]
+    return [" ".join(rng.choice(SENTENCE.split(), size)) for size in sizes] + [" ", "one"]
 
 
 @pytest.fixture(scope="module", params=["fp32_bundle", "fp16_bundle"])

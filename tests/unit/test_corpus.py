@@ -110,6 +110,8 @@ def test_parquet_without_a_text_column(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": 3}', "line 1: 'text' is int"),
         ("a.jsonl", '{"text": "a", "language": ["en"]}', "'language' is list"),
         ("a.jsonl", '{"text": "\\ud800"}', "line 1: holds a lone surrogate"),
+        ("a.jsonl", '{"text": "ok"}\n{"text": "a\\u0000b"}', "line 2: holds a NUL character"),
+        ("a.txt", "ok\n" + "x" * ((1 << 20) + 1), "line 2: 1048577 characters, expected at most"),
         ("a.parquet", "PAR1 and no more", "not a Parquet file"),
     ],
 )

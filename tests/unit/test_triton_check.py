@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,31 +56,38 @@ def test_port_in_use_is_one_line(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"http-port": 0}, "HTTP_PORT: got 0, expected 1 to 65535"),
-        ({"grpc-port": 65536}, "GRPC_PORT: got 65536, expected 1 to 65535"),
-        ({"metrics-port": -1}, "METRICS_PORT: got -1, expected 1 to 65535"),
+        ({"http_port": 0}, "HTTP_PORT: got 0, expected 1 to 65535"),
+        ({"grpc_port": 65536}, "GRPC_PORT: got 65536, expected 1 to 65535"),
+        ({"metrics_port": -1}, "METRICS_PORT: got -1, expected 1 to 65535"),
+        ({"grpc_port": 7, "http_port": 7}, "HTTP_PORT=7, GRPC_PORT=7, METRICS_PORT="),
         ({"address": ""}, "ADDRESS: got '', expected an address of this machine"),
         ({"address": "no-such-host.invalid"}, "ADDRESS: got 'no-such-host.invalid', expected"),
         ({"address": "192.0.2.1"}, "ADDRESS: got '192.0.2.1', expected an address of this"),
         ({"address": "x" * 100 + ".y"}, "ADDRESS: got 'xxx"),
         ({"cache": 10}, "CACHE: got 10, expected 0 or at least 1048576 bytes"),
         ({"cache": -1}, "CACHE: got -1, expected 0 or at least 1048576 bytes"),
-        ({"repository": "/nowhere"}, "OUT: /nowhere: no such repository; `make triton`"),
-        ({"repository": os.sep}, "OUT: /: holds no repository of ours; `make triton` makes one"),
+        ({"repository": Path("/nowhere")}, "OUT: /nowhere: no such repository; `make triton`"),
+        ({"repository": Path("/")}, "OUT: /: holds no repository of ours; `make triton` makes one"),
     ],
 )
 def test_what_the_server_would_end_over_is_one_line(
-    options: dict[str, Any], change: dict[str, Any], message: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    assert serve(options | change) == 2
-    shown = capsys.readouterr().err
-    assert shown.startswith(f"error: {message}")
-    assert shown.count("\n") == 1
+    repository: Path, change: dict[str, Any], message: str
+) -> None:
+    spec = replace(server_spec(repository, repository), **change)
+    with pytest.raises(InputError) as caught:
+        check(spec)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
 
 
-def test_equal_ports_are_one_line(options: dict[str, Any]) -> None:
+def test_command_says_it_before_it_becomes_the_server(
+    options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert serve(options | {"repository": "/nowhere"}) == 2
+    assert capsys.readouterr().err.startswith("error: OUT: /nowhere: no such repository")
+    assert serve(options | {"cache": 10}) == 2
     assert serve(options | {"grpc-port": options["http-port"]}) == 2
+    assert capsys.readouterr().err.count("\n") == 2
 
 
 def test_port_that_needs_privileges_is_said(
@@ -96,7 +103,7 @@ def test_port_that_needs_privileges_is_said(
         check(server.ServerSpec(repository=repository))
 
 
-def test_ports_are_free_again_after_the_check(options: dict[str, Any], repository: Path) -> None:
+def test_ports_are_free_again_after_the_check(repository: Path) -> None:
     spec = server_spec(repository, repository)
     check(spec)
     check(spec)

@@ -175,7 +175,7 @@ def test_requests_whose_clients_have_hung_up_are_not_computed(
             client.encode(["hasty"])
         return str(error.value)
 
-    encoder = f"encoder-{small_bundle.name}"
+    (encoder,) = (path.name for path in spec.repository.glob("encoder-*"))
     with serve(spec, tmp_path / "log"), ThreadPoolExecutor(4) as pool:
         warmed = Served(spec).texts_encoded(encoder)
         first = pool.submit(Served(spec).ask, "grpc", TEXT=words(*long))

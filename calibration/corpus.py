@@ -21,6 +21,7 @@ TEXTS = Path(__file__).parent / "data" / "texts.jsonl"
 RETRIEVAL = Path(__file__).parent / "data" / "retrieval.jsonl"
 UNDETERMINED = "und"  # ISO 639-2's code, for texts whose language is not given
 MAX_BYTES = 256 << 20  # a few thousand texts are enough; this many fit beside the model
+_LONGEST = 1 << 20  # characters of one text; 8192 tokens are a tenth of that
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,11 @@ def _text(record: Mapping[str, Any], place: str) -> Text:
             raise InputError(f"{place}: {name!r} is {type(value).__name__}, expected a string")
     if text:  # an empty one is skipped with the blank ones
         check_text(text, place)
+    if (size := len(str(text))) > _LONGEST:
+        raise InputError(
+            f"{place}: {size} characters, expected at most {_LONGEST}; split the text, as no more "
+            "than its beginning would be run"
+        )
     return Text(str(language), str(text))
 
 

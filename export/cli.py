@@ -292,8 +292,6 @@ def _triton(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from export.triton.server import ServerSpec, replace_process
 
-    if not arguments.repository.is_dir():
-        raise InputError(f"OUT: {arguments.repository}: no such repository; `make triton` makes it")
     spec = ServerSpec(
         repository=arguments.repository, environment=arguments.environment,
         address=arguments.address, http_port=arguments.http_port, grpc_port=arguments.grpc_port,

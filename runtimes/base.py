@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
 
 from numpy.typing import NDArray
 
+from runtimes.errors import AdaptrtError
 from runtimes.scheduler import Budget
 
 Arrays = Mapping[str, NDArray[Any]]
+Owner = TypeVar("Owner", bound="RuntimeBase")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 
 class Runtime(Protocol):
@@ -44,15 +51,56 @@ class Runtime(Protocol):
     ) -> None: ...
 
 
+_STATE = threading.Lock()  # over the two fields below, of all runtimes; held for a comparison
+
+
 class RuntimeBase:
-    """Context management for runtimes, and a budget for those on a CPU."""
+    """Context management, the end of a runtime's life, and a budget for those on a CPU.
+
+    Closing twice does no harm, and closing while other threads are inside waits for nobody: calls
+    under way are finished, the last of them frees. Using it afterwards is an
+    :class:`AdaptrtError`. Subclasses say what to free in :meth:`_free` and mark what needs it
+    with :func:`while_open`.
+    """
 
     budget = Budget()
+    reopen = "load it again"
+    _closed = False
+    _users = 0
+    _reload: Callable[[], Any] | None = None  # makes the same again, in another process too
 
     def close(self) -> None:
-        """Free what the runtime holds; nothing by default."""
+        """Free what it holds."""
+        with _STATE:
+            last = not self._closed and self._users == 0
+            self._closed = True
+        if last:
+            self._free()
+
+    def check_open(self) -> None:
+        """Raise :class:`AdaptrtError` where it was closed."""
+        if self._closed:
+            raise AdaptrtError(f"this {type(self).__name__} is closed; {self.reopen}")
+
+    def _free(self) -> None:
+        """Free what it holds; called once, when nobody is inside."""
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with _STATE:
+            self.check_open()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with _STATE:
+                self._users -= 1
+                last = self._closed and self._users == 0
+            if last:
+                self._free()
 
     def __enter__(self) -> Self:
+        self.check_open()
         return self
 
     def __exit__(
@@ -62,3 +110,26 @@ class RuntimeBase:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickling and copying: what can be loaded again from its arguments is, nothing else."""
+        self.check_open()
+        if self._reload is None:
+            raise TypeError(
+                f"{type(self).__name__} cannot be pickled or copied: what it holds belongs to "
+                "this process; make another one where it is needed"
+            )
+        return self._reload, ()
+
+
+def while_open(
+    method: Callable[Concatenate[Owner, Given], Result],
+) -> Callable[Concatenate[Owner, Given], Result]:
+    """A method that nothing is freed under, and that a closed runtime refuses."""
+
+    @wraps(method)
+    def guarded(self: Owner, /, *args: Given.args, **options: Given.kwargs) -> Result:
+        with self._in_use():
+            return method(self, *args, **options)
+
+    return guarded

@@ -13,13 +13,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.base import Arrays, Runtime, RuntimeBase
-from runtimes.errors import InputError
+from runtimes.arguments import check_whole, list_of
+from runtimes.base import Arrays, Runtime, RuntimeBase, while_open
+from runtimes.errors import InputError, shown
 from runtimes.tokens import Ids, TextTokenizer, check_text
 
 Span = tuple[int, int]
@@ -59,6 +60,7 @@ class ChunkHead(RuntimeBase):
     def __init__(self, runtime: Runtime) -> None:
         self._runtime, self.name, self.budget = runtime, runtime.name, runtime.budget
 
+    @while_open
     def run(self, inputs: Arrays) -> Arrays:
         """With ``chunk_weights`` as the graph does, without them ``sentence_embedding``."""
         if "chunk_weights" in inputs:
@@ -68,8 +70,7 @@ class ChunkHead(RuntimeBase):
         vectors = self._runtime.run({**inputs, "chunk_weights": whole})["chunk_embedding"]
         return {"sentence_embedding": vectors[:, 0]}
 
-    def close(self) -> None:
-        """Free the runtime."""
+    def _free(self) -> None:
         self._runtime.close()
 
 
@@ -77,7 +78,7 @@ class Document:
     """A tokenised document that knows which tokens each span of characters holds."""
 
     def __init__(self, tokenizer: TextTokenizer, text: str, prefix: str) -> None:
-        check_text(text, "document")
+        check_text(text, "document", tokenizer.max_bytes)
         if not text.strip():
             raise InputError("document: holds no text, only white space")
         self.text = text
@@ -113,27 +114,49 @@ class Document:
         return int(self.anchors[index]) if index < len(self.anchors) else len(self.text)
 
 
-def choose_spans(
-    document: Document,
-    chunks: Sequence[Span] | None,
-    chunk_tokens: int | None,
-    sentences: int | None,
-) -> list[Span]:
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How a document is cut: at given spans, or every so many tokens or sentences."""
+
+    chunks: list[Span] | None
+    chunk_tokens: int | None
+    sentences: int | None
+
+    @classmethod
+    def parse(cls, chunks: Any, chunk_tokens: Any, sentences: Any) -> Self:
+        """Raises :class:`InputError` for anything but exactly one of the three."""
+        if sum(x is not None for x in (chunks, chunk_tokens, sentences)) != 1:
+            raise InputError("chunks: expected exactly one of chunks, chunk_tokens and sentences")
+        for name, count in (("chunk_tokens", chunk_tokens), ("sentences", sentences)):
+            if count is not None:
+                check_whole(name, count, 1)
+        spans = None if chunks is None else _list_spans(chunks)
+        return cls(chunks=spans, chunk_tokens=chunk_tokens, sentences=sentences)
+
+
+def _list_spans(chunks: Any) -> list[Span]:
+    expected = "a list of (start, end) in characters"
+    spans = []
+    for index, pair in enumerate(list_of("chunks", chunks, expected, dimensions=2)):
+        try:
+            start, end = pair
+        except (TypeError, ValueError) as error:
+            raise InputError(f"chunk {index}: got {shown(pair)}, expected (start, end)") from error
+        where = f"chunk {index}"
+        spans.append((check_whole(where, start), check_whole(where, end)))
+    if not spans:
+        raise InputError("chunks: got none, expected at least one (start, end)")
+    return spans
+
+
+def choose_spans(document: Document, cut: Cut) -> list[Span]:
     """The spans asked for: given, so many tokens each, or so many sentences each."""
-    if sum(x is not None for x in (chunks, chunk_tokens, sentences)) != 1:
-        raise InputError("chunks: expected exactly one of chunks, chunk_tokens and sentences")
-    if chunks is not None:
-        spans = [(int(start), int(end)) for start, end in chunks]
-        if not spans:
-            raise InputError("chunks: got none, expected at least one (start, end)")
-        return spans
-    for name, count in (("chunk_tokens", chunk_tokens), ("sentences", sentences)):
-        if count is not None and count < 1:
-            raise InputError(f"{name}: got {count}, expected at least 1")
-    if chunk_tokens is not None:
-        starts = np.unique(document.anchors[::chunk_tokens]).tolist()
+    if cut.chunks is not None:
+        return cut.chunks
+    if cut.chunk_tokens is not None:
+        starts = np.unique(document.anchors[:: cut.chunk_tokens]).tolist()
     else:
-        starts = sentence_starts(document.text)[::sentences]
+        starts = sentence_starts(document.text)[:: cut.sentences]
     bounds = [0, *starts[1:], len(document.text)]
     return list(pairwise(bounds))
 
@@ -188,8 +211,6 @@ def _plan(
         every = list(range(len(members)))
         starts = range(0, len(members), MAX_CHUNKS)
         return [(head, last, every[start : start + MAX_CHUNKS]) for start in starts]
-    if overlap < 0:
-        raise InputError(f"overlap: got {overlap} tokens, expected at least 0")
     bounds = [_own(m, head, last) for m in members]
     for index, (low, high) in enumerate(bounds):
         if high - low > room:

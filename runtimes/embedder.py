@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.base import Arrays, Runtime, RuntimeBase
+from runtimes.arguments import (
+    check_flag,
+    check_path,
+    check_whole,
+    is_whole,
+    list_tasks,
+    list_texts,
+)
+from runtimes.base import Arrays, Runtime, RuntimeBase, while_open
 from runtimes.chunks import (
     OVERLAP,
     ChunkHead,
     ChunkVectors,
+    Cut,
     Document,
     Span,
     choose_spans,
     embed_chunks,
 )
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.scheduler import schedule
-from runtimes.tokens import Ids, TextTokenizer
+from runtimes.tokens import MAX_BYTES, Ids, TextTokenizer
 from runtimes.vnni import warn_without_vnni
 
 Vectors = NDArray[np.float32]
@@ -34,6 +44,9 @@ _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 
 class Embedder(RuntimeBase):
     """Embeds texts with one bundle.
+
+    One that was made by :meth:`load` can be pickled and copied: the other side loads the bundle
+    again from its folder.
 
     >>> Embedder.load("build/sample/classification-fp16").encode(["Guten Tag"]).shape
     (1, 256)
@@ -58,55 +71,46 @@ class Embedder(RuntimeBase):
         runtime: str = "onnxruntime",
         threads: int | None = None,
         adapter: str | Path | None = None,
+        max_bytes: int = MAX_BYTES,
     ) -> Self:
         """Open a bundle.
 
         ``runtime`` names the executor and is never replaced by another: ``onnxruntime`` runs the
         bundle's CPU graph (half-precision weights, FP32 arithmetic), ``onnxruntime_cuda`` its
         graph for NVIDIA GPUs, ``tensorrt_rtx`` and ``tensorrt`` its engine for the GPU that is
-        present. ``adapter`` is an ``.onnx_adapter`` file for a bundle with a slot. Raises
+        present. ``threads`` are those of ONNX Runtime on a CPU (default: one per core). ``adapter``
+        is an ``.onnx_adapter`` file for a bundle with a slot. A text of more than ``max_bytes``
+        bytes of UTF-8 is refused: tokenising 1 MB takes up to 1.1 s and 360 MB. Raises
         :class:`InputError` for a bundle that is incomplete or has nothing for the executor, and
         for an adapter that was made for another model; :class:`MissingError` where the GPU, a
         library or an engine for this GPU is missing.
         """
-        folder = Path(bundle)
+        folder = check_path("bundle", bundle)
+        file = None if adapter is None else check_path("adapter", adapter)
+        if threads is not None:
+            check_whole("threads", threads, 1)
+        check_whole("max_bytes", max_bytes, 1)
         manifest = read_manifest(folder)
-        if runtime in _ENGINES:
-            from runtimes.trt import open_engine
-
-            if adapter is not None:
-                raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
-            tokenizer = load_tokenizer(folder, manifest)  # first: it takes no GPU memory
-            return cls(manifest, tokenizer, open_engine(folder, manifest, runtime), folder)
-        if runtime not in _ORT_DEVICES:
-            known = ", ".join((*_ORT_DEVICES, *_ENGINES))
-            raise InputError(f"runtime: got {runtime!r}, expected one of {known}")
-        from runtimes.ort import OrtRuntime, PooledOrtRuntime
-
-        if manifest.precision == "int8" and _ORT_DEVICES[runtime] == "cpu":
-            warn_without_vnni()
-        path = None
-        if adapter is not None:
-            from runtimes.adapter_file import check_adapter
-
-            path = check_adapter(Path(adapter), manifest)
-        kind = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
-        graph = folder / manifest.artifact(runtime).path
-        tasks = manifest.tasks if manifest.adapter == "switchable" else ()
-        device = _ORT_DEVICES[runtime]
-        executor = kind(graph, device=device, threads=threads, adapter=path, tasks=tasks)
-        return cls(manifest, load_tokenizer(folder, manifest), executor, folder)
+        tokenizer = load_tokenizer(folder, manifest, max_bytes)  # first: it takes no GPU memory
+        executor = _open_executor(folder, manifest, runtime, threads, file)
+        embedder = cls(manifest, tokenizer, executor, folder)
+        embedder._reload = partial(
+            cls.load, folder.absolute(), runtime=runtime, threads=threads,
+            adapter=file and file.absolute(), max_bytes=max_bytes,
+        )  # fmt: skip
+        return embedder
 
     @property
     def dimensions(self) -> tuple[int, ...]:
         """The lengths a vector can be cut to; the last is the full length."""
         return self.manifest.dimensions
 
+    @while_open
     def encode(
         self,
-        texts: Sequence[str],
+        texts: Iterable[str],
         *,
-        task: str | Sequence[str] | None = None,
+        task: str | Iterable[str] | None = None,
         dimensions: int | None = None,
         prefix: bool = True,
         strict: bool = False,
@@ -114,6 +118,8 @@ class Embedder(RuntimeBase):
     ) -> Vectors:
         """One unit vector per text, FP32 ``[n, dimensions]``, in the order given.
 
+        ``texts`` is any iterable of str. An empty text, one that holds NUL and one of more than
+        ``max_bytes`` are refused (:func:`runtimes.tokens.check_text`).
         ``task`` is one name for all texts or one per text; a switchable bundle needs it (``base``
         is the model without an adapter), a merged bundle knows its own and refuses others.
         ``prefix`` puts the task's instruction before each text, as the model was trained.
@@ -122,12 +128,13 @@ class Embedder(RuntimeBase):
         ``progress`` shows a bar on a terminal when there is much to do. How texts are grouped
         into calls (:mod:`runtimes.scheduler`) does not show in the vectors.
         """
-        if isinstance(texts, str):
-            raise InputError("texts: got one str, expected a list of them: encode([text])")
+        listed = list_texts(texts)
         width = self._width(dimensions)
-        tasks = self._tasks(task, len(texts))
+        for name, flag in (("prefix", prefix), ("strict", strict), ("progress", progress)):
+            check_flag(name, flag)
+        tasks = self._tasks(task, len(listed))
         prefixes = [self.manifest.prefixes[t] if prefix else "" for t in tasks]
-        rows = self.tokenizer.encode(texts, prefixes, strict=strict)
+        rows = self.tokenizer.encode(listed, prefixes, strict=strict)
         vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
         lengths = [len(row) for row in rows]
         batches = schedule(lengths, self.manifest.max_batch, self.runtime.budget)
@@ -138,10 +145,11 @@ class Embedder(RuntimeBase):
             vectors[batch] = self.runtime.run(inputs)["sentence_embedding"]
         return truncate(vectors, width)
 
+    @while_open
     def encode_chunks(
         self,
         document: str,
-        chunks: Sequence[Span] | None = None,
+        chunks: Iterable[Span] | None = None,
         *,
         chunk_tokens: int | None = None,
         sentences: int | None = None,
@@ -162,6 +170,9 @@ class Embedder(RuntimeBase):
                 "late chunking: this bundle gives one vector per text; build one with HEAD=chunks"
             )
         width = self._width(dimensions)
+        cut = Cut.parse(chunks, chunk_tokens, sentences)
+        check_whole("overlap", overlap, 0)
+        check_flag("prefix", prefix)
         (name,) = self._tasks(task, 1)
         text = Document(self.tokenizer, document, self.manifest.prefixes[name] if prefix else "")
         number = {"task_id": np.array([self._task_id(name)])} if self._switchable else {}
@@ -169,12 +180,10 @@ class Embedder(RuntimeBase):
         def run(inputs: Arrays) -> Arrays:
             return self.runtime.run({**inputs, **number})
 
-        spans = choose_spans(text, chunks, chunk_tokens, sentences)
-        found = embed_chunks(self.tokenizer, text, spans, overlap, run)
+        found = embed_chunks(self.tokenizer, text, choose_spans(text, cut), overlap, run)
         return replace(found, vectors=truncate(found.vectors, width))
 
-    def close(self) -> None:
-        """Free the runtime."""
+    def _free(self) -> None:
         self.runtime.close()
 
     @property
@@ -184,18 +193,16 @@ class Embedder(RuntimeBase):
     def _task_id(self, task: str) -> int:
         return -1 if task not in self.manifest.tasks else self.manifest.tasks.index(task)
 
-    def _tasks(self, task: str | Sequence[str] | None, count: int) -> list[str]:
+    def _tasks(self, task: str | Iterable[str] | None, count: int) -> list[str]:
         known = tuple(self.manifest.prefixes)
         if task is None:
             if self._switchable:
                 raise InputError(f"task: none given, expected one of {', '.join(known)}")
             task = self.manifest.task
-        tasks = [task] * count if isinstance(task, str) else list(task)
-        if len(tasks) != count:
-            raise InputError(f"task: got {len(tasks)} tasks for {count} texts")
+        tasks = list_tasks(task, count) or []
         for name in tasks:
             if name not in known:
-                raise InputError(f"task: got {name!r}, {self._where(name, known)}")
+                raise InputError(f"task: got {shown(name)}, {self._where(name, known)}")
         return tasks
 
     def _where(self, task: str, known: Sequence[str]) -> str:
@@ -211,16 +218,45 @@ class Embedder(RuntimeBase):
     def _width(self, dimensions: int | None) -> int:
         if dimensions is None:
             return self.dimensions[-1]
-        if dimensions not in self.dimensions:
+        if not is_whole(dimensions) or dimensions not in self.dimensions:
             known = ", ".join(map(str, self.dimensions))
-            raise InputError(f"dimensions: got {dimensions}, expected one of {known}")
+            raise InputError(f"dimensions: got {shown(dimensions)}, expected one of {known}")
         return dimensions
 
 
-def load_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
+def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES) -> TextTokenizer:
     """The bundle's tokenizer."""
     path = folder / manifest.artifact("tokenizer").path
-    return TextTokenizer(path, max_tokens=manifest.max_tokens, pad_id=manifest.pad_id)
+    return TextTokenizer(
+        path, max_tokens=manifest.max_tokens, pad_id=manifest.pad_id, max_bytes=max_bytes
+    )
+
+
+def _open_executor(
+    folder: Path, manifest: Manifest, runtime: object, threads: int | None, adapter: Path | None
+) -> Runtime:
+    if not isinstance(runtime, str) or runtime not in (*_ORT_DEVICES, *_ENGINES):
+        known = ", ".join((*_ORT_DEVICES, *_ENGINES))
+        raise InputError(f"runtime: got {shown(runtime)}, expected one of {known}")
+    if runtime in _ENGINES:
+        from runtimes.trt import open_engine
+
+        if adapter is not None:
+            raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
+        return open_engine(folder, manifest, runtime)
+    from runtimes.ort import OrtRuntime, PooledOrtRuntime
+
+    device = _ORT_DEVICES[runtime]
+    if manifest.precision == "int8" and device == "cpu":
+        warn_without_vnni()
+    if adapter is not None:
+        from runtimes.adapter_file import check_adapter
+
+        adapter = check_adapter(adapter, manifest)
+    kind = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
+    graph = folder / manifest.artifact(runtime).path
+    tasks = manifest.tasks if manifest.adapter == "switchable" else ()
+    return kind(graph, device=device, threads=threads, adapter=adapter, tasks=tasks)
 
 
 def truncate(vectors: Vectors, width: int) -> Vectors:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from runtimes.base import Arrays, RuntimeBase
+from runtimes.base import Arrays, RuntimeBase, while_open
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.scheduler import GPU, Budget
 from runtimes.tasks import check_task_ids
@@ -78,8 +78,12 @@ class OrtRuntime(RuntimeBase):
             self._options.add_active_adapter(self._adapter)
         self.outputs = tuple(o.name for o in self._session.get_outputs())
 
+    @while_open
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every output of the graph by name."""
+        return self._run(inputs)
+
+    def _run(self, inputs: Arrays) -> Arrays:
         check_task_ids(inputs, self._tasks)
         try:
             values = self._session.run(None, dict(inputs), self._options)
@@ -88,8 +92,7 @@ class OrtRuntime(RuntimeBase):
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
         return dict(zip(self.outputs, values, strict=True))
 
-    def close(self) -> None:
-        """Free the session's memory."""
+    def _free(self) -> None:
         del self._session
 
 
@@ -99,6 +102,7 @@ class PooledOrtRuntime(OrtRuntime):
     The official ``task_id`` is one number per call, so rows of different tasks run apart.
     """
 
+    @while_open
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once per task among the rows."""
         mask, tasks = inputs["attention_mask"], inputs["task_id"]
@@ -107,7 +111,7 @@ class PooledOrtRuntime(OrtRuntime):
             rows = np.flatnonzero(tasks == task)
             feeds = {"input_ids": inputs["input_ids"][rows], "attention_mask": mask[rows],
                      "task_id": np.array(task, np.int64)}  # fmt: skip
-            tokens = super().run(feeds)["text_embeds"]
+            tokens = self._run(feeds)["text_embeds"]
             weights = mask[rows][..., None].astype(np.float32)
             means = (tokens * weights).sum(axis=1) / weights.sum(axis=1)
             vectors |= dict(zip(rows, means / np.linalg.norm(means, axis=1, keepdims=True),

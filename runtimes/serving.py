@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from runtimes.chunks import Span
 from runtimes.embedder import Embedder, Vectors
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
+from runtimes.tokens import MAX_BYTES, check_size, check_text
 
 Arrays = Mapping[str, NDArray[Any]]
 MODEL = "embed"
@@ -24,6 +25,7 @@ TEXT, TASK, DIMENSIONS, PREFIX, TRUNCATE = "TEXT", "TASK", "DIMENSIONS", "PREFIX
 LATE_CHUNKING, CHUNKS = "LATE_CHUNKING", "CHUNKS"
 CHUNK_TOKENS, SENTENCES = "CHUNK_TOKENS", "SENTENCES"
 EMBEDDING, WARNINGS, SPANS, WINDOWS = "EMBEDDING", "WARNINGS", "SPANS", "WINDOWS"
+REQUEST_TEXTS = 16  # of the greatest length: what the texts of one request have together at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,9 @@ class Request:
     sentences: int | None
 
     @classmethod
-    def parse(cls, inputs: Arrays) -> Self:
+    def parse(cls, inputs: Arrays, max_bytes: int = MAX_BYTES) -> Self:
         """Raises :class:`InputError` for what cannot be embedded as asked."""
-        texts = _texts(inputs[TEXT])
+        texts = _texts(inputs[TEXT], max_bytes)
         spans = inputs.get(CHUNKS)
         request = cls(
             texts=texts,
@@ -83,8 +85,12 @@ class Request:
 class Router:
     """Sends each text to the embedder that has its task."""
 
-    def __init__(self, embedders: Sequence[Embedder]) -> None:
-        """Where several bundles have a task, a merged one goes first, then the sentence head."""
+    def __init__(self, embedders: Sequence[Embedder], max_bytes: int = MAX_BYTES) -> None:
+        """Where several bundles have a task, a merged one goes first, then the sentence head.
+
+        ``max_bytes`` is the limit of one text; those of a request have 16 times as much together.
+        """
+        self._max_bytes = max_bytes
         self._texts: dict[str, Embedder] = {}
         self._chunks: dict[str, Embedder] = {}
         for embedder in sorted(embedders, key=_rank):  # the last one wins
@@ -95,7 +101,7 @@ class Router:
 
     def answer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
         """The outputs of one request by name."""
-        request = Request.parse(inputs)
+        request = Request.parse(inputs, self._max_bytes)
         return self._late(request) if request.late_chunking else self._embed(request)
 
     def _embed(self, request: Request) -> dict[str, NDArray[Any]]:
@@ -145,7 +151,7 @@ class Router:
             return list(served) * len(request.texts)
         for task in request.tasks:
             if task not in served:
-                raise InputError(f"{TASK}: got {task!r}, expected one of {', '.join(served)}")
+                raise InputError(f"{TASK}: got {shown(task)}, expected one of {', '.join(served)}")
         return request.tasks
 
 
@@ -171,22 +177,32 @@ def renumber(message: str, rows: Sequence[int]) -> str:
                   lambda match: f"{match[1]} {rows[int(match[2])]}:", message)  # fmt: skip
 
 
-def _texts(values: NDArray[Any]) -> list[str]:
-    if not values.size:
-        raise InputError(f"{TEXT}: got no text, expected at least one")
-    texts = [_decode(TEXT, index, value) for index, value in enumerate(values)]
+def _texts(values: NDArray[Any], max_bytes: int) -> list[str]:
+    """Sizes first: nothing is decoded of a request that is too large."""
+    for index, value in enumerate(values):
+        check_size(f"{TEXT} {index}", len(value), max_bytes)
+    if (total := sum(map(len, values))) > REQUEST_TEXTS * max_bytes:
+        raise InputError(
+            f"{TEXT}: {total} bytes in one request, expected at most {REQUEST_TEXTS * max_bytes}; "
+            "send fewer texts at a time"
+        )
+    texts = decode(TEXT, values)
     for index, text in enumerate(texts):
-        if not text:
-            raise InputError(f"{TEXT} {index}: empty, expected at least one character")
-        if "\0" in text:
-            raise InputError(f"{TEXT} {index}: holds a NUL character; remove it")
+        check_text(text, f"{TEXT} {index}")
     return texts
+
+
+def decode(name: str, values: NDArray[Any]) -> list[str]:
+    """A string tensor ``[n]``; :class:`InputError` where it is empty or not UTF-8."""
+    if not len(values):
+        raise InputError(f"{name}: got no text, expected at least one")
+    return [_decode(name, index, value) for index, value in enumerate(values)]
 
 
 def _tasks(values: NDArray[Any] | None, count: int) -> list[str] | None:
     if values is None:
         return None
-    tasks = [_decode(TASK, index, value) for index, value in enumerate(values)]
+    tasks = decode(TASK, values)
     if len(tasks) not in (1, count):
         raise InputError(f"{TASK}: got {len(tasks)} for {count} texts, expected 1 or {count}")
     return tasks * count if len(tasks) == 1 else tasks

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,14 @@ from tokenizers import Tokenizer
 
 from runtimes.errors import InputError
 from runtimes.files import MAX_JSON_BYTES
+from runtimes.memory import trim
 
 Ids = NDArray[np.int64]
 Offsets = NDArray[np.int64]
+# Of one text, in UTF-8. 8192 tokens are 30 to 130 KB, so this is a document of many windows. The
+# tokenizer takes up to 0.35 s and 200 MB for it, with offsets 1.1 s and 360 MB, in proportion.
+MAX_BYTES = 1 << 20
+_GROUP = 1 << 18  # characters tokenised at once; more take no less time and more memory
 
 
 class TruncationWarning(UserWarning):
@@ -41,7 +47,9 @@ class TextTokenizer:
     texts would lose their ends in silence.
     """
 
-    def __init__(self, path: Path, *, max_tokens: int, pad_id: int) -> None:
+    def __init__(
+        self, path: Path, *, max_tokens: int, pad_id: int, max_bytes: int = MAX_BYTES
+    ) -> None:
         if not path.is_file():
             raise InputError(f"{path}: no such file; the model's tokenizer.json is needed")
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
@@ -52,7 +60,7 @@ class TextTokenizer:
             raise InputError(f"{path}: not a tokenizer file ({error})") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.max_tokens, self.pad_id = max_tokens, pad_id
+        self.max_tokens, self.pad_id, self.max_bytes = max_tokens, pad_id, max_bytes
 
     def encode(
         self, texts: Sequence[str], prefix: str | Sequence[str] = "", *, strict: bool = False
@@ -61,11 +69,11 @@ class TextTokenizer:
 
         ``prefix`` is put before each text: one for all, or one per text.
         A text over ``max_tokens`` keeps its beginning and its end-of-text token and gives a
-        :class:`TruncationWarning`; with ``strict`` it raises. What :func:`check_text` refuses
-        raises too.
+        :class:`TruncationWarning`; with ``strict`` it raises. What :func:`check_text` refuses, an
+        empty text or one of more than ``max_bytes``, raises too.
         """
         for index, text in enumerate(texts):
-            check_text(text, f"text {index}")
+            check_text(text, f"text {index}", self.max_bytes)
         prefixes = [prefix] * len(texts) if isinstance(prefix, str) else prefix
         whole = [before + text for before, text in zip(prefixes, texts, strict=True)]
         rows = []
@@ -77,7 +85,10 @@ class TextTokenizer:
 
     def tokenize(self, texts: Sequence[str]) -> list[Ids]:
         """One row of ids per text, special tokens included, whatever its length."""
-        return [np.asarray(e.ids, np.int64) for e in self._tokenizer.encode_batch(list(texts))]
+        rows: list[Ids] = []
+        for group in groups(map(len, texts), _GROUP):
+            rows += self._rows(texts[group.start : group.stop])
+        return rows
 
     def tokenize_with_offsets(self, text: str) -> tuple[Ids, Offsets]:
         """Ids ``[tokens]`` and the characters of each, start and end ``[tokens, 2]``.
@@ -85,13 +96,23 @@ class TextTokenizer:
         The offsets of special tokens are (0, 0).
         """
         encoding = self._tokenizer.encode(text)
-        return np.asarray(encoding.ids, np.int64), np.asarray(encoding.offsets, np.int64)
+        found = np.asarray(encoding.ids, np.int64), np.asarray(encoding.offsets, np.int64)
+        del encoding
+        _trim_after(len(text))
+        return found
+
+    def _rows(self, texts: Sequence[str]) -> list[Ids]:
+        encodings = self._tokenizer.encode_batch_fast(list(texts))  # without offsets
+        rows = [np.asarray(encoding.ids, np.int64) for encoding in encodings]
+        del encodings
+        _trim_after(sum(map(len, texts)))
+        return rows
 
     def _truncate(self, ids: Ids, index: int, strict: bool) -> Ids:
         message = f"text {index}: {len(ids)} tokens, the bundle takes {self.max_tokens}"
         if strict:
             raise InputError(f"{message}; split the text, or allow truncation")
-        warnings.warn(f"{message}; the end is cut off", TruncationWarning, stacklevel=4)
+        warnings.warn(f"{message}; the end is cut off", TruncationWarning, stacklevel=5)
         return shorten(ids, self.max_tokens)
 
     def pad(self, rows: Sequence[Ids]) -> Tokens:
@@ -104,11 +125,11 @@ class TextTokenizer:
         return Tokens(ids, mask)
 
 
-def check_text(text: object, where: str = "text 0") -> None:
+def check_text(text: object, where: str = "text 0", max_bytes: int | None = None) -> None:
     """The one rule of what can be embedded; :class:`InputError` begins with ``where``.
 
-    A text is a str of at least one character, valid Unicode without NUL. White space alone is a
-    text.
+    A text is a str of at least one character, valid Unicode without NUL, and at most ``max_bytes``
+    long in UTF-8. White space alone is a text.
     """
     if not isinstance(text, str):
         raise InputError(f"{where}: got {type(text).__name__}, expected str")
@@ -116,8 +137,33 @@ def check_text(text: object, where: str = "text 0") -> None:
         raise InputError(f"{where}: empty, expected at least one character")
     if "\0" in text:
         raise InputError(f"{where}: holds a NUL character; remove it")
-    if not _is_unicode(text):
-        raise InputError(f"{where}: holds a lone surrogate, expected valid Unicode")
+    try:
+        size = _utf8_bytes(text)
+    except UnicodeEncodeError as error:
+        raise InputError(f"{where}: holds a lone surrogate, expected valid Unicode") from error
+    check_size(where, size, max_bytes)
+
+
+def check_size(where: str, size: int, max_bytes: int | None) -> None:
+    """Refuse a text that would take the tokenizer too long."""
+    if max_bytes is not None and size > max_bytes:
+        raise InputError(
+            f"{where}: {size} bytes, expected at most {max_bytes}; split the text, or raise "
+            "max_bytes (of Embedder.load; of a server in [embed] of its settings)"
+        )
+
+
+def groups(sizes: Iterable[int], most: int, count: int = sys.maxsize) -> Iterator[range]:
+    """Neighbours of at most ``most`` in sum and ``count`` in number; a larger one goes alone."""
+    start = total = 0
+    index = -1
+    for index, size in enumerate(sizes):
+        if index > start and (total + size > most or index - start == count):
+            yield range(start, index)
+            start, total = index, 0
+        total += size
+    if index >= 0:
+        yield range(start, index + 1)
 
 
 def shorten(ids: Ids, count: int) -> Ids:
@@ -125,9 +171,13 @@ def shorten(ids: Ids, count: int) -> Ids:
     return ids if len(ids) <= count else np.concatenate([ids[: count - 1], ids[-1:]])
 
 
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
+def _utf8_bytes(text: str) -> int:
+    """Counted piece by piece: no second copy of a text that may be huge."""
+    if text.isascii():
+        return len(text)
+    return sum(len(text[at : at + _GROUP].encode()) for at in range(0, len(text), _GROUP))
+
+
+def _trim_after(characters: int) -> None:
+    if characters > _GROUP:
+        trim()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from runtimes.base import Arrays, RuntimeBase
+from runtimes.base import Arrays, RuntimeBase, while_open
 from runtimes.errors import InputError
 
 
@@ -48,13 +48,18 @@ class FlashReference(RuntimeBase):
         kernel = {"sdpa": "torch-sdpa-flash", "flash_attention_2": "flash-attn"}[self._kernel]
         return f"{kernel}-{self.device}-{str(self._dtype).removeprefix('torch.')}"
 
+    @while_open
     def token_vectors(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
         """``[batch, sequence]`` ids without padding → ``[batch, sequence, hidden]`` in FP32."""
+        return self._token_vectors(ids)
+
+    def _token_vectors(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
         batch = torch.from_numpy(np.ascontiguousarray(ids)).to(self.device)
         with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             hidden: torch.Tensor = self._model(input_ids=batch).last_hidden_state.float()
         return hidden
 
+    @while_open
     def run(self, inputs: Arrays) -> Arrays:
         """The encoder's contract, by unpadding (right padding only).
 
@@ -65,7 +70,7 @@ class FlashReference(RuntimeBase):
         vectors: dict[int, NDArray[np.float32]] = {}
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
-            tokens = self.token_vectors(ids[rows, :length])
+            tokens = self._token_vectors(ids[rows, :length])
             if weights is None:
                 means = tokens.mean(1)
             else:
@@ -74,6 +79,9 @@ class FlashReference(RuntimeBase):
             vectors |= dict(zip(rows.tolist(), unit, strict=True))
         name = "sentence_embedding" if weights is None else "chunk_embedding"
         return {name: np.stack([vectors[row] for row in range(len(ids))])}
+
+    def _free(self) -> None:
+        del self._model
 
 
 def _lengths(mask: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -109,8 +117,12 @@ class TorchModule(RuntimeBase):
         """What manifests record."""
         return "torch-cpu-traced-module"
 
+    @while_open
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once."""
         with torch.inference_mode():
             output = self._module(**{n: torch.from_numpy(a) for n, a in inputs.items()})
         return {self._output: output.numpy()}
+
+    def _free(self) -> None:
+        del self._module

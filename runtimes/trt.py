@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from runtimes.base import Arrays, RuntimeBase
+from runtimes.base import Arrays, RuntimeBase, while_open
 from runtimes.cuda import Cuda, device_sm, load_cuda
 from runtimes.device_buffers import Resources, check_inputs
-from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.errors import InputError, MissingError
 from runtimes.manifest import Artifact, Manifest
 from runtimes.profiles import choose
 from runtimes.scheduler import GPU
@@ -37,39 +37,32 @@ class TrtRuntime(RuntimeBase):
         self._cuda, self._tasks = cuda, tuple(tasks)
         self._lock = threading.Lock()
         self._runners: dict[int, ProfileRunner] = {}
-        self._engine: Engine | None = Engine(trt, file, sm)
+        self._engine = Engine(trt, file, sm)
         self.profiles = self._engine.profiles
         self.budget = replace(GPU, profiles=self.profiles)
         self._resources = Resources()
         self._stream = self._resources.keep(cuda.create_stream(), cuda.destroy_stream)
 
+    @while_open
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every output of the engine by name."""
         with self._lock:
-            engine = self._engine
-            if engine is None:
-                raise AdaptrtError("the TensorRT runtime is closed; load the bundle again")
-            check_inputs(engine.tensors, inputs)
+            self.check_open()  # the call that was waited for may have failed
+            check_inputs(self._engine.tensors, inputs)
             check_task_ids(inputs, self._tasks)
-            runner = self._runner(engine, inputs)
+            runner = self._runner(inputs)
             try:
                 return runner.run(inputs)
             except BaseException:
-                self._free()
+                self.close()
                 raise
 
+    @while_open
     def profile_memory(self) -> list[int]:
         """Bytes of device memory for activations, per profile."""
-        if self._engine is None:
-            raise AdaptrtError("the TensorRT runtime is closed; load the bundle again")
         return [self._engine.memory(index) for index in range(len(self.profiles))]
 
-    def close(self) -> None:
-        """Free all memory; closing twice does no harm."""
-        with self._lock:
-            self._free()
-
-    def _runner(self, engine: Engine, inputs: Arrays) -> ProfileRunner:
+    def _runner(self, inputs: Arrays) -> ProfileRunner:
         shape = inputs["input_ids"].shape
         if len(shape) != 2:
             raise InputError(f"input_ids: got shape {list(shape)}, expected [batch, tokens]")
@@ -87,7 +80,7 @@ class TrtRuntime(RuntimeBase):
             known = ", ".join(map(str, self.profiles))
             raise InputError(f"input_ids: shape {list(shape)} fits no profile of {known}")
         if index not in self._runners:
-            self._runners[index] = ProfileRunner(engine, index, self._cuda, self._stream)
+            self._runners[index] = ProfileRunner(self._engine, index, self._cuda, self._stream)
         return self._runners[index]
 
     def _free(self) -> None:
@@ -95,7 +88,7 @@ class TrtRuntime(RuntimeBase):
             runner.close()
         self._runners.clear()
         self._resources.close()
-        self._engine = None
+        del self._engine
 
 
 def open_engine(folder: Path, manifest: Manifest, flavour: str) -> TrtRuntime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Served:
     def url(self, protocol: str) -> str:
         return f"{protocol}://{self.address(protocol)}"
 
-    def ask(self, protocol: str, **inputs: Array) -> dict[str, Array | None]:
+    def ask(self, protocol: str, model: str = "embed", **inputs: Array) -> dict[str, Array | None]:
         """One raw request by NVIDIA's client; object arrays hold bytes."""
         module: Any = importlib.import_module(f"tritonclient.{protocol}")
         utils: Any = importlib.import_module("tritonclient.utils")
@@ -48,10 +49,24 @@ class Served:
                 kind = utils.np_to_triton_dtype(array.dtype)
                 tensors.append(module.InferInput(name, list(array.shape), kind))
                 tensors[-1].set_data_from_numpy(array)
-            answer = client.infer("embed", tensors)
+            answer = client.infer(model, tensors)
             return {n: answer.as_numpy(n) for n in ("EMBEDDING", "SPANS", "WINDOWS", "WARNINGS")}
         finally:
             client.close()
+
+    def own_memory(self) -> float:
+        """Bytes of the Python models' processes that no other process shares."""
+        repository, total = str(self.spec.repository.resolve()), 0
+        for process in Path("/proc").iterdir():
+            try:
+                command = (process / "cmdline").read_bytes().decode(errors="replace")
+                status = (process / "status").read_text()
+            except OSError:  # ended meanwhile, or no process
+                continue
+            if "triton_python_backend_stub" in command and repository in command:
+                total += int(re.findall(r"RssAnon:\s+(\d+)", status)[0]) * 1024
+        assert total
+        return total
 
     def texts_encoded(self, encoder: str) -> int:
         """By the server's own count."""

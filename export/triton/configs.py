@@ -96,6 +96,7 @@ def front_config(
         "tasks": ",".join(tasks),
         "dimensions": ",".join(map(str, bundles[0].dimensions)),
         "max_tokens": str(min(m.max_tokens for m in bundles)),
+        "max_bytes": str(settings.embed.max_bytes),
     })  # fmt: skip
     if names := ",".join(on_gpu):
         _parameters(config, {"on_gpu": names})
@@ -103,9 +104,14 @@ def front_config(
     return config
 
 
-def tokenize_config(settings: Settings) -> pb.ModelConfig:
-    """``tokenize``: the rows' ids one after another, so that nothing is padded on the way."""
+def tokenize_config(settings: Settings, manifests: Iterable[Manifest]) -> pb.ModelConfig:
+    """``tokenize``: the rows' ids one after another, so that nothing is padded on the way.
+
+    What it gets has the task's prefix before it.
+    """
     config = _python("tokenize", settings, settings.tokenize.instances)
+    prefix = max(len(text.encode()) for m in manifests for text in m.prefixes.values())
+    _parameters(config, {"max_bytes": str(settings.embed.max_bytes + prefix)})
     config.input.append(_tensor("TEXT", pb.TYPE_STRING, [-1]))
     config.input.append(_tensor("OFFSETS_WANTED", pb.TYPE_BOOL, [1]))
     for name, dims in (("IDS", [-1]), ("LENGTHS", [-1]), ("OFFSETS", [-1, 2])):

@@ -64,7 +64,7 @@ def write_repository(spec: RepositorySpec) -> list[str]:
     on_gpu = [encoders[folder] for folder, b in backends.items() if b is Backend.TENSORRT]
     with staging(spec.out, _require_repository, _require_repository) as folder:
         first = next(iter(manifests))
-        _python_model(folder, tokenize_config(spec.settings), "tokenize")
+        _python_model(folder, tokenize_config(spec.settings, manifests.values()), "tokenize")
         tokenizer = manifests[first].artifact("tokenizer").path
         _place(first / tokenizer, folder / "tokenize" / "1" / "tokenizer.json")
         _python_model(folder, front_config(spec.settings, manifests.values(), on_gpu), "embed")

@@ -6,21 +6,32 @@ with all backends; README.md has its command.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sysconfig
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.errors import AdaptrtError, MissingError
+from runtimes.errors import AdaptrtError, InputError, MissingError, one_line, shown
 
 ENVIRONMENT = Path(".venv-triton")
+_LEAST_CACHE = 1 << 20  # bytes; below, the server's own bookkeeping does not fit
+_REASONS = {
+    errno.EADDRINUSE: "is in use; stop what listens there, or name another",
+    errno.EACCES: "is not permitted; take one above 1023",
+}
+# Errors as the server writes them, without those of a machine without a GPU.
+_ERROR = re.compile(r'^(?:E\d{4} .*?\] "(?!CudaDriverHelper)(.*)"|error: (.*))\s*$', re.MULTILINE)
+_SHOWN = 600  # characters of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +79,10 @@ class ServerSpec:
 def serve(spec: ServerSpec, log: Path, *, timeout: float = 120) -> Iterator[None]:
     """Run the server until the block ends; it is ready when the block begins.
 
-    Raises :class:`AdaptrtError` with the log's last lines where it does not become ready within
-    ``timeout`` seconds.
+    Raises :class:`InputError` for what :func:`check` refuses, and :class:`AdaptrtError` with the
+    errors in its log where it does not become ready within ``timeout`` seconds.
     """
+    check(spec)
     with log.open("w") as stream:
         process = subprocess.Popen(
             spec.command(), env=spec.variables(), stdout=stream, stderr=subprocess.STDOUT
@@ -88,9 +100,52 @@ def serve(spec: ServerSpec, log: Path, *, timeout: float = 120) -> Iterator[None
 
 
 def replace_process(spec: ServerSpec) -> None:
-    """Become the server; does not return."""
+    """Become the server: the same process, so the terminal's signals are the server's.
+
+    Does not return. Raises as :func:`check` does.
+    """
+    check(spec)
     command = spec.command()
-    os.execve(command[0], command, spec.variables())
+    try:
+        os.execve(command[0], command, spec.variables())
+    except OSError as error:
+        raise AdaptrtError(f"{command[0]}: cannot be run ({error.strerror})") from error
+
+
+def check(spec: ServerSpec) -> None:
+    """Refuse what the server would end over, after pages of its log.
+
+    Somebody may still take a port between this and the server's start.
+    """
+    if not (spec.repository / "embed" / "config.pbtxt").is_file():
+        what = "holds no repository of ours" if spec.repository.exists() else "no such repository"
+        raise InputError(f"OUT: {spec.repository}: {what}; `make triton` makes one")
+    if spec.cache and spec.cache < _LEAST_CACHE:
+        raise InputError(f"CACHE: got {spec.cache}, expected 0 or at least {_LEAST_CACHE} bytes")
+    ports = {"HTTP_PORT": spec.http_port, "GRPC_PORT": spec.grpc_port,
+             "METRICS_PORT": spec.metrics_port}  # fmt: skip
+    if len(set(ports.values())) < len(ports):
+        named = ", ".join(f"{name}={port}" for name, port in ports.items())
+        raise InputError(f"{named}: expected three different ports")
+    with ExitStack() as stack:
+        for name, port in ports.items():
+            stack.enter_context(_bind(name, spec.address, port))
+
+
+def _bind(name: str, address: str, port: int) -> socket.socket:
+    if not 1 <= port <= 65535:
+        raise InputError(f"{name}: got {port}, expected 1 to 65535")
+    refusal = InputError(f"ADDRESS: got {shown(address)}, expected an address of this machine")
+    if not address:
+        raise refusal
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family)
+    except (OSError, ValueError) as error:  # ValueError: no name that could be looked up
+        number = error.errno if isinstance(error, OSError) else None
+        if number in _REASONS:
+            raise InputError(f"{name}: {port} at {address} {_REASONS[number]}") from error
+        raise refusal from error
 
 
 def _wait(spec: ServerSpec, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
@@ -102,8 +157,10 @@ def _wait(spec: ServerSpec, process: subprocess.Popen[bytes], log: Path, timeout
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.2)
-    words = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-    raise AdaptrtError(f"the server did not become ready; the end of {log}:\n{words}")
+    text = log.read_text(errors="replace")
+    errors = [quoted or plain for quoted, plain in _ERROR.findall(text)] or text.splitlines()[-1:]
+    words = one_line("; ".join(errors) or "it wrote nothing")[:_SHOWN]
+    raise AdaptrtError(f"the server did not become ready: {words} (its log: {log})")
 
 
 def _site(environment: Path) -> Path:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from runtimes.errors import InputError
+from runtimes.errors import InputError, one_line, shown
+from runtimes.tokens import MAX_BYTES
 
-_LIMITS = {"instances": (1, 64), "versions": (1, 100)}
+_LIMITS = {"instances": (1, 64), "versions": (1, 100), "max_bytes": (1, 2**31 - 1)}
 _CHOICES = {"batching": ("gpu", "always", "never"), "allocation": ("ON_PROFILE_CHANGE", "STATIC")}
 
 
@@ -21,12 +22,13 @@ class _Section:
     def parse(cls, name: str, table: Any) -> Self:
         """Refuse what is unknown or of another type."""
         if not isinstance(table, dict):
-            raise InputError(f"SETTINGS: {name}: got {table!r}, expected a table [{name}]")
+            raise InputError(f"SETTINGS: {name}: got {shown(table)}, expected a table [{name}]")
         known = {f.name: f.default for f in fields(cls)}
         for key, value in table.items():
             if key not in known:
+                names = ", ".join(known)
                 raise InputError(
-                    f"SETTINGS: [{name}] {key}: unknown, expected one of {', '.join(known)}"
+                    f"SETTINGS: [{name}] {one_line(key)}: unknown, expected one of {names}"
                 )
             _check(f"SETTINGS: [{name}] {key}", key, value, known[key])
         lists = {k: tuple(v) for k, v in table.items() if isinstance(v, list)}
@@ -39,6 +41,7 @@ class Front(_Section):
 
     instances: int = 4
     cache: bool = False  # needs the server's --cache-config
+    max_bytes: int = MAX_BYTES  # of one text in UTF-8; a request's texts: 16 times as much
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +93,9 @@ def read_settings(path: Path | None) -> Settings:
         raise InputError(f"SETTINGS: {path}: not valid TOML ({error})") from error
     known = [*_SECTIONS, "versions"]
     if unknown := sorted(set(raw) - set(known)):
-        raise InputError(f"SETTINGS: {unknown[0]}: unknown, expected one of {', '.join(known)}")
+        raise InputError(
+            f"SETTINGS: {one_line(unknown[0])}: unknown, expected one of {', '.join(known)}"
+        )
     versions = raw.pop("versions", Settings().versions)
     _check("SETTINGS: versions", "versions", versions, 1)
     sections: Any = {name: _SECTIONS[name].parse(name, table) for name, table in raw.items()}
@@ -100,12 +105,12 @@ def read_settings(path: Path | None) -> Settings:
 def _check(where: str, key: str, value: Any, default: Any) -> None:
     if key in _CHOICES:
         if value not in _CHOICES[key]:
-            raise InputError(f"{where}: got {value!r}, expected {' or '.join(_CHOICES[key])}")
+            raise InputError(f"{where}: got {shown(value)}, expected {' or '.join(_CHOICES[key])}")
     elif isinstance(default, tuple):
         if not isinstance(value, list) or not all(type(x) is int and x >= 0 for x in value):
-            raise InputError(f"{where}: got {value!r}, expected a list of whole numbers")
+            raise InputError(f"{where}: got {shown(value)}, expected a list of whole numbers")
     elif type(value) is not type(default):
-        raise InputError(f"{where}: got {value!r}, expected {type(default).__name__}")
+        raise InputError(f"{where}: got {shown(value)}, expected {type(default).__name__}")
     elif type(value) is int:
         low, high = _LIMITS.get(key, (0, 2**31 - 1))
         if not low <= value <= high:

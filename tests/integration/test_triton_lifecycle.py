@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from export.triton import server
 from export.triton.server import ServerSpec, serve
 from runtimes import AdaptrtError, Embedder, TritonEmbedder
 from tests.support import cosines, run_cli
 from tests.triton_support import Served, server_spec, words
+
+Result = TypeVar("Result")
 
 
 def write(out: Path, *arguments: object) -> Path:
@@ -29,7 +40,7 @@ def prepare(tmp_path: Path, environment: Path, bundle: Path, settings: str) -> S
     return server_spec(repository, environment)
 
 
-def test_client_waits_for_a_server_that_starts_late(
+def test_client_waits_for_a_server_that_restarts(
     tmp_path: Path, triton_environment: Path, small_bundle: Path
 ) -> None:
     """A repository of one task needs no TASK; the response cache answers the same."""
@@ -42,29 +53,66 @@ def test_client_waits_for_a_server_that_starts_late(
         with serve(spec, tmp_path / "log"):
             stop.wait(60)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        with TritonEmbedder(Served(spec).url("http"), deadline=60) as client:
+    with TritonEmbedder(Served(spec).url("http"), deadline=60) as client:
+        with serve(spec, tmp_path / "log"):
             first, second = client.encode(["late"]), client.encode(["late"])
-    finally:
-        stop.set()
-        thread.join()
+        with ThreadPoolExecutor(1) as pool:
+            again = pool.submit(run)
+            third = client.encode(["late"])
+            stop.set()
+            again.result()
     with Embedder.load(small_bundle) as embedder:
         assert cosines(first, embedder.encode(["late"]))[0] >= 0.999999
     assert (first == second).all()
+    assert (first == third).all()
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_absent_server_is_an_error_at_the_deadline(protocol: str, tmp_path: Path) -> None:
-    url = Served(server_spec(tmp_path, tmp_path)).url(protocol)
-    start = time.monotonic()
+def test_serve_becomes_the_server_and_takes_its_signals(
+    tmp_path: Path, triton_environment: Path, small_bundle: Path
+) -> None:
+    """Its encoder is missing here, which fails a request in one line."""
+    spec = prepare(tmp_path, triton_environment, small_bundle, "[embed]\ninstances = 1\n")
+    (encoder,) = spec.repository.glob("encoder-*")
+    shutil.rmtree(encoder)
+    command = [sys.executable, "-m", "export.cli", "serve", "--repository", spec.repository,
+               "--environment", triton_environment, "--http-port", spec.http_port,
+               "--grpc-port", spec.grpc_port, "--metrics-port", spec.metrics_port]  # fmt: skip
+    with subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL) as process:
+        try:
+            with TritonEmbedder(Served(spec).url("grpc"), deadline=0.2) as client:
+                assert retried(lambda: client.tasks) == ("separation",)
+            with pytest.raises(InferenceServerException) as caught:
+                Served(spec).ask("grpc", TEXT=words("x"))
+            assert Path(f"/proc/{process.pid}/exe").resolve().name == "tritonserver"
+        finally:
+            process.send_signal(signal.SIGINT)
+        assert process.wait(40) == 0
+    assert caught.value.message().startswith(f"{encoder.name}: ")
+    assert "\n" not in caught.value.message()
+    assert caught.value.status() == "StatusCode.UNAVAILABLE"
+
+
+def retried(use: Callable[[], Result]) -> Result:
+    """What a server says once it is up."""
+    for _ in range(120):
+        with suppress(AdaptrtError):
+            return use()
+        time.sleep(0.2)
+    return use()
+
+
+def test_port_that_is_taken_after_the_check_is_one_line(
+    tmp_path: Path, triton_environment: Path, small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = prepare(tmp_path, triton_environment, small_bundle, "[embed]\ninstances = 1\n")
+    monkeypatch.setattr(server, "check", lambda _: None)
     with (
-        TritonEmbedder(url, deadline=0.5) as client,
-        pytest.raises(AdaptrtError, match=r"no answer within 0\.5 s"),
+        socket.create_server(("127.0.0.1", spec.grpc_port)),
+        pytest.raises(AdaptrtError, match=r"did not become ready: .*already in use") as caught,
+        serve(spec, tmp_path / "log"),
     ):
-        client.encode(["x"], task="base")
-    assert time.monotonic() - start < 5
+        pass
+    assert "\n" not in str(caught.value)
 
 
 def test_configuration_of_a_newer_server_is_refused_and_ours_is_not(
@@ -76,7 +124,9 @@ def test_configuration_of_a_newer_server_is_refused_and_ours_is_not(
     with config.open("a") as stream:
         stream.write("model_metrics { metric_control { metric_identifier { family: 'x' } } }\n")
     with (
-        pytest.raises(AdaptrtError, match="did not become ready"),
+        pytest.raises(
+            AdaptrtError, match=r"did not become ready: Poll failed .*'tokenize'.*its log"
+        ),
         serve(server_spec(repository, triton_environment), tmp_path / "log"),
     ):
         pass
@@ -125,7 +175,7 @@ def test_requests_whose_clients_have_hung_up_are_not_computed(
             client.encode(["hasty"])
         return str(error.value)
 
-    encoder = f"encoder-{small_bundle.name}"
+    (encoder,) = (path.name for path in spec.repository.glob("encoder-*"))
     with serve(spec, tmp_path / "log"), ThreadPoolExecutor(4) as pool:
         warmed = Served(spec).texts_encoded(encoder)
         first = pool.submit(Served(spec).ask, "grpc", TEXT=words(*long))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from runtimes import Embedder, InputError
-from runtimes.chunks import ChunkVectors, Document, choose_spans, sentence_starts
+from runtimes.chunks import ChunkVectors, Cut, Document, choose_spans, sentence_starts
 from runtimes.scheduler import Budget
 from tests.support import Array, cosines, make_manifest, sample_tokenizer
 
@@ -102,7 +102,7 @@ def test_sentences_end_where_they_should() -> None:
 @pytest.mark.parametrize("count", [1, 3, 100])
 def test_chunk_tokens_are_so_many(count: int) -> None:
     subject = document("one two three four five six seven", "")
-    spans = choose_spans(subject, None, count, None)
+    spans = choose_spans(subject, Cut.parse(None, count, None))
     sizes = [int((subject.members(s) % (len(subject.ids) - 1) > 0).sum()) for s in spans]
     assert all(size == count for size in sizes[:-1])
     assert sum(sizes) == len(subject.ids) - 2
@@ -112,7 +112,7 @@ def test_chunk_tokens_are_so_many(count: int) -> None:
                                  (None, 0, None), (None, None, -1)])  # fmt: skip
 def test_how_to_cut_must_be_said_once(cut: Any) -> None:
     with pytest.raises(InputError, match=r"expected (exactly|at least) one|expected at least 1"):
-        choose_spans(document(), *cut)
+        Cut.parse(*cut)
 
 
 def test_one_chunk_over_the_whole_text_is_the_sentence_embedding(subject: Embedder) -> None:
@@ -165,11 +165,49 @@ def test_order_of_chunks_is_kept_and_they_may_overlap(subject: Embedder) -> None
     np.testing.assert_allclose(found.vectors[2], apart.vectors[0], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"chunks": 5}, r"chunks: got 5, expected a list of \(start, end\)"),
+        ({"chunks": "ab"}, "chunks: got one str, expected a list"),
+        ({"chunks": {1: 2}}, "chunks: got one dict, expected a list"),
+        ({"chunks": [3]}, r"chunk 0: got 3, expected \(start, end\)"),
+        ({"chunks": [(0, 1), (1, 2, 3)]}, r"chunk 1: got \(1, 2, 3\), expected \(start, end\)"),
+        ({"chunks": [(0, 1.5)]}, r"chunk 0: got 1\.5, expected a whole number"),
+        ({"chunks": ["ab"]}, "chunk 0: got 'a', expected a whole number"),
+        ({"chunks": np.array([0, 1])}, "chunks: got 1 dimensions, expected a list"),
+        ({"sentences": True}, "sentences: got True, expected a whole number"),
+        ({"chunk_tokens": 2.0}, r"chunk_tokens: got 2\.0, expected a whole number"),
+        ({"sentences": 1, "overlap": -1}, "overlap: got -1, expected at least 0"),
+        ({"sentences": 1, "overlap": 1.5}, r"overlap: got 1\.5, expected a whole number"),
+        ({"sentences": 1, "prefix": "no"}, "prefix: got 'no', expected True or False"),
+        ({"sentences": 1, "task": 3}, "task: got 3"),
+        ({"sentences": 1, "dimensions": 4.0}, r"dimensions: got 4\.0, expected one of"),
+        ({"sentences": 1, "document": None}, "document: got NoneType, expected str"),
+        ({"sentences": 1, "document": ["a"]}, "document: got list, expected str"),
+        ({"sentences": 1, "document": "a\0"}, "document: holds a NUL character"),
+        ({"sentences": 1, "document": "x" * ((1 << 20) + 1)}, "document: 1048577 bytes, expected"),
+    ],
+)
+def test_argument_of_another_type_is_named(
+    subject: Embedder, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=f"^{message}"):
+        subject.encode_chunks(**{"document": LONG, **arguments})
+
+
+def test_spans_may_be_an_array_or_a_generator(subject: Embedder) -> None:
+    spans = [(0, 20), (20, 60)]
+    expected = subject.encode_chunks(LONG, spans)
+    for chunks in (np.array(spans), (span for span in spans), [list(span) for span in spans]):
+        found = subject.encode_chunks(LONG, chunks)
+        assert found.spans == expected.spans
+        np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+
 def test_chunk_longer_than_a_window_is_refused(subject: Embedder) -> None:
     with pytest.raises(InputError, match=r"chunk 1: \d+ tokens, a window of the bundle holds"):
         subject.encode_chunks(LONG, [(0, 10), (0, len(LONG))])
-    with pytest.raises(InputError, match="overlap: got -1"):
-        subject.encode_chunks(LONG, [(0, 10)], overlap=-1)
 
 
 def test_other_bundles_say_what_to_build() -> None:

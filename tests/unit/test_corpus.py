@@ -111,6 +111,7 @@ def test_parquet_without_a_text_column(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a", "language": ["en"]}', "'language' is list"),
         ("a.jsonl", '{"text": "\\ud800"}', "line 1: holds a lone surrogate"),
         ("a.txt", "ok\na\0b", "line 2: holds a NUL character"),
+        ("a.txt", "ok\n" + "x" * ((1 << 20) + 1), "line 2: 1048577 characters, expected at most"),
         ("a.txt", b"ok\n\xff\xfe", "line 2: not UTF-8"),
         ("a.parquet", "PAR1 and no more", "not a Parquet file"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -83,13 +84,12 @@ def test_single_string_is_refused_instead_of_embedding_its_letters() -> None:
         embedder().encode("hello")
 
 
-def test_iterator_is_not_mistaken_for_an_empty_list() -> None:
-    """A generator is used up by the first look at it; rows must not vanish in silence."""
-    try:
-        vectors = embedder().encode(text for text in TEXTS)
-    except (InputError, TypeError):
-        return
+def test_generator_is_listed() -> None:
+    """It is used up by the first look at it; rows must not vanish in silence."""
+    vectors = embedder().encode(text for text in TEXTS)
     np.testing.assert_array_equal(vectors, np.stack([expected(t) for t in TEXTS]))
+    tasks = embedder().encode(TEXTS, task=("retrieval.query" for _ in TEXTS))
+    np.testing.assert_array_equal(tasks, vectors)
 
 
 def test_tuple_and_numpy_strings_are_texts_too() -> None:
@@ -112,10 +112,86 @@ def test_strict_refuses_a_long_text_before_anything_runs() -> None:
     assert subject.runtime.calls == []
 
 
-@pytest.mark.parametrize("text", ["\ud800", None, 5, b"x"])
+@pytest.mark.parametrize("text", ["\ud800", None, 5, b"x", "", "a\0", "é" * 60])
 def test_what_is_no_text_is_refused(text: Any) -> None:
-    with pytest.raises(InputError, match="text 0: "):
-        embedder().encode([text])
+    subject = embedder()
+    subject.tokenizer.max_bytes = 119
+    with pytest.raises(InputError, match="text 1: "):
+        subject.encode(["x", text])
+    assert subject.runtime.calls == []
+
+
+class Frame:
+    """As much of a table of pandas as matters: its items are the names of its columns."""
+
+    ndim = 2
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["text"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"texts": None}, "texts: got None, expected a list of them"),
+        ({"texts": 3}, "texts: got 3, expected a list of them"),
+        ({"texts": b"abc"}, "texts: got one bytes, expected a list of them"),
+        ({"texts": {"a": 1}}, "texts: got one dict, expected a list of them"),
+        ({"texts": {"a", "b"}}, "texts: got one set, expected a list of them"),
+        ({"texts": np.array("a")}, "texts: got 0 dimensions, expected a list of them"),
+        ({"texts": np.array([["a"]])}, "texts: got 2 dimensions, expected a list of them"),
+        ({"texts": Frame()}, "texts: got 2 dimensions, expected a list of them"),
+        ({"texts": [b"a"]}, "text 0: got bytes, expected str"),
+        ({"texts": np.array([b"a"])}, "text 0: got bytes_, expected str"),
+        ({"texts": [["a"]]}, "text 0: got list, expected str"),
+        ({"task": 3}, "task: got 3, expected a name, or one for each text"),
+        ({"task": [3]}, "task 0: got 3, expected a task's name"),
+        ({"task": {"retrieval.query": 1}}, "task: got one dict, expected a name"),
+        ({"task": ["base", "base"]}, "task: got 2 tasks for 1 texts"),
+        ({"dimensions": 4.0}, "dimensions: got 4.0, expected one of 2, 4, 8"),
+        ({"dimensions": True}, "dimensions: got True, expected one of 2, 4, 8"),
+        ({"dimensions": "4"}, "dimensions: got '4', expected one of 2, 4, 8"),
+        ({"dimensions": [4]}, "dimensions: got [4], expected one of 2, 4, 8"),
+        ({"prefix": "no"}, "prefix: got 'no', expected True or False"),
+        ({"prefix": None}, "prefix: got None, expected True or False"),
+        ({"strict": 1}, "strict: got 1, expected True or False"),
+        ({"progress": "yes"}, "progress: got 'yes', expected True or False"),
+    ],
+)
+def test_argument_of_another_type_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        embedder().encode(**{"texts": ["x"], **arguments})
+    assert str(caught.value).startswith(message)
+
+
+def test_numpys_numbers_and_flags_are_as_good() -> None:
+    vectors = embedder().encode(["x"], dimensions=np.int64(4), prefix=np.bool_(False))
+    np.testing.assert_array_equal(vectors, embedder().encode(["x"], dimensions=4, prefix=False))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bundle": 5}, "bundle: got 5, expected a path"),
+        ({"bundle": None}, "bundle: got None, expected a path"),
+        ({"adapter": 5}, "adapter: got 5, expected a path"),
+        ({"threads": 0}, "threads: got 0, expected at least 1"),
+        ({"threads": True}, "threads: got True, expected a whole number"),
+        ({"max_bytes": 0}, "max_bytes: got 0, expected at least 1"),
+        ({"max_bytes": 1e6}, "max_bytes: got 1000000.0, expected a whole number"),
+        ({"max_bytes": 10**30}, "max_bytes: got 1000"),
+    ],
+)
+def test_argument_of_load_is_named(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        Embedder.load(**{"bundle": "nowhere", **arguments})
+    assert str(caught.value).startswith(message)
+
+
+def test_warning_points_at_the_callers_line() -> None:
+    with pytest.warns(TruncationWarning) as caught:
+        embedder(16).encode(["word " * 40])
+    assert caught[0].filename == __file__
 
 
 def test_context_manager_closes_the_runtime() -> None:

@@ -136,21 +136,27 @@ def test_front_takes_whole_requests_and_tells_clients_what_is_served() -> None:
     values = {name: p.string_value for name, p in made.parameters.items()}
     assert values == {
         "tasks": "a,retrieval.query", "dimensions": "2,4,8", "max_tokens": "64",
+        "max_bytes": "1048576",
     }  # fmt: skip
     assert (
         front_config(settings, [make_manifest()], ["a", "b"]).parameters["on_gpu"].string_value
         == "a,b"
     )
-    assert tokenize_config(settings).instance_group[0].count == 1
+    tokenize = tokenize_config(settings, [make_manifest(prefixes={"a": "é: ", "b": ""})])
+    assert tokenize.instance_group[0].count == 1
+    assert tokenize.parameters["max_bytes"].string_value == str((1 << 20) + 4)
 
 
 def test_settings_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     path.write_text(
-        "versions = 3\n[embed]\ncache = true\n[encoder]\ngpus = [1]\nallocation = 'STATIC'\n"
+        "versions = 3\n[embed]\ncache = true\nmax_bytes = 99\n"
+        "[encoder]\ngpus = [1]\nallocation = 'STATIC'\n"
     )
     assert read_settings(path) == Settings(
-        versions=3, embed=Front(cache=True), encoder=EncoderSettings(gpus=(1,), allocation="STATIC")
+        versions=3,
+        embed=Front(cache=True, max_bytes=99),
+        encoder=EncoderSettings(gpus=(1,), allocation="STATIC"),
     )
     assert read_settings(None) == Settings()
 
@@ -162,6 +168,8 @@ def test_settings_file_is_read(tmp_path: Path) -> None:
         ("[embed]\ninstance = 1", "[embed] instance: unknown, expected one of instances, cache"),
         ("[embed]\ninstances = 0", "[embed] instances: got 0, expected 1 to 64"),
         ("[embed]\ncache = 1", "[embed] cache: got 1, expected bool"),
+        ("[embed]\nmax_bytes = 0", "[embed] max_bytes: got 0, expected 1 to 2147483647"),
+        ("[embed]\nmax_bytes = 1e6", "[embed] max_bytes: got 1000000.0, expected int"),
         ("[encoder]\ninstances = true", "got True, expected int"),
         ("[encoder]\ngpus = ['a']", "expected a list of whole numbers"),
         ("[encoder]\nallocation = 'x'", "expected ON_PROFILE_CHANGE or STATIC"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -215,6 +217,22 @@ def test_failed_execution_closes_the_runtime(file: EngineFile) -> None:
     assert bench.cuda.held == {}
     with pytest.raises(AdaptrtError, match="closed"):
         runtime.run(batch(2, 4))
+
+
+def test_call_that_waits_for_another_does_not_run_on_what_that_one_left(file: EngineFile) -> None:
+    bench = Bench(file, Scenario())
+    runtime = bench.open()
+    with ThreadPoolExecutor(1) as pool:
+        with runtime._lock:  # a call is under way
+            waiting = pool.submit(runtime.run, batch(2, 4))
+            while not runtime._users:
+                time.sleep(0.001)
+            runtime.close()  # as that call does when it fails
+            assert bench.cuda.held != {}
+        with pytest.raises(AdaptrtError, match="this TrtRuntime is closed"):
+            waiting.result(30)
+    assert bench.cuda.held == {}
+    assert bench.cuda.count("cudaMemcpyAsync") == 0
 
 
 def test_stream_that_cannot_be_made_is_an_error(file: EngineFile) -> None:

@@ -23,15 +23,18 @@ from runtimes.tokens import Ids, Offsets, TextTokenizer
 
 
 class ServedTokenizer(TextTokenizer):
-    """The tokenizer of the model ``tokenize``; limits are the bundle's."""
+    """The tokenizer of the model ``tokenize``; the limit in tokens is the bundle's.
 
-    def __init__(self, manifest: Manifest) -> None:
+    Many texts are asked for in groups, so that other requests get their turn in between.
+    """
+
+    def __init__(self, manifest: Manifest, max_bytes: int) -> None:
         self.max_tokens, self.pad_id = manifest.max_tokens, manifest.pad_id
+        self.max_bytes = max_bytes
 
-    def tokenize(self, texts: Sequence[str]) -> list[Ids]:
-        """One row of ids per text."""
+    def _rows(self, texts: Sequence[str]) -> list[Ids]:
         found = _tokenize(texts, offsets=False)
-        return np.split(found["IDS"], np.cumsum(found["LENGTHS"])[:-1]) if texts else []
+        return np.split(found["IDS"], np.cumsum(found["LENGTHS"])[:-1])
 
     def tokenize_with_offsets(self, text: str) -> tuple[Ids, Offsets]:
         """Ids and each token's characters."""
@@ -68,17 +71,19 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"] / "bundles"
         parameters = json.loads(args["model_config"])["parameters"]
         on_gpu = parameters.get("on_gpu", {"string_value": ""})["string_value"].split(",")
-        self._router = Router([
-            _embedder(bundle, GPU if bundle.name in on_gpu else Budget())
+        max_bytes = int(parameters["max_bytes"]["string_value"])
+        embedders = [
+            _embedder(bundle, GPU if bundle.name in on_gpu else Budget(), max_bytes)
             for bundle in sorted(folder.iterdir())
-        ])  # fmt: skip
+        ]
+        self._router = Router(embedders, max_bytes)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """One response per request; what is wrong with one concerns no other."""
         return [answer(request, self._router.answer) for request in requests]
 
 
-def _embedder(bundle: Path, budget: Budget) -> Embedder:
+def _embedder(bundle: Path, budget: Budget, max_bytes: int) -> Embedder:
     manifest = read_manifest(bundle)
     encoder = ServedEncoder(bundle.name, manifest, budget)
-    return Embedder(manifest, ServedTokenizer(manifest), encoder)
+    return Embedder(manifest, ServedTokenizer(manifest, max_bytes), encoder)

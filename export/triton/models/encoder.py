@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from triton_io import Arrays, answer, inputs_of, outputs
 
-from runtimes.errors import AdaptrtError
+from runtimes.errors import AdaptrtError, InputError
 from runtimes.manifest import read_manifest
 from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
@@ -48,6 +48,7 @@ class TritonPythonModel:
 
     def _run(self, inputs: Arrays) -> Arrays:
         """In calls as large as the embedder's: larger ones are slower, and memory has a bound."""
+        _check(inputs)
         rows, tokens = inputs["input_ids"].shape
         size = max(1, self._runtime.budget.tokens // tokens)
         parts = [
@@ -55,3 +56,13 @@ class TritonPythonModel:
             for start in range(0, rows, size)
         ]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _check(inputs: Arrays) -> None:
+    """Rows without a token have no mean."""
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    if mask.shape != ids.shape or not mask.any(axis=1).all():
+        raise InputError(
+            f"attention_mask: got shape {list(mask.shape)} beside input_ids {list(ids.shape)}, "
+            "expected the same shape and at least one token in every row"
+        )

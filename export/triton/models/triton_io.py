@@ -23,7 +23,8 @@ def outputs(arrays: Arrays) -> Any:
     return pb_utils.InferenceResponse([pb_utils.Tensor(n, a) for n, a in arrays.items()])
 
 
-_OVERLOAD = ("Exceeds maximum queue size", "Request timeout expired")
+# What passes: overload, and a model that is being loaded.
+_PASSING = ("Exceeds maximum queue size", "Request timeout expired", "is not ready")
 
 
 class ModelError(AdaptrtError):
@@ -72,9 +73,9 @@ def call(model: str, inputs: Arrays, wanted: list[str]) -> dict[str, NDArray[Any
     ).exec()
     if response.has_error():
         message = response.error().message()
-        # Every failed call comes back as INTERNAL; what overload is stands in the words alone.
-        overload = any(words in message for words in _OVERLOAD)
+        # Every failed call comes back as INTERNAL; what it is stands in the words alone.
+        passing = any(words in message for words in _PASSING)
         codes = pb_utils.TritonError
-        raise ModelError(f"{model}: {message}", codes.UNAVAILABLE if overload else codes.INTERNAL)
+        raise ModelError(f"{model}: {message}", codes.UNAVAILABLE if passing else codes.INTERNAL)
     found = {tensor.name(): tensor for tensor in response.output_tensors()}
     return {name: found[name].as_numpy() for name in wanted}

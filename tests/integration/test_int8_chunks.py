@@ -49,7 +49,7 @@ def build(out: Path, model: Path, *options: object, target: str = "onnxruntime")
 @pytest.fixture(scope="module")
 def bundle(int8_out: Path, small_folder: Path) -> Path:
     assert build(int8_out, small_folder, *CHUNKS, "--task", "separation") == 0
-    return int8_out / "small" / "separation-chunks-int8-onnxruntime"
+    return int8_out / "small" / "separation-chunks-int8-onnxruntime-t64"
 
 
 def labels(bundle: Path) -> list[str]:
@@ -116,7 +116,7 @@ def test_tensorrt_builds_an_engine_of_it(bundle: Path, small_folder: Path, tmp_p
     table = ("--calibration", bundle / "calibration.json")
     arguments = (*CHUNKS, "--task", "separation", *table)
     assert build(tmp_path, small_folder, *arguments, target="tensorrt_rtx") == 0
-    made = read_manifest(tmp_path / "small" / "separation-chunks-int8")
+    made = read_manifest(tmp_path / "small" / "separation-chunks-int8-t64")
     assert {"tensorrt_rtx", "reference_chunks"} <= {entry.kind for entry in made.artifacts}
     assert made.quantisation is not None
     assert made.quantisation["int8_share"] > 0.7
@@ -125,7 +125,7 @@ def test_tensorrt_builds_an_engine_of_it(bundle: Path, small_folder: Path, tmp_p
 def test_switchable_has_both_too(int8_out: Path, small_folder: Path, chunk_bundle: Path) -> None:
     switchable = ("--adapter", "switchable", "--calibration-texts", 120)
     assert build(int8_out, small_folder, *CHUNKS, *switchable) == 0
-    made = int8_out / "small" / "switchable-chunks-int8-onnxruntime"
+    made = int8_out / "small" / "switchable-chunks-int8-onnxruntime-t64"
     assert (int8_out / "small" / "calibration" / "switchable.json").is_file()
     assert {"onnxruntime, chunks", "onnxruntime, one task at a time"} < set(labels(made))
     with Embedder.load(made) as ours, Embedder.load(chunk_bundle) as exact:

@@ -17,7 +17,7 @@ from export.streams import complain
 
 log = logging.getLogger("adaptrt")
 SHORT = 1.0  # seconds; a shorter stage needs no line
-STILL = 20.0  # seconds between signs of life
+STILL = 30.0  # seconds between signs of life
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -113,7 +113,18 @@ def serve_hub() -> Iterator[Hub]:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    daemon_threads = False  # joined when the server closes; each closes its connection
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections = [*getattr(self, "connections", []), request]
+        super().process_request(request, client_address)
+
+    def server_close(self) -> None:
+        """Ends the connections that clients keep, whose threads would wait for more."""
+        for connection in getattr(self, "connections", []):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
 
     def handle_error(self, *_: Any) -> None:
         """A client that hung up is no news."""

@@ -15,7 +15,7 @@ import numpy as np
 from runtimes.embedder import Vectors
 from runtimes.errors import AdaptrtError, InputError, one_line, shown
 from runtimes.lines import parse_object, read_lines
-from runtimes.tokens import check_text
+from runtimes.tokens import MAX_BYTES, check_text
 
 STANDARD_INPUT = Path("-")
 Write = Callable[[Sequence[str], Vectors], None]
@@ -99,7 +99,7 @@ def _write_json_lines(texts: Sequence[str], vectors: Vectors) -> None:
 
 def _file_texts(stream: BinaryIO, file: Path) -> Iterator[tuple[str, object]]:
     name = one_line(str(file))
-    if file.suffix != ".jsonl":
+    if file.suffix.lower() != ".jsonl":
         yield from read_lines(stream, name)
         return
     for place, line in read_lines(stream, name):
@@ -112,6 +112,6 @@ def _file_texts(stream: BinaryIO, file: Path) -> Iterator[tuple[str, object]]:
 def _checked(lines: Iterable[tuple[str, object]]) -> list[str]:
     texts = []
     for place, text in lines:
-        check_text(text, place)
+        check_text(text, place, MAX_BYTES)
         texts.append(str(text))
     return texts

@@ -45,7 +45,8 @@ class Request:
     @classmethod
     def parse(cls, inputs: Arrays, max_bytes: int = MAX_BYTES) -> Self:
         """Raises :class:`InputError` for what cannot be embedded as asked."""
-        texts = _texts(inputs[TEXT], max_bytes)
+        # Triton counts inputs where some are optional: another one alone passes for TEXT.
+        texts = _texts(inputs.get(TEXT, np.empty(0, np.object_)), max_bytes)
         spans = inputs.get(CHUNKS)
         request = cls(
             texts=texts,

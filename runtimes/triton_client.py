@@ -251,8 +251,9 @@ class TritonEmbedder(RuntimeBase):
             else:
                 self._answered = True
                 return answer
+        waited = round(max(self._patience, time.monotonic() - begin), 1)
         raise AdaptrtError(
-            f"{self._url}: no answer within {self._patience:g} s ({one_line(str(last))}); is the "
+            f"{self._url}: no answer within {waited:g} s ({one_line(str(last))}); is the "
             f"server up, are its models ready, and is this its {'HTTP' if self._http else 'gRPC'} "
             "port?"
         ) from last

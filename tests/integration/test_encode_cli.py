@@ -161,6 +161,7 @@ def vectors_of(lines: list[dict[str, Any]]) -> Array:
         ("a.txt", "".join(f"{text}\n" for text in TEXTS)),
         ("windows.txt", "\ufeff" + "\r\n".join(TEXTS)),
         ("a.jsonl", "".join(json.dumps({"id": 7, "text": text}) + "\n" for text in TEXTS)),
+        ("A.JSONL", "".join(json.dumps({"text": text}) + "\n" for text in TEXTS)),
         ("no-suffix", "\n".join(TEXTS)),
     ],
 )
@@ -199,6 +200,7 @@ def test_dash_is_standard_input(
         ("a.txt", b"ok\nnul\0", "a.txt, line 2: holds a NUL character"),
         ("a.txt", b"ok\n\xff\xfe", "a.txt, line 2: not UTF-8 (byte 1 is 0xff)"),
         ("a.txt", "utf-16".encode("utf-16"), "a.txt, line 1: not UTF-8"),
+        ("a.txt", b"ok\n" + b"x" * 1_048_577, "a.txt, line 2: 1048577 bytes, expected at most"),
         ("a.jsonl", b'{"text": "a"}\n{"text": ""}', "a.jsonl, line 2: empty"),
         ("a.jsonl", b'{"text": "a"}\n\n', "a.jsonl, line 2: not valid JSON"),
         ("a.jsonl", b'{"text": "a\\u0000"}', "a.jsonl, line 1: holds a NUL character"),

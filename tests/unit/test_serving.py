@@ -33,6 +33,12 @@ def test_text_that_is_refused_is_named(texts: tuple[bytes, ...], message: str) -
         request(*texts)
 
 
+def test_request_without_texts_is_refused() -> None:
+    """Triton lets it through: it counts the inputs, and TASK is one. It was a KeyError."""
+    with pytest.raises(InputError, match="TEXT: got no text, expected at least one"):
+        Router([]).answer({"TASK": np.array([b"base"], np.object_)})
+
+
 def test_texts_at_the_limits_are_taken() -> None:
     assert request(*[b"0123456789"] * 16).texts == ["0123456789"] * 16
     assert request("é".encode() * 5, b" ").texts == ["é" * 5, " "]

@@ -179,6 +179,18 @@ def test_server_that_is_there_and_does_not_answer_is_waited_for(
         assert 0.2 < time.monotonic() - start < 4
 
 
+def test_time_that_is_named_is_the_time_that_was_waited() -> None:
+    """A silent server has the deadline for its first answer too; the line said 5 s."""
+    server, address = listener(None)
+    with (
+        server,
+        mock_first_contact(0.1),
+        TritonEmbedder(f"http://{address}", deadline=0.5) as client,
+        pytest.raises(AdaptrtError, match=r"no answer within 0\.5 s"),
+    ):
+        client.encode(["x"])
+
+
 def test_another_models_parameters_are_not_taken_for_ours() -> None:
     with (
         TritonEmbedder("http://localhost:1") as client,

@@ -28,7 +28,7 @@ help: ## This list
 	@echo "Targets:"
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1|\2/' | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo
-	@echo "Variables of make engine (defaults in brackets):"
+	@echo "Variables of make engine (defaults in brackets); adaptrt COMMAND --help says more:"
 	@echo "  MODEL         a folder or a hub id [the embedded sample]"
 	@echo "  REVISION      a branch, tag or commit of the hub id"
 	@echo "  TASK          retrieval.query, retrieval.passage, separation, classification,"
@@ -56,12 +56,17 @@ help: ## This list
 	@echo "  CALIBRATION_TEXTS  how many of them are run [256]"
 	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
 	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 [0.25]"
-	@echo "make verify takes BUNDLE, a bundle's folder; make gpu-check takes WHEELS, a folder of"
-	@echo "wheels for what the image lacks, GPU_SIZES [sample,full], GPU_PRECISIONS [fp16,bf16,int8]."
+	@echo "make verify takes BUNDLE, a bundle's folder."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
 	@echo "  onnxruntime, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
 	@echo "  and CACHE, the response cache's bytes [0]."
+	@echo "make gpu-check takes WHEELS, a folder of wheels for what the image lacks, GPU_SIZES"
+	@echo "  [sample,full] and GPU_PRECISIONS [fp16,bf16,int8]."
+	@echo "make bench takes BENCH_SIZE: sample, mid, full [mid]; BENCH_ONLY, contenders, and BENCH_CASES,"
+	@echo "  such as 1x512, both separated by commas [all]."
+	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
+	@echo "Every target: PYTHON, which makes the environments [python3]; ADAPTRT_DEBUG=1: tracebacks."
 
 COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
   $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \

@@ -132,7 +132,8 @@ def _announce_sample(arguments: argparse.Namespace) -> None:
     if arguments.model is None:
         print(
             "MODEL is not set: using the embedded sample (8.9 M parameters, to try things out; "
-            "takes under a minute, INT8 a few). The real model: MODEL=jinaai/jina-embeddings-v3",
+            "takes about a minute, TASK=all and INT8 a few). The real model: "
+            "MODEL=jinaai/jina-embeddings-v3",
             file=sys.stderr,
         )
 

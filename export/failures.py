@@ -20,7 +20,7 @@ INTERNAL, INTERRUPTED, CLOSED = 5, 130, 141
 EXIT_CODES = {
     0: "done",
     AdaptrtError.exit_code: "a build step failed, or a disk, the memory or the network did",
-    InputError.exit_code: "bad input: an option, text, checkpoint or bundle",
+    InputError.exit_code: "bad input: an option, text or bundle, a checkpoint or its download",
     GateError.exit_code: "the parity gate or verify failed",
     MissingError.exit_code: "a GPU, a driver or a library is missing",
     INTERNAL: "internal error: a mistake in adaptrt",

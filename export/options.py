@@ -120,7 +120,14 @@ def engine(command: ArgumentParser) -> None:
         "auto",
     )
     add("--gpu", "LIST", "architectures for tensorrt_rtx", "sm86,sm89,sm120")
-    add("--rank", "N", "width of the slot of --adapter slot", 16, kind=whole)
+    add(
+        "--rank",
+        "N",
+        "of --adapter slot: the widest adapter it takes; the ranks of q, k and v add up where "
+        "their A differ",
+        16,
+        kind=whole,
+    )
     add(
         "--profiles",
         "LIST",

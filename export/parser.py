@@ -49,7 +49,8 @@ COMMANDS = {
         "make another task's bundle around the same engine",
         "Puts another task's weights beside an engine that was built without weights.\n"
         "The engine is not built again, and no GPU is needed.",
-        "adaptrt refit --engine build/sample/classification-fp16 --task separation",
+        "adaptrt refit --engine build/sample/classification-fp16-refittable \\\n"
+        "    --task separation",
     ),
     "adapter": Command(
         options.adapter,

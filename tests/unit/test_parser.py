@@ -198,7 +198,6 @@ def test_no_option_takes_a_name_that_no_file_can_have(
         ["triton", "--bundle", "LONG"],
         ["triton", "--bundle", "x", "--settings", "LONG"],
         ["serve", "--repository", "LONG"],
-        ["serve", "--repository", ".", "--environment", "LONG"],
     ],
     ids=" ".join,
 )

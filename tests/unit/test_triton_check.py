@@ -42,6 +42,17 @@ def serve(options: dict[str, Any]) -> int:
     )
 
 
+@pytest.mark.parametrize("name", ["n" * 300, "d/" * 3000 + "d"], ids=["name", "path"])
+def test_environment_of_a_name_too_long_is_one_line(
+    name: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The repository is looked at before it."""
+    assert serve(options | {"environment": name}) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "File name too long" in line
+
+
 @pytest.mark.parametrize("port", PORTS)
 def test_port_in_use_is_one_line(
     port: str, options: dict[str, Any], capsys: pytest.CaptureFixture[str]

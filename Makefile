@@ -48,7 +48,7 @@ help: ## This list
 	@echo "  WORKSPACE     builder memory in GiB [8]"
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
-	@echo "  QUIET         1: no line per stage"
+	@echo "  QUIET         1: nothing but warnings and errors"
 	@echo "  NAME          the bundle's folder in OUT/model [one that says the choices]"
 	@echo "  of INT8 (make calibrate takes them too):"
 	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from export.failures import CLOSED, INTERRUPTED, message_for
 from export.parser import make_parser
-from export.progress import show_on_stderr
+from export.progress import log, show_on_stderr, stage
 from export.spec import (
     ALL_TASKS,
     AdapterMode,
@@ -57,14 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()  # what cannot be written is found out here, not after the end
     except BrokenPipeError:
         code = CLOSED
-    except KeyboardInterrupt:
-        complain("interrupted; nothing was published")
-        code = INTERRUPTED
     except SystemExit:  # --help
         raise
     except BaseException as error:  # noqa: BLE001 - the boundary; a panic in Rust is no Exception
         message, code = message_for(error, debug=debug)
-        complain(f"error: {message}")
+        complain(message if code == INTERRUPTED else f"error: {message}")
     finally:
         give_up_unwritable()
     return code
@@ -85,7 +82,7 @@ def _engine(arguments: argparse.Namespace) -> int:
 
     _announce_sample(arguments)
     target, gpus = resolve_target(arguments.target, arguments.gpu)
-    print(f"target: {target} (asked for: {arguments.target})", file=sys.stderr)
+    log.info("target: %s (asked for: %s)", target, arguments.target)
     spec = replace(
         _common_spec(arguments),
         precision=Precision.parse("PRECISION", arguments.precision),
@@ -106,7 +103,8 @@ def _engine(arguments: argparse.Namespace) -> int:
 
 def _build(opened: Opened, tasks: tuple[str, ...] | None, start: float) -> None:
     """Build and print; what loads torch is imported once nothing else is wrong."""
-    from export.pipeline import build_bundles
+    with stage("loading PyTorch"):
+        from export.pipeline import build_bundles
 
     for path, manifest in build_bundles(opened, tasks):
         print(_summary(path, manifest, time.perf_counter() - start))
@@ -118,7 +116,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     _announce_sample(arguments)
     tasks, opened = _tasks(arguments), open_build(_common_spec(arguments))
-    from export.pipeline import calibrate_bundles
+    with stage("loading PyTorch"):
+        from export.pipeline import calibrate_bundles
 
     for path, calibration, reused in calibrate_bundles(opened, tasks):
         lengths = calibration.corpus["counts"]["length"]
@@ -130,11 +129,10 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 def _announce_sample(arguments: argparse.Namespace) -> None:
     if arguments.model is None:
-        print(
+        log.info(
             "MODEL is not set: using the embedded sample (8.9 M parameters, to try things out; "
             "takes about a minute, TASK=all and INT8 a few). The real model: "
-            "MODEL=jinaai/jina-embeddings-v3",
-            file=sys.stderr,
+            "MODEL=jinaai/jina-embeddings-v3"
         )
 
 

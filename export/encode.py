@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,9 +63,8 @@ def vector_output(out: Path | None) -> Iterator[Write]:
     target = out.resolve()  # a link keeps pointing to the file
     if target.is_dir():
         raise InputError(f"--out: {shown(str(out))} is a folder, expected a file's name")
-    staged = target.with_name(f".adaptrt-{os.getpid()}.npy")
+    staged = target.with_name(f".adaptrt-{secrets.token_hex(8)}.npy")
     try:
-        staged.unlink(missing_ok=True)
         staged.open("xb").close()  # hours of work may lie between here and the vectors
     except OSError as error:
         raise InputError(f"--out: cannot write {shown(str(out))} ({error.strerror})") from error

@@ -112,6 +112,8 @@ _MACHINE = {
 
 def explain(error: BaseException) -> Failure:
     """What to print for ``error``, not yet escaped, and the code to end with."""
+    if _is_interrupt(error):
+        return Failure("interrupted; nothing unfinished was published", INTERRUPTED)
     if isinstance(error, AdaptrtError):
         return Failure(str(error), error.exit_code)
     for name in () if _ours_is_missing(error) else _names(error):
@@ -120,6 +122,16 @@ def explain(error: BaseException) -> Failure:
         if name == "builtins.OSError":
             return _explain_os_error(error)
     return Failure(f"internal error: {type(error).__name__}: {_words(error)}", INTERNAL)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Ctrl-C, also as the cause of another error: in the middle of an import it breaks the module.
+
+    PyTorch's exporter then reports that a part of itself is missing.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _names(error: BaseException) -> Iterator[str]:

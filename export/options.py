@@ -268,7 +268,7 @@ def encode(command: ArgumentParser) -> None:
 
 
 def _checkpoint(command: ArgumentParser) -> None:
-    Options(command).flag("--quiet", "no line per stage on standard error")
+    Options(command).flag("--quiet", "nothing but warnings and errors on standard error")
     add = Options(command, "the checkpoint").add
     add(
         "--model",

@@ -109,6 +109,10 @@ def require_file_place(path: Path) -> None:
     above = next(p for p in path.absolute().parents if os.path.lexists(p))
     if not above.is_dir():
         raise InputError(f"cannot write {path}: {above} is no folder; move it away")
+    if not os.path.lexists(path) and not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot write {path}: {above} is read-only; name another place, or make it writable"
+        )
     if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
         what = "a link" if path.is_symlink() else "no file"
         raise InputError(

@@ -109,6 +109,17 @@ def test_what_is_no_calibration_is_refused_before_any_work(
 
 
 @pytest.mark.usefixtures("no_work")
+def test_read_only_place_is_found_before_a_calibration(
+    tmp_path: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """As the system answers on a volume mounted read-only; the tests may run as root."""
+    monkeypatch.setattr("runtimes.files.os.access", lambda path, mode: path != tmp_path)
+    assert run_cli("calibrate", "--model", small_folder, "--out", tmp_path / "out") == 2
+    assert f"{tmp_path} is read-only; name another place" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_work")
 def test_someone_elses_json_is_no_calibration(
     place: Path, small_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

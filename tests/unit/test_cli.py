@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,15 +108,28 @@ def test_each_error_has_its_exit_code(
     assert capsys.readouterr().err == "error: what, got, expected\n"
 
 
-def test_interrupt_exits_130_and_says_nothing_was_published(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupt(_: Any) -> int:
-        raise KeyboardInterrupt
+def broken_by_an_interrupt() -> None:
+    """As PyTorch does where Ctrl-C comes while it imports a part of itself."""
+    try:
+        try:
+            raise KeyboardInterrupt
+        except ValueError.missing:  # type: ignore[attr-defined]
+            pass
+    except AttributeError as error:
+        raise RuntimeError("Failed to export the model") from error
 
-    monkeypatch.setattr(export.cli, "_engine", interrupt)
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("fail", [interrupt, broken_by_an_interrupt])
+def test_interrupt_exits_130_and_says_nothing_unfinished_was_published(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fail: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(export.cli, "_engine", lambda _: fail())
     assert main(["engine"]) == 130
-    assert capsys.readouterr().err == "interrupted; nothing was published\n"
+    assert capsys.readouterr().err == "interrupted; nothing unfinished was published\n"
 
 
 @no_gpu

@@ -39,7 +39,11 @@ def read_peft_adapter(folder: Path, task: str, config: EncoderConfig) -> Adapter
                 "word_embeddings, token_type_embeddings, Wqkv (or q/k/v_proj), out_proj, fc1, "
                 f"fc2 or pooler.dense in {config.layers} layers"
             )
-        keys[name][match["side"][-1]] = key
+        if (first := keys[name].setdefault(match["side"][-1], key)) != key:
+            raise InputError(
+                f"{files.path(key)}: {plain(first)} and {plain(key)} are of one module; "
+                "save the adapter again with PEFT"
+            )
     if not keys:
         raise InputError(f"{folder}: the adapter holds no tensors; save it again with PEFT")
     pairs = {

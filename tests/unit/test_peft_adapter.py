@@ -209,6 +209,9 @@ TENSORS: dict[str, tuple[Edit, str]] = {
                     r"lora_A\.weight has shape \[4, 32\], expected \[4, 64\]"),
     "NaN": (poison, rf"{Q0}\.lora_B\.weight holds NaN"),
     "fused and split": (add_fused, r"layers\.0\.mixer\.Wqkv is given both fused and split"),
+    "one module in two spellings": (
+        lambda t: t.update({k.replace("self_attn.q", "mixer.q"): t[k] for k in list(t)}),
+        r"layers\.0\.mixer\.q_proj\.lora_A\.weight and .*self_attn\.q.* are of one module"),
     "embedding as linear layer": (rename("layers.0.mlp.fc1", "embeddings.word_embeddings"),
                                   r"word_embeddings\.lora_A\.weight"),
     "empty": (lambda t: t.clear(), "the adapter holds no tensors"),

@@ -205,6 +205,9 @@ TENSORS: dict[str, tuple[Edit, str]] = {
     "norm": (rename("mlp.fc1", "norm1"), r"unexpected tensor .*norm1"),
     "stray tensor": (lambda t: t.update({f"{Q0}.magnitude": np.ones(3, np.float32)}),
                      r"unexpected tensor .*magnitude"),
+    "whole embedding": (
+        lambda t: t.update({f"{PREFIX}embeddings.word_embeddings.weight": np.ones((9, 64), "f4")}),
+        r"unexpected tensor .*word_embeddings\.weight, .*save_embedding_layers=False"),
     "other width": (lambda t: t.update({f"{Q0}.lora_A.weight": np.ones((4, 32), np.float32)}),
                     r"lora_A\.weight has shape \[4, 32\], expected \[4, 64\]"),
     "NaN": (poison, rf"{Q0}\.lora_B\.weight holds NaN"),

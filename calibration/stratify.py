@@ -15,6 +15,7 @@ from math import ceil
 import numpy as np
 
 from calibration.corpus import Text
+from calibration.table import Counts
 from runtimes.errors import InputError
 from runtimes.tokens import Ids, TextTokenizer, shorten
 
@@ -77,7 +78,7 @@ def stratify(
     return samples
 
 
-def counts(samples: Sequence[Sample]) -> dict[str, dict[str, int]]:
+def counts(samples: Sequence[Sample]) -> Counts:
     """How many samples there are by task, language and length class."""
     return {
         "task": dict(sorted(Counter(s.task for s in samples).items())),

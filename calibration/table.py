@@ -6,18 +6,20 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from calibration.observers import OBSERVERS
 from calibration.quantise import LEVELS, MIN_SCALE
-from runtimes.errors import AdaptrtError, InputError
+from runtimes.errors import AdaptrtError, InputError, shown
 from runtimes.files import read_json, replacing
+from runtimes.records import as_record, unknown_keys
 
 SCHEMA = 1
 _FIELDS = {"schema", "key", "model_sha256", "task", "corpus", "settings", "tensors"}
 Setting = str | int | float | bool
+_MOST = 1e30  # of any number; products of such overflow no FP64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,9 @@ class Range:
             raise ValueError(f"observer {self.observer!r}, expected one of {', '.join(OBSERVERS)}")
         if not self.channel_max:
             raise ValueError("channel_max is empty")
-        numbers = (self.amplitude, self.alpha, *self.channel_max)
+        if not isinstance(self.histogram_digest, str):
+            raise ValueError("histogram_digest is no text")
+        numbers = (self.amplitude, self.scale, self.alpha, *self.channel_max)
         optional = (n for n in (self.output_error, self.cosine) if n is not None)
         if not all(_is_number(n) for n in (*numbers, *optional)) or min(numbers) < 0:
             raise ValueError("a number is not finite, negative, or no number")
@@ -53,17 +57,31 @@ class Range:
             raise ValueError(f"scale {self.scale}, expected amplitude {self.amplitude} / {LEVELS}")
 
 
+class Counts(TypedDict):
+    """How many texts there are of each task, language and length class."""
+
+    task: Mapping[str, int]
+    language: Mapping[str, int]
+    length: Mapping[str, int]
+
+
+class Corpus(TypedDict):
+    """What the ranges were computed from."""
+
+    sha256: str
+    counts: Counts
+
+
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The ranges of one model's GEMMs for one task (or all of them, switchable).
 
-    ``corpus`` holds ``sha256`` and ``counts`` by task, language and length class; ``settings``
-    whatever else the ranges depend on.
+    ``settings`` holds the ``observer`` and whatever else the ranges depend on.
     """
 
     model_sha256: str
     task: str
-    corpus: Mapping[str, Any]
+    corpus: Corpus
     settings: Mapping[str, Setting]
     tensors: Mapping[str, Range]
 
@@ -77,7 +95,7 @@ class Calibration:
         """Raise :class:`InputError` unless the ranges come from the corpus with this hash."""
         if self.corpus["sha256"] != sha256:
             raise InputError(
-                f"calibration: it was made from the corpus {self.corpus['sha256']}, got the "
+                f"calibration: it was made from the corpus {shown(self.corpus['sha256'])}, got the "
                 f"corpus {sha256}; calibrate again, or give the same texts"
             )
 
@@ -100,23 +118,21 @@ def read_calibration(path: Path) -> Calibration:
     """
     raw = read_json(path)
     if raw.get("schema") != SCHEMA:
-        raise InputError(f"{path}: schema {raw.get('schema')!r}, expected {SCHEMA}; {_AGAIN}")
+        raise InputError(f"{path}: schema {shown(raw.get('schema'))}, expected {SCHEMA}; {_AGAIN}")
     if different := _FIELDS ^ raw.keys():
-        raise InputError(f"{path}: missing or unknown: {', '.join(sorted(different))}; {_AGAIN}")
-    for name, kind in (("model_sha256", str), ("task", str), ("corpus", dict),
-                       ("settings", dict), ("tensors", dict)):  # fmt: skip
-        if not isinstance(raw[name], kind):
-            raise InputError(f"{path}: {name} is no {kind.__name__}; {_AGAIN}")
-    if raw["corpus"].keys() != {"sha256", "counts"}:
-        raise InputError(f"{path}: corpus needs sha256 and counts; {_AGAIN}")
-    tensors = {name: _range(path, name, entry) for name, entry in raw["tensors"].items()}
-    found = Calibration(
-        model_sha256=raw["model_sha256"], task=raw["task"], corpus=raw["corpus"],
-        settings=raw["settings"], tensors=tensors,
-    )  # fmt: skip
+        raise InputError(f"{path}: missing or unknown: {shown(sorted(different))}; {_AGAIN}")
+    if not isinstance(entries := raw["tensors"], dict):
+        raise InputError(f"{path}: tensors: got {shown(entries)}, expected object; {_AGAIN}")
+    found = as_record(raw | {"tensors": {}}, Calibration, path, _AGAIN)
+    if (unknown := next(unknown_keys(raw["corpus"], Corpus), None)) is not None:
+        raise InputError(f"{path}: corpus.{shown(unknown)}: unknown; {_AGAIN}")
+    if not isinstance(found.settings.get("observer"), str):
+        raise InputError(f"{path}: settings.observer: missing; {_AGAIN}")
     if found.key != raw["key"]:
-        raise InputError(f"{path}: key {raw['key']}, expected {found.key}: changed; {_AGAIN}")
-    return found
+        raise InputError(
+            f"{path}: key {shown(raw['key'])}, expected {found.key}: changed; {_AGAIN}"
+        )
+    return replace(found, tensors={k: _range(path, k, entry) for k, entry in entries.items()})
 
 
 _AGAIN = "delete it and calibrate again"
@@ -126,11 +142,11 @@ def _range(path: Path, name: str, entry: Any) -> Range:
     try:
         return Range(**entry)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: {name}: {error}; {_AGAIN}") from error
+        raise InputError(f"{path}: {shown(name)}: {shown(str(error))}; {_AGAIN}") from error
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, int | float) and abs(value) <= _MOST  # which NaN is not
 
 
 def _lines(calibration: Calibration) -> Iterator[str]:

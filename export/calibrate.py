@@ -35,7 +35,7 @@ from export.progress import stage
 from export.spec import CALIBRATION_FOLDER, BuildSpec, GraphForm, Head, Interface, Observer
 from export.trace import PortableGraph, trace
 from export.weights import write_weights
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
 from runtimes.files import require_file_place
 from runtimes.tokens import TextTokenizer, shorten
 
@@ -116,9 +116,12 @@ def _given(subject: Subject, path: Path, texts: Sequence[Text]) -> Calibration:
         ("task", found.task, subject.task),
     ):
         if got != expected:
-            raise InputError(f"CALIBRATION: {path}: its {what} is {got}, expected {expected}")
+            raise InputError(
+                f"CALIBRATION: {path}: its {what} is {shown(got)}, expected {expected!r}"
+            )
     found.require_corpus(corpus_sha256(texts))
-    if found.tensors.keys() != gemm_modules(subject.checkpoint.config).keys():
+    channels = {name: m.rows for name, m in gemm_modules(subject.checkpoint.config).items()}
+    if {name: len(entry.channel_max) for name, entry in found.tensors.items()} != channels:
         raise InputError(f"CALIBRATION: {path}: its GEMMs are not the model's; calibrate again")
     return found
 

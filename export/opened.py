@@ -63,6 +63,7 @@ def _open(spec: BuildSpec, engines: EngineSource | None) -> Opened:
         source.folder / TOKENIZER,
         max_tokens=spec.limits.max_tokens,
         pad_id=checkpoint.config.pad_id,
+        vocab=checkpoint.config.vocab,
     )
     engine_profiles(spec.profiles, spec.limits)
     trt = None

@@ -37,9 +37,14 @@ def read_peft_adapter(folder: Path, task: str, config: EncoderConfig) -> Adapter
             raise InputError(
                 f"{files.path(key)}: unexpected tensor {plain(key)}, expected LoRA tensors of "
                 "word_embeddings, token_type_embeddings, Wqkv (or q/k/v_proj), out_proj, fc1, "
-                f"fc2 or pooler.dense in {config.layers} layers"
+                f"fc2 or pooler.dense in {config.layers} layers; save it again with PEFT's "
+                "save_embedding_layers=False"
             )
-        keys[name][match["side"][-1]] = key
+        if (first := keys[name].setdefault(match["side"][-1], key)) != key:
+            raise InputError(
+                f"{files.path(key)}: {plain(first)} and {plain(key)} are of one module; "
+                "save the adapter again with PEFT"
+            )
     if not keys:
         raise InputError(f"{folder}: the adapter holds no tensors; save it again with PEFT")
     pairs = {

@@ -41,11 +41,13 @@ _MOST_PATTERNS = 200
 _MOST_NAMES = 512
 _MOST_ALPHA = 1e12
 # What a pattern is made of: characters of module names; any character, digit or class, which may
-# repeat; anchors; alternatives in groups, which may not repeat.
+# repeat; anchors; alternatives in groups, which may not repeat, but may be left out.
+_REPEAT = r"(?:[*+]|\{\d{1,2}(?:,\d{0,2})?\})"
+_ANY = r"(?:\.|\\[.dw]|\[(?:\w(?:-\w)?|\\[.dw])+\])"
 _PATTERN = re.compile(
-    r"(?:[\w-]|\^|\$|\||\((?:\?:)?|\)|(?:\.|\\[.dw]|\[(?:\w(?:-\w)?|\\[.dw])+\])(?:[*+]\??)?)*",
-    re.ASCII,
+    rf"(?:[\w-]\??|\^|\$|\||\((?:\?:)?|\)\??|{_ANY}(?:{_REPEAT}\??|\?)?)*", re.ASCII
 )
+_OPTIONAL = re.compile(r"(?<![(*+}])\?")
 _LONGEST = 512  # characters of a pattern
 _DEEPEST = 8  # groups in groups
 # Ways a pattern can match a module's name, summed over a table: the most that re may try. One
@@ -211,7 +213,7 @@ def _check_patterns(where: str, patterns: list[str]) -> None:
         if len(pattern) > _LONGEST or not _PATTERN.fullmatch(pattern):
             raise InputError(
                 f"{where} {shown(pattern)} is not a pattern that is safe to run, expected names of "
-                r"modules with ., \., \d, \w, [0-9], *, +, ^, $ and alternatives in groups"
+                r"modules with ., \., \d, \w, [0-9], *, +, ?, {1,2}, ^, $, alternatives in groups"
             )
         ways += _ways(pattern)
         if ways > _MOST_WAYS:
@@ -241,7 +243,8 @@ def _ways(pattern: str) -> int:
             open_groups[-1] += 1
         if len(open_groups) > _DEEPEST:
             return _MOST_WAYS + 1
-    repeats = sum(map(pattern.count, "*+")) + 1
+    paths <<= len(_OPTIONAL.findall(pattern))
+    repeats = sum(map(pattern.count, "*+{")) + 1
     return paths * open_groups[0] * comb(_NAME_LENGTH + repeats, repeats)
 
 

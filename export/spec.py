@@ -45,7 +45,7 @@ class Choice(StrEnum):
             return cls(value)
         except ValueError as error:
             known = ", ".join([*more, *(member.value for member in cls)])
-            raise InputError(f"{variable}: got {value!r}, expected one of {known}") from error
+            raise InputError(f"{variable}: got {shown(value)}, expected one of {known}") from error
 
 
 class Precision(Choice):
@@ -230,7 +230,9 @@ class BuildSpec:
             raise InputError("GPU: the list is empty; name at least one, for example GPU=sm89")
         for gpu in self.gpus:
             if not _SM.fullmatch(gpu):
-                raise InputError(f"GPU: got {gpu!r}, expected a name such as sm86, sm89 or sm120")
+                raise InputError(
+                    f"GPU: got {shown(gpu)}, expected a name such as sm86, sm89 or sm120"
+                )
         if not 1 <= self.rank <= MAX_RANK:
             raise InputError(f"RANK: got {self.rank}, expected 1 to {MAX_RANK}")
         if self.parity_tokens < 1:

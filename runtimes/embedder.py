@@ -228,8 +228,9 @@ def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES)
     """The bundle's tokenizer."""
     path = folder / manifest.artifact("tokenizer").path
     return TextTokenizer(
-        path, max_tokens=manifest.max_tokens, pad_id=manifest.pad_id, max_bytes=max_bytes
-    )
+        path, max_tokens=manifest.max_tokens, pad_id=manifest.pad_id, max_bytes=max_bytes,
+        vocab=manifest.architecture["vocab"],
+    )  # fmt: skip
 
 
 def _open_executor(

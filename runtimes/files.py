@@ -61,7 +61,7 @@ def read_small(path: Path, most: int = MAX_JSON_BYTES) -> bytes:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     if (size := max(size, len(content))) > most:  # files of /proc state 0 bytes
-        raise InputError(f"{path}: {size} bytes, expected at most {most} for this JSON file")
+        raise InputError(f"{path}: {size} bytes, expected at most {most}")
     return content
 
 

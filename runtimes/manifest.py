@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -167,8 +168,8 @@ def read_manifest(bundle: Path, *, files: bool = True) -> Manifest:
 
     Without ``files`` the manifest alone is read, also that of a damaged bundle.
     """
-    if not bundle.is_dir():
-        raise InputError(f"BUNDLE: {bundle} is not a folder; {_whereabouts(bundle)}")
+    if not os.path.isdir(bundle):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+        raise InputError(f"BUNDLE: {shown(str(bundle))} is not a folder; {_whereabouts(bundle)}")
     path = bundle / FILE
     if not path.is_file():
         raise InputError(f"BUNDLE: {bundle} has no {FILE}; `make engine` prints where it wrote")

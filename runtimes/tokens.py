@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
-from runtimes.errors import InputError
+from runtimes.errors import InputError, shown
 from runtimes.files import MAX_JSON_BYTES
 from runtimes.memory import trim
 
@@ -48,19 +49,20 @@ class TextTokenizer:
     """
 
     def __init__(
-        self, path: Path, *, max_tokens: int, pad_id: int, max_bytes: int = MAX_BYTES
-    ) -> None:
+        self, path: Path, *, max_tokens: int, pad_id: int, max_bytes: int = MAX_BYTES,
+        vocab: int = sys.maxsize,
+    ) -> None:  # fmt: skip
         if not path.is_file():
             raise InputError(f"{path}: no such file; the model's tokenizer.json is needed")
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise InputError(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES}")
-        try:
+        with _as_input_error(f"{path}: not a tokenizer file"):
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises nothing narrower
-            raise InputError(f"{path}: not a tokenizer file ({error})") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+            self._tokenizer.no_truncation()
+            self._tokenizer.no_padding()
+        self.path, self.vocab = path, vocab
         self.max_tokens, self.pad_id, self.max_bytes = max_tokens, pad_id, max_bytes
+        self.tokenize(["a\U0010fffd"])  # what fails on any text, or on unknown characters
 
     def encode(
         self, texts: Sequence[str], prefix: str | Sequence[str] = "", *, strict: bool = False
@@ -95,18 +97,32 @@ class TextTokenizer:
 
         The offsets of special tokens are (0, 0).
         """
-        encoding = self._tokenizer.encode(text)
-        found = np.asarray(encoding.ids, np.int64), np.asarray(encoding.offsets, np.int64)
+        with self._tokenizing():
+            encoding = self._tokenizer.encode(text)
+        found = self._ids(encoding), np.asarray(encoding.offsets, np.int64)
         del encoding
         _trim_after(len(text))
         return found
 
     def _rows(self, texts: Sequence[str]) -> list[Ids]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts))  # without offsets
-        rows = [np.asarray(encoding.ids, np.int64) for encoding in encodings]
+        with self._tokenizing():
+            encodings = self._tokenizer.encode_batch_fast(list(texts))  # without offsets
+        rows = [self._ids(encoding) for encoding in encodings]
         del encodings
         _trim_after(sum(map(len, texts)))
         return rows
+
+    def _tokenizing(self) -> AbstractContextManager[None]:
+        return _as_input_error(f"{self.path}: cannot tokenize a text")
+
+    def _ids(self, encoding: Encoding) -> Ids:
+        ids = np.asarray(encoding.ids, np.int64)
+        if (greatest := ids.max(initial=0)) >= self.vocab:
+            raise InputError(
+                f"{self.path}: gives the id {greatest}, expected ids below {self.vocab}, the "
+                "model's vocabulary; use the tokenizer.json of this model"
+            )
+        return ids
 
     def _truncate(self, ids: Ids, index: int, strict: bool) -> Ids:
         message = f"text {index}: {len(ids)} tokens, the bundle takes {self.max_tokens}"
@@ -123,6 +139,17 @@ class TextTokenizer:
         for row, (out, seen) in zip(rows, zip(ids, mask, strict=True), strict=True):
             out[: len(row)], seen[: len(row)] = row, 1
         return Tokens(ids, mask)
+
+
+@contextmanager
+def _as_input_error(what: str) -> Iterator[None]:
+    """The library raises bare exceptions and, where a file makes it panic, no Exception at all."""
+    try:
+        yield
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException as error:
+        raise InputError(f"{what} ({shown(str(error))}); download it again") from error
 
 
 def check_text(text: object, where: str = "text 0", max_bytes: int | None = None) -> None:

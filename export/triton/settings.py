@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from runtimes.errors import InputError, one_line, shown
+from runtimes.files import MAX_CONFIG_BYTES, read_small
 from runtimes.tokens import MAX_BYTES
 
 _LIMITS = {"instances": (1, 64), "versions": (1, 100), "max_bytes": (1, 2**31 - 1)}
@@ -86,9 +87,7 @@ def read_settings(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"SETTINGS: {path}: cannot be read ({error.strerror})") from error
+        raw = tomllib.loads(read_small(path, MAX_CONFIG_BYTES).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"SETTINGS: {path}: not valid TOML ({error})") from error
     known = [*_SECTIONS, "versions"]

@@ -171,7 +171,7 @@ def test_given_table_must_be_of_the_same_texts_and_task(
     assert build(tmp_path / "out", *table, "--calibration-data", one_text) == 2
     assert "corpus" in capsys.readouterr().err.splitlines()[-1]
     assert build(tmp_path / "out", *table, "--task", "separation") == 2
-    assert "its task is classification, expected separation" in capsys.readouterr().err
+    assert "its task is 'classification', expected 'separation'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -28,7 +28,10 @@ def make_range(**changes: Any) -> Range:
 def make(**changes: Any) -> Calibration:
     fields = {
         "model_sha256": "0" * 64, "task": "classification",
-        "corpus": {"sha256": "1" * 64, "counts": {"language": {"de": 3, "zh": 2}}},
+        "corpus": {
+            "sha256": "1" * 64,
+            "counts": {"task": {}, "language": {"de": 3}, "length": {"16": 3}},
+        },
         "settings": {"observer": "mse", "max_tokens": 512, "seed": 0, "prefix": "Frage: ü"},
         "tensors": {FC1: make_range(), "other": make_range(cosine=None, output_error=None)},
     }  # fmt: skip
@@ -82,7 +85,9 @@ def test_key_does_not_depend_on_the_order_of_settings() -> None:
 
 def test_another_corpus_is_refused() -> None:
     make().require_corpus("1" * 64)
-    with pytest.raises(InputError, match=r"made from the corpus 1{64}, got the corpus 2{64}; cal"):
+    with pytest.raises(
+        InputError, match=r"made from the corpus '1{64}', got the corpus 2{64}; cal"
+    ):
         make().require_corpus("2" * 64)
 
 
@@ -90,22 +95,30 @@ def test_another_corpus_is_refused() -> None:
     ("change", "words"),
     [
         (lambda v: v.update(schema=2), "schema 2, expected 1"),
-        (lambda v: v.pop("task"), "missing or unknown: task"),
-        (lambda v: v.update(extra=1), "missing or unknown: extra"),
+        (lambda v: v.pop("task"), "missing or unknown: .'task'"),
+        (lambda v: v.update(extra=1), "missing or unknown: .'extra'"),
+        (lambda v: v.update({"x\n\x1b" * 200: 1}), r"unknown: .'x\\n\\x1b.{100,200} characters"),
         (lambda v: v.update(task="separation"), "key .*: changed"),
         (lambda v: v["settings"].update(seed=7), "key .*: changed"),
         (lambda v: v["corpus"].update(sha256="2"), "key .*: changed"),
-        (lambda v: v["corpus"].pop("counts"), "corpus needs sha256 and counts"),
-        (lambda v: v.update(tensors=[]), "tensors is no dict"),
-        (lambda v: v.update(task=3), "task is no str"),
+        (lambda v: v["corpus"].pop("counts"), "corpus.counts: missing"),
+        (lambda v: v["corpus"].update(counts="abc"), "corpus.counts: got 'abc', expected object"),
+        (lambda v: v["corpus"]["counts"].update(length=5), "counts.length: got 5, expected object"),
+        (lambda v: v["corpus"]["counts"].update({"\n": 1}), r"corpus.'counts.\\n': unknown"),
+        (lambda v: v["settings"].pop("observer"), "settings.observer: missing"),
+        (lambda v: v.update(tensors=[]), r"tensors: got \[\], expected object"),
+        (lambda v: v.update(task=3), "task: got 3, expected str"),
         (lambda v: v["tensors"].update({FC1: 3}), FC1),
         (lambda v: v["tensors"][FC1].pop("scale"), f"{FC1}.*scale"),
         (lambda v: v["tensors"][FC1].update(zero_point=0), "zero_point"),
         (lambda v: v["tensors"][FC1].update(observer="guess"), "observer 'guess', expected one"),
         (lambda v: v["tensors"][FC1].update(scale=0.02), "scale 0.02, expected amplitude 1.27"),
-        (lambda v: v["tensors"][FC1].update(scale="x"), FC1),
+        (lambda v: v["tensors"][FC1].update(scale="x"), f"{FC1}.*or no number"),
         (lambda v: v["tensors"][FC1].update(amplitude=-1.27), "not finite, negative"),
         (lambda v: v["tensors"][FC1].update(amplitude=float("nan")), "not finite, negative"),
+        (lambda v: v["tensors"][FC1].update(amplitude=10**400), "not finite, negative"),
+        (lambda v: v["tensors"][FC1].update(scale=10**400), "not finite, negative"),
+        (lambda v: v["tensors"][FC1].update(histogram_digest=[]), "histogram_digest is no text"),
         (lambda v: v["tensors"][FC1].update(channel_max=[]), "channel_max is empty"),
         (lambda v: v["tensors"][FC1].update(channel_max=[1, "2"]), "or no number"),
         (lambda v: v["tensors"][FC1].update(channel_max=[float("inf")]), "not finite"),

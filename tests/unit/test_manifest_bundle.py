@@ -192,6 +192,8 @@ def test_manifest_without_a_field_is_an_input_error(bundle: Path) -> None:
 @pytest.mark.parametrize("name", ["absent", "file"])
 def test_bundle_that_is_no_folder_is_an_input_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"BUNDLE: .x{100,130}… .* is not a folder"):
+        read_manifest(Path("x" * 5000))
     with pytest.raises(InputError, match=r"BUNDLE: .* is not a folder"):
         read_manifest(tmp_path / name)
 

@@ -205,10 +205,16 @@ TENSORS: dict[str, tuple[Edit, str]] = {
     "norm": (rename("mlp.fc1", "norm1"), r"unexpected tensor .*norm1"),
     "stray tensor": (lambda t: t.update({f"{Q0}.magnitude": np.ones(3, np.float32)}),
                      r"unexpected tensor .*magnitude"),
+    "whole embedding": (
+        lambda t: t.update({f"{PREFIX}embeddings.word_embeddings.weight": np.ones((9, 64), "f4")}),
+        r"unexpected tensor .*word_embeddings\.weight, .*save_embedding_layers=False"),
     "other width": (lambda t: t.update({f"{Q0}.lora_A.weight": np.ones((4, 32), np.float32)}),
                     r"lora_A\.weight has shape \[4, 32\], expected \[4, 64\]"),
     "NaN": (poison, rf"{Q0}\.lora_B\.weight holds NaN"),
     "fused and split": (add_fused, r"layers\.0\.mixer\.Wqkv is given both fused and split"),
+    "one module in two spellings": (
+        lambda t: t.update({k.replace("self_attn.q", "mixer.q"): t[k] for k in list(t)}),
+        r"layers\.0\.mixer\.q_proj\.lora_A\.weight and .*self_attn\.q.* are of one module"),
     "embedding as linear layer": (rename("layers.0.mlp.fc1", "embeddings.word_embeddings"),
                                   r"word_embeddings\.lora_A\.weight"),
     "empty": (lambda t: t.clear(), "the adapter holds no tensors"),

@@ -189,12 +189,50 @@ def test_real_token_with_the_padding_id_stays_unmasked() -> None:
     assert PAD_ID in row.tolist()
 
 
+def template(token: int) -> dict[str, Any]:
+    """A post-processor that puts one token before each text."""
+    special = {"id": "<s>", "ids": [token], "tokens": ["<s>"]}
+    parts = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    second = {"Sequence": {"id": "B", "type_id": 1}}
+    return {"type": "TemplateProcessing", "single": parts, "pair": [*parts, second],
+            "special_tokens": {"<s>": special}}  # fmt: skip
+
+
 @pytest.mark.parametrize("content", ["", "{}", "[]", "not json", '{"model": null}'])
 def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(content)
     with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer file"):
         TextTokenizer(path, max_tokens=64, pad_id=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}, "charsmap"),
+        ({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "?"}}, "Missing .UNK."),
+        ({"model": {"type": "\n\x1b[2J" * 500}}, "not a tokenizer file"),
+        ({"post_processor": template(10**6)}, "gives the id 1000000, expected ids below 16000"),
+    ],
+    ids=["panic", "no unknown token", "unknown model", "beyond the vocabulary"],
+)
+def test_tokenizer_that_fails_on_texts_is_refused(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(json.loads((SAMPLE / "tokenizer.json").read_text()) | change))
+    with pytest.raises(InputError, match=rf"tokenizer\.json: .*{words}") as caught:
+        TextTokenizer(path, max_tokens=64, pad_id=1, vocab=16000)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_id_of_a_rare_token_beyond_the_vocabulary_is_refused() -> None:
+    tokenizer = TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=64, pad_id=1, vocab=500)
+    with pytest.raises(InputError, match=r"gives the id \d+, expected ids below 500"):
+        tokenizer.encode(["Where is the station?"])
+    with pytest.raises(InputError, match="use the tokenizer"):
+        tokenizer.tokenize_with_offsets("Where is the station?")
 
 
 def test_missing_and_oversized_tokenizers_are_refused(tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_repository_for_other_backends(tmp_path: Path, small_bundle: Path) -> No
         ({"encoder": "cuda"}, "ENCODER: got 'cuda', expected one of auto, tensorrt"),
         ({"encoder": "onnxruntime"}, "TRITON_VERSION=25.05"),
         ({"triton_version": "x"}, "TRITON_VERSION: got 'x'"),
-        ({"settings": "/nowhere.toml"}, "SETTINGS: /nowhere.toml: cannot be read"),
+        ({"settings": "/nowhere.toml"}, "/nowhere.toml: no such file"),
     ],
 )
 def test_refusal_keeps_the_former_repository(

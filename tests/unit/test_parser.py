@@ -209,5 +209,10 @@ def test_names_that_are_too_long_are_one_line(
     assert run_cli(*[part.replace("LONG", name) for part in command], *target) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    expected = ("File name too long", "CALIBRATION_DATA", "neither a folder nor a hub id")
+    expected = (
+        "File name too long",
+        "CALIBRATION_DATA",
+        "neither a folder nor a hub id",
+        "is not a folder",
+    )
     assert any(words in lines[0] for words in expected)

@@ -172,6 +172,11 @@ def test_given_table_must_be_of_the_same_texts_and_task(
     assert "corpus" in capsys.readouterr().err.splitlines()[-1]
     assert build(tmp_path / "out", *table, "--task", "separation") == 2
     assert "its task is 'classification', expected 'separation'" in capsys.readouterr().err
+    narrow = json.loads(table[1].read_text(encoding="utf-8"))
+    next(iter(narrow["tensors"].values()))["channel_max"].pop()
+    (tmp_path / "narrow.json").write_text(json.dumps(narrow))
+    assert build(tmp_path / "out", "--calibration", tmp_path / "narrow.json") == 2
+    assert "its GEMMs are not the model's" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

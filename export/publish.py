@@ -10,6 +10,7 @@ is held for the moments in which a build looks at ``x`` and changes it.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Self
 
 from export.exchange import exchange
-from runtimes.errors import AdaptrtError
+from runtimes.errors import AdaptrtError, InputError
 from runtimes.files import flush
 
 Check = Callable[[Path], object]
 _TURN = "0"  # a token that no build has
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EIO}  # the disk's fault, not that of the place
 
 
 @contextmanager
@@ -145,7 +147,8 @@ def _begin(final: Path, may_replace: Check) -> _Claim:
                 pass  # nobody else's: the names are random
             claim.folder.mkdir()
     except OSError as error:
-        raise AdaptrtError(f"OUT: cannot write below {final.parent} ({error})") from error
+        kind = AdaptrtError if error.errno in _FULL else InputError
+        raise kind(f"OUT: cannot write below {final.parent} ({error})") from error
     return claim
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from export.bundle import check_hashes, staging, write_json
-from runtimes.errors import AdaptrtError, GateError, InputError
+from runtimes.errors import GateError, InputError
 from runtimes.manifest import FILE, Manifest, make_artifact, read_manifest
 from tests.support import edit_json, listing, make_manifest
 
@@ -146,7 +146,7 @@ def test_out_that_is_a_file_is_an_error_naming_it(tmp_path: Path) -> None:
         with staging(tmp_path / "out" / "model" / "task"):
             pass
 
-    with pytest.raises(AdaptrtError, match="OUT: cannot write below"):
+    with pytest.raises(InputError, match="OUT: cannot write below"):
         build()
 
 

@@ -25,6 +25,7 @@ TEXT, TASK, DIMENSIONS, PREFIX, TRUNCATE = "TEXT", "TASK", "DIMENSIONS", "PREFIX
 LATE_CHUNKING, CHUNKS = "LATE_CHUNKING", "CHUNKS"
 CHUNK_TOKENS, SENTENCES = "CHUNK_TOKENS", "SENTENCES"
 EMBEDDING, WARNINGS, SPANS, WINDOWS = "EMBEDDING", "WARNINGS", "SPANS", "WINDOWS"
+MOST_TEXTS = 16384  # in one request: their vectors take 64 MB at 1024 dimensions
 REQUEST_TEXTS = 16  # of the greatest length: what the texts of one request have together at most
 
 
@@ -180,6 +181,10 @@ def renumber(message: str, rows: Sequence[int]) -> str:
 
 def _texts(values: NDArray[Any], max_bytes: int) -> list[str]:
     """Sizes first: nothing is decoded of a request that is too large."""
+    if len(values) > MOST_TEXTS:
+        raise InputError(
+            f"{TEXT}: {len(values)} in one request, expected at most {MOST_TEXTS}; send fewer at a time"
+        )
     for index, value in enumerate(values):
         check_size(f"{TEXT} {index}", len(value), max_bytes)
     if (total := sum(map(len, values))) > REQUEST_TEXTS * max_bytes:

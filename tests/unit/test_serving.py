@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from runtimes import InputError
-from runtimes.serving import Request, Router
+from runtimes.serving import MOST_TEXTS, Request, Router
 
 
 def request(*texts: bytes, max_bytes: int = 10, **inputs: Any) -> Request:
@@ -37,6 +37,13 @@ def test_request_without_texts_is_refused() -> None:
     """Triton lets it through: it counts the inputs, and TASK is one. It was a KeyError."""
     with pytest.raises(InputError, match="TEXT: got no text, expected at least one"):
         Router([]).answer({"TASK": np.array([b"base"], np.object_)})
+
+
+def test_millions_of_tiny_texts_are_refused_undecoded() -> None:
+    """Their bytes fit a request; their vectors would not fit the machine."""
+    tiny = np.full(MOST_TEXTS + 1, b"\xff", np.object_)
+    with pytest.raises(InputError, match="TEXT: 16385 in one request, expected at most 16384"):
+        Router([]).answer({"TEXT": tiny})
 
 
 def test_texts_at_the_limits_are_taken() -> None:

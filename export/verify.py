@@ -71,6 +71,7 @@ class _Published:
     manifest: Manifest
 
     def verify(self) -> Verification:
+        """As :func:`verify`, whose arguments this holds."""
         self._check_gate()
         case, not_run = self._case(), self._not_run()
         try:

@@ -183,7 +183,8 @@ def _texts(values: NDArray[Any], max_bytes: int) -> list[str]:
     """Sizes first: nothing is decoded of a request that is too large."""
     if len(values) > MOST_TEXTS:
         raise InputError(
-            f"{TEXT}: {len(values)} in one request, expected at most {MOST_TEXTS}; send fewer at a time"
+            f"{TEXT}: {len(values)} in one request, expected at most {MOST_TEXTS}; "
+            "send fewer at a time"
         )
     for index, value in enumerate(values):
         check_size(f"{TEXT} {index}", len(value), max_bytes)

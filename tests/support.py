@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -66,6 +67,18 @@ def edit_json(path: Path, drop: tuple[str, ...] = (), **changes: Any) -> None:
     """Change or drop keys of a JSON object on disk."""
     value = {k: v for k, v in json.loads(path.read_text()).items() if k not in drop}
     path.write_text(json.dumps(value | changes))
+
+
+def changed(tree: Any, at: tuple[Any, ...], value: Any) -> Any:
+    """A copy of nested JSON with one entry changed; ``...`` removes it."""
+    inner = tree = copy.deepcopy(tree)
+    for key in at[:-1]:
+        inner = inner[key]
+    if value is ...:
+        del inner[at[-1]]
+    else:
+        inner[at[-1]] = value
+    return tree
 
 
 def edit_tensors(path: Path, edit: Callable[[dict[str, Array]], None]) -> None:

@@ -15,7 +15,16 @@ from onnx import numpy_helper
 from export.checkpoint import Checkpoint
 from export.weights import WEIGHT_FILE
 from runtimes.manifest import read_manifest
-from tests.support import build, edit_graph, edit_json, listing, rehash, run_cli, write_graphs
+from tests.support import (
+    build,
+    changed,
+    edit_graph,
+    edit_json,
+    listing,
+    rehash,
+    run_cli,
+    write_graphs,
+)
 
 KINDS = {
     "portable", "onnxruntime", "tensorrt", "primitive", "weights", "tokenizer", "reference",
@@ -282,15 +291,7 @@ RECORDED = ("graphs", "onnxruntime")
 def edit_recorded(bundle: Path, at: tuple[Any, ...], value: Any) -> None:
     """Change an entry of parity.json (``...`` removes it), and whatever guards the file."""
     path = bundle / "parity.json"
-    raw = json.loads(path.read_text())
-    inner = raw
-    for key in at[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[at[-1]]
-    else:
-        inner[at[-1]] = value
-    path.write_text(json.dumps(raw))
+    path.write_text(json.dumps(changed(json.loads(path.read_text()), at, value)))
     rehash(bundle)
 
 

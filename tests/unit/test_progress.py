@@ -13,15 +13,20 @@ from export import progress
 from tests.support import build
 
 
-def test_stage_is_logged_with_its_time(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "adaptrt"):
-        progress.log.setLevel(logging.INFO)
-        with progress.stage("trace"):
-            time.sleep(progress.SHORT)
-    assert re.fullmatch(r"  trace +1\.\d s", caplog.messages[-1])
+def test_stage_is_logged_with_its_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "SHORT", 0.2)
+    progress.log.setLevel(logging.INFO)
+    with progress.stage("trace"):
+        time.sleep(0.2)
+    assert re.fullmatch(r"  trace +\d+\.\d s", caplog.messages[-1])
 
 
-def test_short_stage_needs_no_line(caplog: pytest.LogCaptureFixture) -> None:
+def test_short_stage_needs_no_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(progress, "SHORT", 60.0)
     progress.log.setLevel(logging.INFO)
     with progress.stage("trace"):
         pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from pathlib import Path
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from export.recorded import read_recorded, read_vectors
 from runtimes.errors import AdaptrtError, GateError, InputError
+from tests.support import changed
 
 REPORT = {
     "reference": "torch", "executed": "onnxruntime-cpu", "rows": 1, "min_cosine": 0.99,
@@ -37,18 +37,6 @@ HOSTILE = [True, "x", "\x1b[2J", -5, 1e300, 10**30, [], {}, [None], {"": []}, {"
 OPTIONAL = {("int8",), ("graphs", "portable", "mean_threshold")}
 
 
-def changed(at: tuple[Any, ...], value: Any) -> dict[str, Any]:
-    made = copy.deepcopy(RECORD)
-    inner: Any = made
-    for key in at[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[at[-1]]
-    else:
-        inner[at[-1]] = value
-    return made
-
-
 def refused(path: Path, raw: Any) -> str:
     """The refusal, one printable line; empty where it is read."""
     path.write_text(json.dumps(raw))
@@ -65,7 +53,7 @@ def refused(path: Path, raw: Any) -> str:
 def test_record_of_today_and_of_before_is_read(tmp_path: Path) -> None:
     assert refused(tmp_path / "parity.json", RECORD) == ""
     for at in OPTIONAL:
-        assert refused(tmp_path / "parity.json", changed(at, ...)) == ""
+        assert refused(tmp_path / "parity.json", changed(RECORD, at, ...)) == ""
 
 
 @pytest.mark.parametrize("at", NEEDED, ids=str)
@@ -74,13 +62,12 @@ def test_entry_that_is_missing_or_of_another_type_is_named(
 ) -> None:
     path = tmp_path / "parity.json"
     if at not in OPTIONAL:
-        assert f"{at[-1]}: missing" in refused(path, changed(at, ...))
-    refusals = [refused(path, changed(at, value)) for value in HOSTILE]
+        assert f"{at[-1]}: missing" in refused(path, changed(RECORD, at, ...))
+    refusals = [refused(path, changed(RECORD, at, value)) for value in HOSTILE]
     assert sum(bool(message) for message in refusals) >= 6
     if at not in OPTIONAL:
-        assert f"{at[-1]}: got None" in refused(path, changed(at, None)) or "[...]" in refused(
-            path, changed(at, None)
-        )
+        message = refused(path, changed(RECORD, at, None))
+        assert f"{at[-1]}: got None" in message or "[...]" in message
 
 
 ANYTHING = st.recursive(
@@ -96,7 +83,7 @@ ANYTHING = st.recursive(
 def test_any_json_anywhere_is_read_or_refused(
     tmp_path: Path, at: tuple[Any, ...], value: Any
 ) -> None:
-    refused(tmp_path / "parity.json", changed(at, value))
+    refused(tmp_path / "parity.json", changed(RECORD, at, value))
 
 
 def test_vectors_are_read_as_they_were_written(tmp_path: Path) -> None:

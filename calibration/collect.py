@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from calibration.observers import Histogram
 from calibration.stratify import Sample
-from runtimes.base import Arrays
+from runtimes.arrays import Arrays
 from runtimes.errors import InputError
-from runtimes.ort import OrtRuntime
+from runtimes.executors.ort import OrtRuntime
 
 SAMPLED_TOKENS = 512
 _STRIDE = "calibration.stride"

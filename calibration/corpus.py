@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.errors import InputError, MissingError
-from runtimes.lines import parse_object, read_lines
-from runtimes.tokens import check_text
+from runtimes.text.lines import parse_object, read_lines
+from runtimes.text.tokens import check_text
 
 TEXTS = Path(__file__).parent / "data" / "texts.jsonl"
 RETRIEVAL = Path(__file__).parent / "data" / "retrieval.jsonl"

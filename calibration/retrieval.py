@@ -14,11 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from runtimes.arrays import Vectors
+
 TOP = 10
 # Of a cosine. Vectors at 1 - cosine 5e-5, INT8's, move scores in 32 dimensions by about this much.
 TIE = 2e-3
 
-Vectors = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 

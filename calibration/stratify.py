@@ -16,8 +16,9 @@ import numpy as np
 
 from calibration.corpus import Text
 from calibration.table import Counts
+from runtimes.arrays import Ids
 from runtimes.errors import InputError
-from runtimes.tokens import Ids, TextTokenizer, shorten
+from runtimes.text.tokens import TextTokenizer, shorten
 
 # Length classes by their greatest number of tokens. Each takes half as many texts as the one
 # before: attention's cost is quadratic, and long texts give more tokens each.

@@ -14,7 +14,7 @@ from calibration.observers import OBSERVERS
 from calibration.quantise import LEVELS, MIN_SCALE
 from runtimes.errors import AdaptrtError, InputError, shown
 from runtimes.files import read_json, replacing
-from runtimes.records import as_record, unknown_keys
+from runtimes.typed_json import as_record, unknown_keys
 
 SCHEMA = 1
 _FIELDS = {"schema", "key", "model_sha256", "task", "corpus", "settings", "tensors"}

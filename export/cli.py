@@ -13,28 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from export.failures import CLOSED, INTERRUPTED, message_for
-from export.parser import make_parser
-from export.progress import log, show_on_stderr, stage
-from export.spec import (
+from export.console.failures import CLOSED, INTERRUPTED, message_for
+from export.console.parser import make_parser
+from export.console.progress import log, show_on_stderr, stage
+from export.console.streams import complain, give_up_unwritable, prepare
+from export.spec import BuildSpec, CalibrationSpec, Limits
+from runtimes.choices import (
     ALL_TASKS,
     AdapterMode,
-    BuildSpec,
-    CalibrationSpec,
-    Head,
+    HeadName,
     Interface,
-    Limits,
     Observer,
     Precision,
     Target,
 )
-from export.streams import complain, give_up_unwritable, prepare
-from runtimes.cuda import device_sm
 from runtimes.errors import InputError, MissingError
+from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.manifest import Manifest
 
 if TYPE_CHECKING:
-    from export.opened import Opened
+    from export.build.inputs import Opened
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +76,7 @@ def _no_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
 
 
 def _engine(arguments: argparse.Namespace) -> int:
-    from export.opened import open_build
+    from export.build.inputs import open_build
 
     _announce_sample(arguments)
     target, gpus = resolve_target(arguments.target, arguments.gpu)
@@ -104,7 +102,7 @@ def _engine(arguments: argparse.Namespace) -> int:
 def _build(opened: Opened, tasks: tuple[str, ...] | None, start: float) -> None:
     """Build and print; what loads torch is imported once nothing else is wrong."""
     with stage("loading PyTorch"):
-        from export.pipeline import build_bundles
+        from export.build.pipeline import build_bundles
 
     for path, manifest in build_bundles(opened, tasks):
         print(_summary(path, manifest, time.perf_counter() - start))
@@ -112,12 +110,12 @@ def _build(opened: Opened, tasks: tuple[str, ...] | None, start: float) -> None:
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    from export.opened import open_build
+    from export.build.inputs import open_build
 
     _announce_sample(arguments)
     tasks, opened = _tasks(arguments), open_build(_common_spec(arguments))
     with stage("loading PyTorch"):
-        from export.pipeline import calibrate_bundles
+        from export.build.pipeline import calibrate_bundles
 
     for path, calibration, reused in calibrate_bundles(opened, tasks):
         lengths = calibration.corpus["counts"]["length"]
@@ -144,7 +142,7 @@ def _tasks(arguments: argparse.Namespace) -> tuple[str, ...] | None:
 
 def _common_spec(arguments: argparse.Namespace) -> BuildSpec:
     """What ``engine`` and ``calibrate`` both ask for; a calibration needs no TensorRT."""
-    from export.source import SAMPLE
+    from export.checkpoint.source import SAMPLE
 
     return BuildSpec(
         model=arguments.model or str(SAMPLE),
@@ -156,7 +154,7 @@ def _common_spec(arguments: argparse.Namespace) -> BuildSpec:
         limits=Limits(max_batch=arguments.max_batch, max_tokens=arguments.max_tokens),
         adapter=AdapterMode.parse("ADAPTER", arguments.adapter),
         interface=Interface.parse("INTERFACE", arguments.interface),
-        head=Head.parse("HEAD", arguments.head),
+        head=HeadName.parse("HEAD", arguments.head),
         out=arguments.out,
         calibration=CalibrationSpec(
             data=arguments.calibration_data,
@@ -216,7 +214,7 @@ def _size(count: int) -> str:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from export.verify import verify
+    from export.gate.verify import verify
 
     verification = verify(arguments.bundle)
     print(f"{arguments.bundle}: every file as built")
@@ -226,7 +224,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _encode(arguments: argparse.Namespace) -> int:
-    from export.encode import read_texts, vector_output
+    from export.console.encode import read_texts, vector_output
     from runtimes import Embedder
 
     with vector_output(arguments.out) as write:
@@ -235,15 +233,19 @@ def _encode(arguments: argparse.Namespace) -> int:
             arguments.bundle, runtime=arguments.runtime, adapter=arguments.adapter
         ) as embedder:
             vectors = embedder.encode(
-                texts, task=arguments.task, dimensions=arguments.dimensions,
-                prefix=arguments.prefix, strict=arguments.strict, progress=True,
-            )  # fmt: skip
+                texts,
+                task=arguments.task,
+                dimensions=arguments.dimensions,
+                prefix=arguments.prefix,
+                strict=arguments.strict,
+                progress=True,
+            )
         write(texts, vectors)
     return 0
 
 
 def _adapter(arguments: argparse.Namespace) -> int:
-    from export.adapter_export import write_adapter
+    from export.bundle.slot_adapter import write_adapter
 
     write_adapter(arguments.peft, arguments.bundle, arguments.out)
     print(arguments.out)
@@ -251,16 +253,20 @@ def _adapter(arguments: argparse.Namespace) -> int:
 
 
 def _refit(arguments: argparse.Namespace) -> int:
-    from export.opened import open_build
-    from export.refit import EngineSource
-    from export.source import SAMPLE
+    from export.build.inputs import open_build
+    from export.checkpoint.source import SAMPLE
+    from export.engines.reuse import EngineSource
 
     source = EngineSource.open(arguments.engine)
     spec = source.spec(
-        arguments.model or str(SAMPLE), arguments.task, arguments.out,
-        revision=arguments.revision, adapter_path=arguments.adapter_path,
-        parity_tokens=arguments.parity_tokens, name=arguments.name,
-    )  # fmt: skip
+        arguments.model or str(SAMPLE),
+        arguments.task,
+        arguments.out,
+        revision=arguments.revision,
+        adapter_path=arguments.adapter_path,
+        parity_tokens=arguments.parity_tokens,
+        name=arguments.name,
+    )
     start = time.perf_counter()
     _build(open_build(spec, source), (arguments.task,), start)
     return 0
@@ -278,12 +284,15 @@ def _triton(arguments: argparse.Namespace) -> int:
     from export.triton.settings import read_settings
 
     encoder = arguments.encoder
-    models = write_repository(RepositorySpec(
-        bundles=tuple(dict.fromkeys(arguments.bundle)), out=arguments.out,
-        release=Release.parse(arguments.triton_version),
-        backend=None if encoder == "auto" else Backend.parse("ENCODER", encoder, "auto"),
-        settings=read_settings(arguments.settings),
-    ))  # fmt: skip
+    models = write_repository(
+        RepositorySpec(
+            bundles=tuple(dict.fromkeys(arguments.bundle)),
+            out=arguments.out,
+            release=Release.parse(arguments.triton_version),
+            backend=None if encoder == "auto" else Backend.parse("ENCODER", encoder, "auto"),
+            settings=read_settings(arguments.settings),
+        )
+    )
     print(f"{arguments.out}: {', '.join(models)}")
     return 0
 
@@ -292,19 +301,31 @@ def _serve(arguments: argparse.Namespace) -> int:
     from export.triton.server import ServerSpec, replace_process
 
     spec = ServerSpec(
-        repository=arguments.repository, environment=arguments.environment,
-        address=arguments.address, http_port=arguments.http_port, grpc_port=arguments.grpc_port,
-        metrics_port=arguments.metrics_port, cache=arguments.cache,
-    )  # fmt: skip
+        repository=arguments.repository,
+        environment=arguments.environment,
+        address=arguments.address,
+        http_port=arguments.http_port,
+        grpc_port=arguments.grpc_port,
+        metrics_port=arguments.metrics_port,
+        cache=arguments.cache,
+    )
     replace_process(spec)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    return make_parser({
-        "engine": _engine, "calibrate": _calibrate, "refit": _refit, "adapter": _adapter,
-        "verify": _verify, "triton": _triton, "serve": _serve, "encode": _encode,
-    })  # fmt: skip
+    return make_parser(
+        {
+            "engine": _engine,
+            "calibrate": _calibrate,
+            "refit": _refit,
+            "adapter": _adapter,
+            "verify": _verify,
+            "triton": _triton,
+            "serve": _serve,
+            "encode": _encode,
+        }
+    )
 
 
 if __name__ == "__main__":

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Self
 
+from runtimes.bundle_files import CALIBRATION_FOLDER
+from runtimes.choices import (
+    ALL_TASKS,
+    BASE_TASK,
+    TASK_NAME,
+    AdapterMode,
+    HeadName,
+    Interface,
+    Observer,
+    Precision,
+    Target,
+)
 from runtimes.errors import InputError, shown
-from runtimes.tasks import BASE_TASK as BASE_TASK
-from runtimes.tasks import TASK_NAME
 
 JINA_TASKS = (
     "retrieval.query",
@@ -19,8 +27,6 @@ JINA_TASKS = (
     "classification",
     "text-matching",
 )
-ALL_TASKS = "all"
-CALIBRATION_FOLDER = "calibration"  # beside the bundles of a model
 _SM = re.compile(r"sm\d{2,3}")
 MAX_RANK = 1024  # of a slot and of an adapter: the published model's width
 
@@ -35,89 +41,6 @@ def check_task_name(source: str, name: object) -> str:
     return name
 
 
-class Choice(StrEnum):
-    """A closed choice that knows how to refuse anything else."""
-
-    @classmethod
-    def parse(cls, variable: str, value: str, *more: str) -> Self:
-        """The member named ``value``; ``more`` are names the caller handles itself."""
-        try:
-            return cls(value)
-        except ValueError as error:
-            known = ", ".join([*more, *(member.value for member in cls)])
-            raise InputError(f"{variable}: got {shown(value)}, expected one of {known}") from error
-
-
-class Precision(Choice):
-    """The element type of weights and matrix products."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    BF16 = "bf16"
-    INT8 = "int8"  # the GEMMs of the layers; the rest as BuildSpec.dtype says
-
-    @property
-    def min_cosine(self) -> float:
-        """The parity gate: the least cosine to the FP32 reference any text may have."""
-        return {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99}[self.value]
-
-    @property
-    def dtype(self) -> str:
-        """The NumPy (and ml_dtypes, and torch) name of the element type."""
-        names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16"}
-        return names[self.value]
-
-    @property
-    def mean_cosine(self) -> float:
-        """The least mean over all texts; only INT8's gate asks more of it than of each text."""
-        return 0.998 if self is Precision.INT8 else self.min_cosine
-
-
-class Target(Choice):
-    """Which executor a bundle is built for."""
-
-    TENSORRT_RTX = "tensorrt_rtx"
-    TENSORRT = "tensorrt"
-    TENSORRT10 = "tensorrt10"  # a graph and a script; the engine is built on the device
-    ONNXRUNTIME = "onnxruntime"
-
-    @property
-    def builds_here(self) -> bool:
-        """Whether engines are part of the bundle."""
-        return self in (Target.TENSORRT_RTX, Target.TENSORRT)
-
-
-class Observer(Choice):
-    """How a calibration turns what was seen of an activation into its range."""
-
-    MIN_MAX = "min-max"
-    PERCENTILE = "percentile"
-    ENTROPY = "entropy"
-    MSE = "mse"
-
-
-class AdapterMode(Choice):
-    """How adapters enter the graph."""
-
-    MERGED = "merged"  # one task, added into the weights
-    SWITCHABLE = "switchable"  # every task beside the weights, chosen per row by task_id
-    SLOT = "slot"  # an empty low-rank slot beside the weights, filled at run time
-
-
-class Interface(Choice):
-    """Which inputs and outputs the graph has."""
-
-    SENTENCE = "sentence"  # task_id [batch]; sentence_embedding [batch, hidden]
-    OFFICIAL = "official"  # the official file's: scalar task_id; text_embeds [batch, seq, hidden]
-
-
-class Head(Choice):
-    """What is made of the token vectors."""
-
-    SENTENCE = "sentence"  # their mean
-    CHUNKS = "chunks"  # means by the input chunk_weights [batch, chunks, sequence]
-
-
 @dataclass(frozen=True)
 class GraphForm:
     """What the traced graph looks like beside its architecture and element type.
@@ -130,7 +53,7 @@ class GraphForm:
     interface: Interface = Interface.SENTENCE
     rank: int = 0
     embedding_rank: int = 0
-    head: Head = Head.SENTENCE
+    head: HeadName = HeadName.SENTENCE
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -138,7 +61,7 @@ class GraphForm:
         names = ["input_ids", "attention_mask"]
         if self.adapter is AdapterMode.SWITCHABLE:
             names.append("task_id")
-        if self.head is Head.CHUNKS:
+        if self.head is HeadName.CHUNKS:
             names.append("chunk_weights")
         return tuple(names)
 
@@ -147,7 +70,7 @@ class GraphForm:
         """The graph's one output."""
         if self.interface is Interface.OFFICIAL:
             return "text_embeds"
-        return "chunk_embedding" if self.head is Head.CHUNKS else "sentence_embedding"
+        return "chunk_embedding" if self.head is HeadName.CHUNKS else "sentence_embedding"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,7 +124,7 @@ class BuildSpec:
     limits: Limits = Limits()
     adapter: AdapterMode = AdapterMode.MERGED
     interface: Interface = Interface.SENTENCE
-    head: Head = Head.SENTENCE
+    head: HeadName = HeadName.SENTENCE
     rank: int = 16  # of a slot
     workspace_gib: float = 8.0
     parity_tokens: int = 2048  # the longest text of the gate
@@ -238,12 +161,16 @@ class BuildSpec:
         if self.parity_tokens < 1:
             raise InputError(f"PARITY_TOKENS: got {self.parity_tokens}, expected at least 1")
         if self.refittable and not (self.target.builds_here and self.adapter is AdapterMode.MERGED):
-            raise InputError("--refittable: is for engines of merged adapters (TARGET=tensorrt or "
-                             "tensorrt_rtx, ADAPTER=merged)")  # fmt: skip
+            raise InputError(
+                "--refittable: is for engines of merged adapters (TARGET=tensorrt or "
+                "tensorrt_rtx, ADAPTER=merged)"
+            )
         ranges = self.calibration.data or self.calibration.table
         if ranges and self.precision is not Precision.INT8:
-            raise InputError(f"CALIBRATION_DATA and CALIBRATION are for PRECISION=int8, got "
-                             f"PRECISION={self.precision}")  # fmt: skip
+            raise InputError(
+                f"CALIBRATION_DATA and CALIBRATION are for PRECISION=int8, got "
+                f"PRECISION={self.precision}"
+            )
         if self.workspace_gib <= 0:
             raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")
 

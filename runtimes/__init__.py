@@ -1,18 +1,18 @@
-"""Running bundles. Nothing here imports torch except :mod:`runtimes.torch_reference`."""
+"""Running bundles. Nothing here imports torch except :mod:`runtimes.executors.torch_reference`."""
 
 import os
 from typing import TYPE_CHECKING, Any
 
 from runtimes.embedder import Embedder
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
-from runtimes.tokens import TruncationWarning
+from runtimes.text.tokens import TruncationWarning
 
 # The official ONNX Runtime packages report usage over the network unless this is set before they
 # are loaded; ORT_DISABLE_TELEMETRY=0 in the environment leaves it to them.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
-    from runtimes.triton_client import TritonEmbedder
+    from runtimes.serving.client import TritonEmbedder
 
 __all__ = [
     "AdaptrtError",
@@ -28,7 +28,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """The client is loaded when asked for: the server's copy of this package has none."""
     if name == "TritonEmbedder":
-        from runtimes.triton_client import TritonEmbedder
+        from runtimes.serving.client import TritonEmbedder
 
         return TritonEmbedder
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

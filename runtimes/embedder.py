@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtimes.arguments import (
     check_flag,
@@ -19,8 +18,13 @@ from runtimes.arguments import (
     list_tasks,
     list_texts,
 )
-from runtimes.base import Arrays, Runtime, RuntimeBase, while_open
-from runtimes.chunks import (
+from runtimes.arrays import Arrays, Ids, Vectors
+from runtimes.errors import InputError, shown
+from runtimes.executors.base import Runtime, RuntimeBase, while_open
+from runtimes.executors.vnni import warn_without_vnni
+from runtimes.manifest import Manifest, read_manifest
+from runtimes.text.batching import schedule
+from runtimes.text.chunks import (
     OVERLAP,
     ChunkHead,
     ChunkVectors,
@@ -30,13 +34,8 @@ from runtimes.chunks import (
     choose_spans,
     embed_chunks,
 )
-from runtimes.errors import InputError, shown
-from runtimes.manifest import Manifest, read_manifest
-from runtimes.scheduler import schedule
-from runtimes.tokens import MAX_BYTES, Ids, TextTokenizer
-from runtimes.vnni import warn_without_vnni
+from runtimes.text.tokens import MAX_BYTES, TextTokenizer
 
-Vectors = NDArray[np.float32]
 _ORT_DEVICES = {"onnxruntime": "cpu", "onnxruntime_cuda": "cuda"}
 _ENGINES = ("tensorrt_rtx", "tensorrt")
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
@@ -95,9 +94,13 @@ class Embedder(RuntimeBase):
         executor = _open_executor(folder, manifest, runtime, threads, file)
         embedder = cls(manifest, tokenizer, executor, folder)
         embedder._reload = partial(
-            cls.load, folder.absolute(), runtime=runtime, threads=threads,
-            adapter=file and file.absolute(), max_bytes=max_bytes,
-        )  # fmt: skip
+            cls.load,
+            folder.absolute(),
+            runtime=runtime,
+            threads=threads,
+            adapter=file and file.absolute(),
+            max_bytes=max_bytes,
+        )
         return embedder
 
     @property
@@ -119,14 +122,14 @@ class Embedder(RuntimeBase):
         """One unit vector per text, FP32 ``[n, dimensions]``, in the order given.
 
         ``texts`` is any iterable of str. An empty text, one that holds NUL and one of more than
-        ``max_bytes`` are refused (:func:`runtimes.tokens.check_text`).
+        ``max_bytes`` are refused (:func:`runtimes.text.tokens.check_text`).
         ``task`` is one name for all texts or one per text; a switchable bundle needs it (``base``
         is the model without an adapter), a merged bundle knows its own and refuses others.
         ``prefix`` puts the task's instruction before each text, as the model was trained.
         ``dimensions`` cuts (Matryoshka) and normalises again. ``strict`` refuses a text that is
         longer than the bundle takes, which otherwise is truncated with a ``TruncationWarning``.
         ``progress`` shows a bar on a terminal when there is much to do. How texts are grouped
-        into calls (:mod:`runtimes.scheduler`) does not show in the vectors.
+        into calls (:mod:`runtimes.text.batching`) does not show in the vectors.
         """
         listed = list_texts(texts)
         width = self._width(dimensions)
@@ -228,9 +231,12 @@ def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES)
     """The bundle's tokenizer."""
     path = folder / manifest.artifact("tokenizer").path
     return TextTokenizer(
-        path, max_tokens=manifest.max_tokens, pad_id=manifest.pad_id, max_bytes=max_bytes,
+        path,
+        max_tokens=manifest.max_tokens,
+        pad_id=manifest.pad_id,
+        max_bytes=max_bytes,
         vocab=manifest.architecture["vocab"],
-    )  # fmt: skip
+    )
 
 
 def _open_executor(
@@ -240,18 +246,18 @@ def _open_executor(
         known = ", ".join((*_ORT_DEVICES, *_ENGINES))
         raise InputError(f"runtime: got {shown(runtime)}, expected one of {known}")
     if runtime in _ENGINES:
-        from runtimes.trt import open_engine
+        from runtimes.executors.tensorrt.runtime import open_engine
 
         if adapter is not None:
             raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
         return open_engine(folder, manifest, runtime)
-    from runtimes.ort import OrtRuntime, PooledOrtRuntime
+    from runtimes.executors.ort import OrtRuntime, PooledOrtRuntime
 
     device = _ORT_DEVICES[runtime]
     if manifest.precision == "int8" and device == "cpu":
         warn_without_vnni()
     if adapter is not None:
-        from runtimes.adapter_file import check_adapter
+        from runtimes.executors.adapter_file import check_adapter
 
         adapter = check_adapter(adapter, manifest)
     kind = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime

@@ -12,15 +12,15 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from msgspec import Meta
 
+from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.choices import TASK_NAME
 from runtimes.errors import InputError, shown
 from runtimes.files import sha256
 from runtimes.manifest_rules import broken_rule
 from runtimes.profiles import Profile
-from runtimes.records import Plain, as_record, read_object, unknown_keys
-from runtimes.tasks import TASK_NAME
+from runtimes.typed_json import Plain, as_record, read_object, unknown_keys
 
 SCHEMA, SCHEMA_MINOR = 1, 1
-FILE = "manifest.json"
 
 _Number = Annotated[int, Meta(ge=0, le=2**62)]
 _Size = Annotated[int, Meta(ge=1, le=10**7)]
@@ -59,7 +59,7 @@ class Model(TypedDict):
 
 
 class Architecture(TypedDict):
-    """The shape of the encoder (:class:`export.config.EncoderConfig`)."""
+    """The shape of the encoder (:class:`export.checkpoint.config.EncoderConfig`)."""
 
     hidden: _Size
     layers: _Size
@@ -158,9 +158,13 @@ def make_artifact(
     """Describe a file of ``folder``."""
     file = folder / path
     return Artifact(
-        path=path, kind=kind, bytes=file.stat().st_size, sha256=sha256(file),
-        precision=precision, gpu=gpu,
-    )  # fmt: skip
+        path=path,
+        kind=kind,
+        bytes=file.stat().st_size,
+        sha256=sha256(file),
+        precision=precision,
+        gpu=gpu,
+    )
 
 
 def read_manifest(bundle: Path, *, files: bool = True) -> Manifest:
@@ -170,9 +174,11 @@ def read_manifest(bundle: Path, *, files: bool = True) -> Manifest:
     """
     if not os.path.isdir(bundle):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         raise InputError(f"BUNDLE: {shown(str(bundle))} is not a folder; {_whereabouts(bundle)}")
-    path = bundle / FILE
+    path = bundle / MANIFEST_FILE
     if not path.is_file():
-        raise InputError(f"BUNDLE: {bundle} has no {FILE}; `make engine` prints where it wrote")
+        raise InputError(
+            f"BUNDLE: {bundle} has no {MANIFEST_FILE}; `make engine` prints where it wrote"
+        )
     manifest = _parse(path, read_object(path))
     for entry in manifest.artifacts if files else ():
         _check_file(bundle, entry)
@@ -182,7 +188,8 @@ def read_manifest(bundle: Path, *, files: bool = True) -> Manifest:
 def _whereabouts(bundle: Path) -> str:
     """What helps where no bundle is.
 
-    A build that replaces one in two steps (:mod:`export.publish`) may have been killed in between.
+    A build that replaces one in two steps (:mod:`export.bundle.publish`) may have been killed in
+    between.
     """
     for former in bundle.parent.glob(f".{glob.escape(bundle.name)}.former-*"):
         back = shlex.join(["mv", str(former), str(bundle)])

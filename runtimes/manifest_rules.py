@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from runtimes.choices import BASE_TASK
 from runtimes.errors import shown
-from runtimes.tasks import BASE_TASK
 
 if TYPE_CHECKING:
     from runtimes.manifest import Manifest

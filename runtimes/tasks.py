@@ -1,17 +1,13 @@
-"""Tasks: what a name may be, and the numbers of a switchable bundle's ``task_id``."""
+"""Tasks: the numbers of a switchable bundle's ``task_id``."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
-from runtimes.base import Arrays
+from runtimes.arrays import Arrays
 from runtimes.errors import InputError
-
-BASE_TASK = "base"  # the model without an adapter
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # names become folders
 
 
 def check_task_ids(inputs: Arrays, tasks: Sequence[str]) -> None:

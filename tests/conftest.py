@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from export import progress
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.source import SAMPLE
+from export.checkpoint.reader import Checkpoint, open_checkpoint
+from export.checkpoint.source import SAMPLE
+from export.console import progress
 from export.triton.server import serve
 from tests.support import SAMPLE_HF, build, run_cli
 from tests.triton_support import Served, server_spec

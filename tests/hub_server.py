@@ -192,13 +192,20 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "tree":
             self._json([_tree_entry(name, content) for name, content in files.items()])
             return
-        self._json({
-            "id": "/".join(parts[:2]), "private": False, "disabled": False,
-            "gated": "manual" if repository.refusal else False, "tags": [], "downloads": 1,
-            "likes": 0, "lastModified": "2026-01-01T00:00:00.000Z",
-            "siblings": [_sibling(n, c) | self._size(n) for n, c in files.items()],
-            "sha": commit if self.hub.sha == "as it is" else self.hub.sha,
-        })  # fmt: skip
+        self._json(
+            {
+                "id": "/".join(parts[:2]),
+                "private": False,
+                "disabled": False,
+                "gated": "manual" if repository.refusal else False,
+                "tags": [],
+                "downloads": 1,
+                "likes": 0,
+                "lastModified": "2026-01-01T00:00:00.000Z",
+                "siblings": [_sibling(n, c) | self._size(n) for n, c in files.items()],
+                "sha": commit if self.hub.sha == "as it is" else self.hub.sha,
+            }
+        )
 
     def _size(self, name: str) -> dict[str, int]:
         return {"size": self.hub.sizes[name]} if name in self.hub.sizes else {}
@@ -219,9 +226,13 @@ class _Handler(BaseHTTPRequestHandler):
         elif name.endswith(LARGE):
             location = f"{self.hub.cdn}/{model}/{commit}/@{name}"
             self._answer(
-                302, Location=location, X_Repo_Commit=commit, X_Linked_Size=str(len(content)),
-                X_Linked_Etag=f'"{self.hub.etag or _sha256(content)}"', **self._xet(model, commit),
-            )  # fmt: skip
+                302,
+                Location=location,
+                X_Repo_Commit=commit,
+                X_Linked_Size=str(len(content)),
+                X_Linked_Etag=f'"{self.hub.etag or _sha256(content)}"',
+                **self._xet(model, commit),
+            )
         else:
             self._answer(307, Location=f"/git/{model}/{commit}/@{name}", X_Repo_Commit=commit)
 

@@ -19,26 +19,35 @@ import onnxruntime as ort
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
-from export.adapters import Adapter
-from export.checkpoint import Checkpoint
+from export.checkpoint.lora import Adapter
+from export.checkpoint.reader import Checkpoint
+from export.checkpoint.source import SAMPLE
 from export.cli import main
-from export.lowering import Kind, lower
-from export.record import GRAPH_FILES
-from export.source import SAMPLE
-from export.trace import trace
-from export.weights import CastReport, Contents, Slot, tensor_blocks, write_weights
-from runtimes.base import RuntimeBase
+from export.graph.trace import trace
+from export.graph.weights import CastReport, Contents, Slot, tensor_blocks, write_weights
+from export.lowering.pipelines import lower
+from runtimes.bundle_files import GRAPH_FILES
+from runtimes.choices import GraphKind
+from runtimes.executors.base import RuntimeBase
 from runtimes.files import sha256
 from runtimes.manifest import SCHEMA, Manifest
-from runtimes.tokens import TextTokenizer
+from runtimes.text.tokens import TextTokenizer
 
 SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
 PAD_ID = 1
 PREFIX = "query: "
 ARCHITECTURE = {
-    "hidden": 8, "layers": 1, "heads": 2, "intermediate": 16, "vocab": 16000, "token_types": 1,
-    "max_positions": 8194, "layer_norm_eps": 1e-5, "rope_theta": 20000.0, "pad_id": PAD_ID,
-}  # fmt: skip
+    "hidden": 8,
+    "layers": 1,
+    "heads": 2,
+    "intermediate": 16,
+    "vocab": 16000,
+    "token_types": 1,
+    "max_positions": 8194,
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 20000.0,
+    "pad_id": PAD_ID,
+}
 Array = np.ndarray[Any, Any]
 
 
@@ -50,9 +59,17 @@ def run_cli(*arguments: object) -> int:
 def build(out: Path, *arguments: object, precision: str = "fp32", tokens: int = 64) -> int:
     """``adaptrt engine`` without TensorRT; the gate's texts stay short."""
     return run_cli(
-        "engine", "--target", "onnxruntime", "--precision", precision,
-        "--parity-tokens", tokens, "--out", out, *arguments,
-    )  # fmt: skip
+        "engine",
+        "--target",
+        "onnxruntime",
+        "--precision",
+        precision,
+        "--parity-tokens",
+        tokens,
+        "--out",
+        out,
+        *arguments,
+    )
 
 
 def listing(folder: Path) -> dict[str, bytes]:
@@ -92,11 +109,21 @@ def write_native(original: Path, folder: Path) -> Path:
     """The base model of an original checkpoint in the native format, without adapters."""
     folder.mkdir(parents=True)
     config = json.loads((original / "config.json").read_text())
-    kept = {k: config[k] for k in (
-        "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-        "vocab_size", "type_vocab_size", "max_position_embeddings", "layer_norm_eps",
-        "pad_token_id", "hidden_act",
-    )}  # fmt: skip
+    kept = {
+        k: config[k]
+        for k in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "vocab_size",
+            "type_vocab_size",
+            "max_position_embeddings",
+            "layer_norm_eps",
+            "pad_token_id",
+            "hidden_act",
+        )
+    }
     kept |= {
         "model_type": "jina_embeddings_v3",
         "architectures": ["JinaEmbeddingsV3Model"],
@@ -191,7 +218,7 @@ def rehash(bundle: Path) -> None:
     path.write_text(json.dumps(raw))
 
 
-def graph_path(folder: Path, kind: Kind) -> Path:
+def graph_path(folder: Path, kind: GraphKind) -> Path:
     """Where :func:`write_graphs` put a graph."""
     return folder / GRAPH_FILES[kind]
 
@@ -242,12 +269,25 @@ def make_manifest(**changes: Any) -> Manifest:
     """A merged bundle's manifest with no artefacts."""
     return replace(
         Manifest(
-            schema=SCHEMA, model={"name": "fake", "sha256": "0" * 64}, architecture=ARCHITECTURE,
-            task="retrieval.query", tasks=("retrieval.query",), adapter="merged", slot_rank=None,
-            interface="sentence", precision="fp32", target={"name": "onnxruntime"}, max_batch=4,
-            max_tokens=64, dimensions=(2, 4, 8), prefix=PREFIX,
-            prefixes={"retrieval.query": PREFIX}, pad_id=PAD_ID, artifacts=(), parity={},
+            schema=SCHEMA,
+            model={"name": "fake", "sha256": "0" * 64},
+            architecture=ARCHITECTURE,
+            task="retrieval.query",
+            tasks=("retrieval.query",),
+            adapter="merged",
+            slot_rank=None,
+            interface="sentence",
+            precision="fp32",
+            target={"name": "onnxruntime"},
+            max_batch=4,
+            max_tokens=64,
+            dimensions=(2, 4, 8),
+            prefix=PREFIX,
+            prefixes={"retrieval.query": PREFIX},
+            pad_id=PAD_ID,
+            artifacts=(),
+            parity={},
             versions={"adaptrt": "0"},
         ),
         **changes,
-    )  # fmt: skip
+    )

@@ -22,9 +22,14 @@ def server_spec(repository: Path, environment: Path) -> ServerSpec:
     for opened in sockets:
         opened.close()
     return ServerSpec(
-        repository=repository, environment=environment, http_port=http, grpc_port=grpc,
-        metrics_port=metrics, exit_timeout=2, cache=1 << 20,
-    )  # fmt: skip
+        repository=repository,
+        environment=environment,
+        http_port=http,
+        grpc_port=grpc,
+        metrics_port=metrics,
+        exit_timeout=2,
+        cache=1 << 20,
+    )
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from export.source import SAMPLE
+from export.checkpoint.source import SAMPLE
 from export.spec import JINA_TASKS
 
 Tensors = dict[str, np.ndarray[Any, Any]]
@@ -45,12 +45,16 @@ def write_original(folder: Path, size: Size = SIZES["small"], seed: int = 0) -> 
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads((SAMPLE / "config.json").read_text())
     config |= {
-        "hidden_size": size.hidden, "num_hidden_layers": size.layers, "vocab_size": size.vocab,
-        "num_attention_heads": size.heads, "intermediate_size": size.intermediate,
+        "hidden_size": size.hidden,
+        "num_hidden_layers": size.layers,
+        "vocab_size": size.vocab,
+        "num_attention_heads": size.heads,
+        "intermediate_size": size.intermediate,
         "lora_rank": size.rank,
-        "matryoshka_dimensions": [d for d in (32, 64, 128, 256, 512, 768, 1024)
-                                  if d <= size.hidden],
-    }  # fmt: skip
+        "matryoshka_dimensions": [
+            d for d in (32, 64, 128, 256, 512, 768, 1024) if d <= size.hidden
+        ],
+    }
     (folder / "config.json").write_text(json.dumps(config, indent=2))
     shutil.copyfile(SAMPLE / "tokenizer.json", folder / "tokenizer.json")
     save_file(_tensors(size, np.random.default_rng(seed)), folder / "model.safetensors")
@@ -92,8 +96,12 @@ def _tensors(size: Size, rng: np.random.Generator) -> Tensors:
     norm("emb_ln")
     for layer in range(size.layers):
         prefix = f"encoder.layers.{layer}."
-        for name, rows, columns in (("mixer.Wqkv", 3 * h, h), ("mixer.out_proj", h, h),
-                                    ("mlp.fc1", ff, h), ("mlp.fc2", h, ff)):  # fmt: skip
+        for name, rows, columns in (
+            ("mixer.Wqkv", 3 * h, h),
+            ("mixer.out_proj", h, h),
+            ("mlp.fc1", ff, h),
+            ("mlp.fc2", h, ff),
+        ):
             matrix(prefix + name, rows, columns)
             put(f"{prefix}{name}.bias", (rows,), 0.1)
         norm(prefix + "norm1")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_bias
+from export.graph.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_bias
 
 
 class FuseBiasGelu(InPlacePass):
@@ -27,9 +27,12 @@ class FuseBiasGelu(InPlacePass):
             if (operands := split_bias(biased)) is None:
                 continue
             new = node(
-                "BiasGelu", operands, gelu.outputs[0],
-                name=f"{gelu.name}.bias", domain=CONTRIB,
-            )  # fmt: skip
+                "BiasGelu",
+                operands,
+                gelu.outputs[0],
+                name=f"{gelu.name}.bias",
+                domain=CONTRIB,
+            )
             replace(model, [biased, gelu], [new])
             modified = True
         if modified:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_bias
+from export.graph.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_bias
 
 _EPSILON = 1e-5  # the standard operator's default; the contrib one's is 1e-12
 

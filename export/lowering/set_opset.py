@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import nodes
+from export.graph.rewrite import nodes
 
 OPSET = 20  # what the parser of JetPack 6, TensorRT 10.3, reads at most
 _NEWER = ("Attention", "RotaryEmbedding", "RMSNormalization")

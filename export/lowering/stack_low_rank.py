@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.lowering.rewrite import Chain, is_weight, nodes, only_use, producer
+from export.graph.rewrite import Chain, is_weight, nodes, only_use, producer
 
 
 class StackLowRank(InPlacePass):

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.spec import Choice
 from export.triton.settings import EncoderSettings, Settings
-from runtimes import serving
+from runtimes.choices import Choice
 from runtimes.errors import InputError
 from runtimes.manifest import Manifest
+from runtimes.serving import requests
 
 ENGINE_FILE = "model.plan"  # Triton's own default names
 GRAPH_FILE = "model.onnx"
@@ -73,31 +73,34 @@ def front_config(
     config = _python("embed", settings, settings.embed.instances)
     bundles = list(manifests)
     text, flag, number = pb.TYPE_STRING, pb.TYPE_BOOL, pb.TYPE_INT32
-    config.input.append(_tensor(serving.TEXT, text, [-1]))
+    config.input.append(_tensor(requests.TEXT, text, [-1]))
     for name, kind, dims in (
-        (serving.TASK, text, [-1]),
-        (serving.DIMENSIONS, number, [1]),
-        (serving.PREFIX, flag, [1]),
-        (serving.TRUNCATE, flag, [1]),
-        (serving.LATE_CHUNKING, flag, [1]),
-        (serving.CHUNKS, number, [-1, 2]),
-        (serving.CHUNK_TOKENS, number, [1]),
-        (serving.SENTENCES, number, [1]),
+        (requests.TASK, text, [-1]),
+        (requests.DIMENSIONS, number, [1]),
+        (requests.PREFIX, flag, [1]),
+        (requests.TRUNCATE, flag, [1]),
+        (requests.LATE_CHUNKING, flag, [1]),
+        (requests.CHUNKS, number, [-1, 2]),
+        (requests.CHUNK_TOKENS, number, [1]),
+        (requests.SENTENCES, number, [1]),
     ):
         config.input.append(_tensor(name, kind, dims, optional=True))
-    config.output.append(_output(serving.EMBEDDING, pb.TYPE_FP32, [-1, -1]))
-    config.output.append(_output(serving.WARNINGS, text, [-1]))
-    config.output.append(_output(serving.SPANS, number, [-1, 3]))
-    config.output.append(_output(serving.WINDOWS, number, [-1, 3]))
+    config.output.append(_output(requests.EMBEDDING, pb.TYPE_FP32, [-1, -1]))
+    config.output.append(_output(requests.WARNINGS, text, [-1]))
+    config.output.append(_output(requests.SPANS, number, [-1, 3]))
+    config.output.append(_output(requests.WINDOWS, number, [-1, 3]))
     # Equal requests answered from memory: vectors never change while a repository is loaded.
     config.response_cache.enable = settings.embed.cache
     tasks = sorted({task for m in bundles for task in m.prefixes})
-    _parameters(config, {
-        "tasks": ",".join(tasks),
-        "dimensions": ",".join(map(str, bundles[0].dimensions)),
-        "max_tokens": str(min(m.max_tokens for m in bundles)),
-        "max_bytes": str(settings.embed.max_bytes),
-    })  # fmt: skip
+    _parameters(
+        config,
+        {
+            "tasks": ",".join(tasks),
+            "dimensions": ",".join(map(str, bundles[0].dimensions)),
+            "max_tokens": str(min(m.max_tokens for m in bundles)),
+            "max_bytes": str(settings.embed.max_bytes),
+        },
+    )
     if names := ",".join(on_gpu):
         _parameters(config, {"on_gpu": names})
     # No warm-up: it would need the encoders, and models load in any order.
@@ -131,10 +134,13 @@ def encoder_config(
     if chosen.batching == "always" or (chosen.batching == "gpu" and not cpu):
         _batching(config.dynamic_batching, chosen)
     kinds = pb.ModelInstanceGroup
-    config.instance_group.append(kinds(
-        count=chosen.instances, kind=kinds.KIND_CPU if cpu else kinds.KIND_GPU,
-        gpus=[] if cpu else chosen.gpus,
-    ))  # fmt: skip
+    config.instance_group.append(
+        kinds(
+            count=chosen.instances,
+            kind=kinds.KIND_CPU if cpu else kinds.KIND_GPU,
+            gpus=[] if cpu else chosen.gpus,
+        )
+    )
     match backend:
         case Backend.TENSORRT:
             _tensorrt(config, manifest, chosen.allocation, release)

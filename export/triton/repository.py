@@ -18,8 +18,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 import runtimes
-from export.bundle import write_json
-from export.publish import staging
+from export.bundle.publish import staging
+from export.bundle.staging import write_json
 from export.spec import check_task_name
 from export.triton.configs import (
     GRAPH_FILE,
@@ -31,13 +31,14 @@ from export.triton.configs import (
     warmup_files,
 )
 from export.triton.settings import Settings
+from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.errors import InputError, shown
-from runtimes.manifest import FILE, Manifest, read_manifest
+from runtimes.manifest import Manifest, read_manifest
 
 MODELS = Path(__file__).parent / "models"
 # What the Python models import. NumPy 2 breaks string inputs in the test server's Python backend.
 REQUIREMENTS = MODELS / "requirements.txt"
-_LEFT_OUT = {"torch_reference.py", "triton_client.py"}  # need torch, or run elsewhere
+_LEFT_OUT = {"executors/torch_reference.py", "serving/client.py"}  # need torch, or run elsewhere
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,7 @@ def write_repository(spec: RepositorySpec) -> list[str]:
             _encoder(folder, config, bundle, manifest, backend)
             about = folder / "embed" / "1" / "bundles" / name
             about.mkdir(parents=True)
-            write_json(about / FILE, replace(manifest, artifacts=()).to_json())
+            write_json(about / MANIFEST_FILE, replace(manifest, artifacts=()).to_json())
         shutil.copyfile(REQUIREMENTS, folder / REQUIREMENTS.name)  # Triton ignores plain files
     return ["embed", "tokenize", *encoders.values()]
 
@@ -102,7 +103,7 @@ def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
     owners: dict[tuple[str, str, str], Path] = {}
     for folder, manifest in manifests.items():
         for name in (manifest.task, manifest.precision):  # they become a folder's name
-            check_task_name(f"BUNDLE: {folder}/{FILE}", name)
+            check_task_name(f"BUNDLE: {folder}/{MANIFEST_FILE}", name)
         if manifest.adapter == "slot":
             raise InputError(
                 f"BUNDLE: {folder} has an adapter slot, which no Triton backend fills; build the "
@@ -151,7 +152,7 @@ def _encoder(
     if backend is Backend.PYTHON:
         _python_model(folder, config, "encoder")
         version = folder / config.name / "1"
-        write_json(version / FILE, replace(manifest, artifacts=tuple(needed)).to_json())
+        write_json(version / MANIFEST_FILE, replace(manifest, artifacts=tuple(needed)).to_json())
         for entry in needed:
             _place(bundle / entry.path, version / entry.path)
         return
@@ -182,8 +183,10 @@ def _place(source: Path, target: Path) -> None:
 
 
 def _copy_package(package: ModuleType, target: Path) -> None:
-    (source,) = package.__path__
-    target.mkdir()
-    for path in sorted(Path(source).glob("*.py")):
-        if path.name not in _LEFT_OUT:
-            shutil.copyfile(path, target / path.name)
+    """The package with its subpackages, Python files alone."""
+    source = Path(package.__path__[0])
+    for path in sorted(source.rglob("*.py")):
+        place = path.relative_to(source)
+        if place.as_posix() not in _LEFT_OUT:
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / place)

@@ -53,14 +53,20 @@ class ServerSpec:
         options = {
             "model-repository": self.repository.resolve(),
             "backend-directory": _backends(self.environment),
-            "http-address": self.address, "http-port": self.http_port,
-            "grpc-address": self.address, "grpc-port": self.grpc_port,
-            "metrics-address": self.address, "metrics-port": self.metrics_port,
-            "allow-gpu-metrics": "false", "exit-timeout-secs": self.exit_timeout,
-        }  # fmt: skip
+            "http-address": self.address,
+            "http-port": self.http_port,
+            "grpc-address": self.address,
+            "grpc-port": self.grpc_port,
+            "metrics-address": self.address,
+            "metrics-port": self.metrics_port,
+            "allow-gpu-metrics": "false",
+            "exit-timeout-secs": self.exit_timeout,
+        }
         if self.cache:
-            options |= {"cache-directory": triton / "caches",
-                        "cache-config": f"local,size={self.cache}"}  # fmt: skip
+            options |= {
+                "cache-directory": triton / "caches",
+                "cache-config": f"local,size={self.cache}",
+            }
         return [str(triton / "bin/tritonserver"), *(f"--{k}={v}" for k, v in options.items())]
 
     def variables(self) -> dict[str, str]:
@@ -122,8 +128,11 @@ def check(spec: ServerSpec) -> None:
         raise InputError(f"OUT: {spec.repository}: {what}; `make triton` makes one")
     if spec.cache and spec.cache < _LEAST_CACHE:
         raise InputError(f"CACHE: got {spec.cache}, expected 0 or at least {_LEAST_CACHE} bytes")
-    ports = {"HTTP_PORT": spec.http_port, "GRPC_PORT": spec.grpc_port,
-             "METRICS_PORT": spec.metrics_port}  # fmt: skip
+    ports = {
+        "HTTP_PORT": spec.http_port,
+        "GRPC_PORT": spec.grpc_port,
+        "METRICS_PORT": spec.metrics_port,
+    }
     if len(set(ports.values())) < len(ports):
         named = ", ".join(f"{name}={port}" for name, port in ports.items())
         raise InputError(f"{named}: expected three different ports")

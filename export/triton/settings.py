@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from runtimes.errors import InputError, one_line, shown
 from runtimes.files import MAX_CONFIG_BYTES, read_small
-from runtimes.tokens import MAX_BYTES
+from runtimes.text.tokens import MAX_BYTES
 
 _LIMITS = {"instances": (1, 64), "versions": (1, 100), "max_bytes": (1, 2**31 - 1)}
 _CHOICES = {"batching": ("gpu", "always", "never"), "allocation": ("ON_PROFILE_CHANGE", "STATIC")}
@@ -78,8 +78,10 @@ class Settings:
 
 
 _SECTIONS: dict[str, type[_Section]] = {
-    "embed": Front, "tokenize": Tokenize, "encoder": EncoderSettings,
-}  # fmt: skip
+    "embed": Front,
+    "tokenize": Tokenize,
+    "encoder": EncoderSettings,
+}
 
 
 def read_settings(path: Path | None) -> Settings:

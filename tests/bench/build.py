@@ -49,10 +49,17 @@ def main() -> None:
     cases = {
         "sample, three architectures": common,
         f"full size, {gpu}": [*common, "--model", str(full), "--gpu", gpu],
-        f"full size, all tasks, {gpu}": [*common, "--model", str(full), "--gpu", gpu,
-                                         "--task", "all"],
+        f"full size, all tasks, {gpu}": [
+            *common,
+            "--model",
+            str(full),
+            "--gpu",
+            gpu,
+            "--task",
+            "all",
+        ],
         "full size, calibration": ["calibrate", "--out", str(out), "--model", str(full)],
-    }  # fmt: skip
+    }
     figures = {}
     for name, arguments in cases.items():
         if given.only not in name:
@@ -62,8 +69,11 @@ def main() -> None:
         for bundles in ("sample", full.name):
             for bundle in (out / bundles).glob("classification-fp16*"):
                 shutil.rmtree(bundle)
-    report = {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count(),
-              "builds": figures}  # fmt: skip
+    report = {
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "builds": figures,
+    }
     (out / "bench-build.json").write_text(json.dumps(report, indent=2) + "\n")
     print(f"{'build':32} {'seconds':>8} {'CPU s':>8} {'peak GB':>8}")
     for name, row in figures.items():

@@ -8,9 +8,9 @@ from itertools import cycle
 
 import numpy as np
 
-from export.parity import TEXTS
-from export.source import SAMPLE
-from runtimes.tokens import TextTokenizer
+from export.checkpoint.source import SAMPLE
+from export.gate.compare import TEXTS
+from runtimes.text.tokens import TextTokenizer
 
 LENGTHS = (128, 512, 2048, 8192)
 CASES = ("1x128", "1x512", "1x2048", "8x512", "corpus", "1x8192")  # by rising memory
@@ -29,8 +29,11 @@ class Case:
 def all_cases(corpus_texts: int) -> list[Case]:
     """Every case, in the order of ``CASES``: one process can report peak memory case by case."""
     tokenizer = TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=8192, pad_id=1)
-    words = [w for line in TEXTS.read_text(encoding="utf-8").splitlines()
-             for w in json.loads(line)["text"].split()]  # fmt: skip
+    words = [
+        w
+        for line in TEXTS.read_text(encoding="utf-8").splitlines()
+        for w in json.loads(line)["text"].split()
+    ]
     cases = {f"1x{n}": [text_of(n, words, tokenizer)] for n in LENGTHS}
     cases["8x512"] = [text_of(512, words[i:] + words[:i], tokenizer) for i in range(8)]
     cases["corpus"] = skewed_corpus(words, corpus_texts)

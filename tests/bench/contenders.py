@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.source import SAMPLE
-from runtimes.tokens import TextTokenizer
+from export.checkpoint.source import SAMPLE
+from runtimes.text.tokens import TextTokenizer
 from tests.bench.cases import CASES
 
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
@@ -26,9 +26,9 @@ def tokenizer_of(folder: Path) -> TextTokenizer:
 
 def reference(work: Path) -> Encode:
     """PyTorch's FlashAttention kernel, one unpadded text at a time, no adapter layers."""
-    from export.checkpoint import open_checkpoint
-    from export.reference import reference_model
-    from runtimes.torch_reference import FlashReference
+    from export.checkpoint.reader import open_checkpoint
+    from export.gate.reference import reference_model
+    from runtimes.executors.torch_reference import FlashReference
 
     runtime = FlashReference(reference_model(open_checkpoint(work / "model"), "base"))
     tokenizer = tokenizer_of(work / "model")
@@ -60,7 +60,7 @@ def naive(work: Path) -> Encode:
 
 def rebuilding(work: Path) -> Encode:
     """The official file's way of switching tasks, otherwise our portable graph."""
-    from runtimes.ort import OrtRuntime
+    from runtimes.executors.ort import OrtRuntime
     from tests.bench.rebuild import FILE
 
     runtime, tokenizer = OrtRuntime(work / FILE), tokenizer_of(work / "model")
@@ -68,8 +68,9 @@ def rebuilding(work: Path) -> Encode:
 
     def encode(texts: Sequence[str]) -> NDArray[np.float32]:
         rows = [tokenizer.pad([ids]).inputs() for ids in tokenizer.encode(texts)]
-        return np.concatenate([runtime.run(r | {"task_id": task})["sentence_embedding"]
-                               for r in rows])  # fmt: skip
+        return np.concatenate(
+            [runtime.run(r | {"task_id": task})["sentence_embedding"] for r in rows]
+        )
 
     return encode
 
@@ -194,8 +195,16 @@ def _build(work: Path, bundle: Bundle) -> None:
     where = ("--model", str(work / "model"), "--out", str(work / "bundles"))
     options = bundle.options
     if "int8" in options:  # few and short texts: ranges do not change the speed
-        _adaptrt("calibrate", *where, "--task", "base", "--calibration-texts", "24",
-                 "--max-tokens", "128")  # fmt: skip
+        _adaptrt(
+            "calibrate",
+            *where,
+            "--task",
+            "base",
+            "--calibration-texts",
+            "24",
+            "--max-tokens",
+            "128",
+        )
         table = work / "bundles" / "model" / "calibration" / "base.json"
         options += ("--calibration", str(table))
     _adaptrt("engine", *where, "--target", "onnxruntime", "--parity-tokens", "64", *options)
@@ -212,8 +221,8 @@ def _export_naive(work: Path) -> None:
     """The transformers model as its users export it (opset 18), and a native copy of it."""
     import torch
 
-    from export.checkpoint import open_checkpoint
-    from export.reference import reference_model
+    from export.checkpoint.reader import open_checkpoint
+    from export.gate.reference import reference_model
 
     model = reference_model(open_checkpoint(work / "model"), "base").eval()
     model.save_pretrained(work / "native")  # type: ignore[operator]
@@ -224,8 +233,14 @@ def _export_naive(work: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            model, example, str(work / NAIVE_FILE), dynamo=True, opset_version=18,
-            input_names=["input_ids", "attention_mask"], output_names=["last_hidden_state"],
-            dynamic_shapes={"input_ids": axes, "attention_mask": axes}, external_data=True,
+            model,
+            example,
+            str(work / NAIVE_FILE),
+            dynamo=True,
+            opset_version=18,
+            input_names=["input_ids", "attention_mask"],
+            output_names=["last_hidden_state"],
+            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+            external_data=True,
             verbose=False,
-        )  # fmt: skip
+        )

@@ -89,12 +89,32 @@ def make_bundle(place: Workplace, contender: Contender) -> Outcome:
         return Outcome(name, DONE, reason="there already")
     target = bundle.parents[1].name.removesuffix("-refit")
     command = "export.cli" if place.size == "sample" else "tests.bench.random_model"
-    return run_step(name, [
-        "-m", command, "engine", "--model", place.model, "--task", "base", "--target", target,
-        "--precision", contender.precision, "--gpu", place.gpu.sm, "--out", bundle.parents[1],
-        "--name", bundle.name, "--parity-tokens", 2048 if place.size == "sample" else 64,
-        *(["--refittable"] if contender.refit else []),
-    ], BUILD_TIMEOUT)  # fmt: skip
+    return run_step(
+        name,
+        [
+            "-m",
+            command,
+            "engine",
+            "--model",
+            place.model,
+            "--task",
+            "base",
+            "--target",
+            target,
+            "--precision",
+            contender.precision,
+            "--gpu",
+            place.gpu.sm,
+            "--out",
+            bundle.parents[1],
+            "--name",
+            bundle.name,
+            "--parity-tokens",
+            2048 if place.size == "sample" else 64,
+            *(["--refittable"] if contender.refit else []),
+        ],
+        BUILD_TIMEOUT,
+    )
 
 
 def run_contender(place: Workplace, contender: Contender, name: str, *more: object) -> Outcome:
@@ -102,10 +122,19 @@ def run_contender(place: Workplace, contender: Contender, name: str, *more: obje
     folder = place.model if contender.executor == "torch" else place.bundle(contender)
     if contender.executor != "torch" and not (folder / "manifest.json").is_file():
         return not_run(name, "its bundle was not built")
-    return run_step(name, [
-        "-m", "tests.bench.gpu_worker", contender.executor, folder,
-        "--precision", contender.precision, *more,
-    ], RUN_TIMEOUT)  # fmt: skip
+    return run_step(
+        name,
+        [
+            "-m",
+            "tests.bench.gpu_worker",
+            contender.executor,
+            folder,
+            "--precision",
+            contender.precision,
+            *more,
+        ],
+        RUN_TIMEOUT,
+    )
 
 
 def time_all(place: Workplace, who: Sequence[Contender], rounds: int) -> list[Outcome]:
@@ -150,18 +179,24 @@ def _rows(
             seconds = median(mine.values())
             target = TARGETS.get(case) if contender.precision == "fp16" else None
             yield {
-                "case": case, "executor": contender.executor, "precision": contender.precision,
-                "milliseconds": 1e3 * seconds, "tokens_per_second": batch * tokens / seconds,
-                "rounds": len(mine), "times_torch": median(ratios) if ratios else None,
+                "case": case,
+                "executor": contender.executor,
+                "precision": contender.precision,
+                "milliseconds": 1e3 * seconds,
+                "tokens_per_second": batch * tokens / seconds,
+                "rounds": len(mine),
+                "times_torch": median(ratios) if ratios else None,
                 "times_torch_range": [min(ratios), max(ratios)] if ratios else None,
                 "target": None if contender.executor == "torch" else target,
-            }  # fmt: skip
+            }
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown: one line per case and executor."""
-    lines = ["| case | executor | precision | ms a call | tokens/s | × PyTorch FA2 (range) |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| case | executor | precision | ms a call | tokens/s | × PyTorch FA2 (range) |",
+        "|---|---|---|---|---|---|",
+    ]
     for row in rows:
         ratio = "–"
         if row["times_torch"] is not None:
@@ -202,8 +237,13 @@ def main() -> int:
     steps = [make_model(place), *(make_bundle(place, c) for c in who if c.executor != "torch")]
     steps += time_all(place, who, options.rounds)
     rows = rows_of(steps, who)
-    report = {"gpu": gpu.to_json(), "size": options.size, "weights": "random", "rows": rows,
-              "steps": [step.to_json() for step in steps]}  # fmt: skip
+    report = {
+        "gpu": gpu.to_json(),
+        "size": options.size,
+        "weights": "random",
+        "rows": rows,
+        "steps": [step.to_json() for step in steps],
+    }
     (place.folder / "bench-gpu.json").write_text(json.dumps(report, indent=2) + "\n")
     text = f"{gpu.name}, CUDA {gpu.cuda}, {options.size} size\n\n{table(rows)}\n"
     (place.folder / "bench-gpu.md").write_text(text)

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from runtimes.base import Runtime
 from runtimes.errors import AdaptrtError, MissingError
+from runtimes.executors.base import Runtime
 from tests.bench.gpu import TIMED
 from tests.bench.gpu_cases import Inputs, compared, full
 
@@ -29,9 +29,9 @@ def open_torch(model: Path, precision: str, device: str) -> Runtime:
     """The transformers model through PyTorch's FlashAttention-2 kernel, equal lengths together."""
     import torch
 
-    from export.checkpoint import open_checkpoint
-    from export.reference import reference_model
-    from runtimes.torch_reference import FlashReference
+    from export.checkpoint.reader import open_checkpoint
+    from export.gate.reference import reference_model
+    from runtimes.executors.torch_reference import FlashReference
 
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingError(f"torch {torch.__version__} cannot use CUDA")
@@ -70,14 +70,20 @@ def measure(runtime: Runtime, names: list[str], budget: float = SECONDS) -> dict
         except (AdaptrtError, RuntimeError) as error:  # torch raises RuntimeError
             found[name] = {"error": str(error).splitlines()[0]}
             continue
-        found[name] = {"seconds": median(times), "runs": len(times), "least": min(times),
-                       "tokens_per_second": rows * tokens / median(times)}  # fmt: skip
+        found[name] = {
+            "seconds": median(times),
+            "runs": len(times),
+            "least": min(times),
+            "tokens_per_second": rows * tokens / median(times),
+        }
     return found
 
 
 def vectors_of(runtime: Runtime, longest: int) -> dict[str, Any]:
-    return {name: runtime.run(inputs)["sentence_embedding"]
-            for name, inputs in compared(longest).items()}  # fmt: skip
+    return {
+        name: runtime.run(inputs)["sentence_embedding"]
+        for name, inputs in compared(longest).items()
+    }
 
 
 def main() -> int:

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from export.checkpoint import open_checkpoint
-from export.encoder import Encoder
-from export.modules import POOLER, adaptable_modules
-from export.weights import Contents, tensor_blocks
+from export.checkpoint.names import POOLER, adaptable_modules
+from export.checkpoint.reader import open_checkpoint
+from export.graph.encoder import Encoder
+from export.graph.weights import Contents, tensor_blocks
 
 FILE = "rebuild.onnx"
 MAX_TOKENS = 8192
@@ -67,8 +67,15 @@ def export_rebuild(model: Path, out: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            RebuildingEncoder(encoder, factors).eval(), (*example, torch.tensor(3)), str(out),
-            dynamo=True, opset_version=23, optimize=False, external_data=True, verbose=False,
+            RebuildingEncoder(encoder, factors).eval(),
+            (*example, torch.tensor(3)),
+            str(out),
+            dynamo=True,
+            opset_version=23,
+            optimize=False,
+            external_data=True,
+            verbose=False,
             input_names=["input_ids", "attention_mask", "task_id"],
-            output_names=["sentence_embedding"], dynamic_shapes=(axes, axes, {}),
-        )  # fmt: skip
+            output_names=["sentence_embedding"],
+            dynamic_shapes=(axes, axes, {}),
+        )

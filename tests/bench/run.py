@@ -36,8 +36,14 @@ TOO_SLOW = 15.0  # seconds; not repeated in later rounds
 Samples = dict[tuple[str, str], list[dict[str, Any]]]
 
 
-def measure(work: Path, rounds: int, contenders: Sequence[str], cases: Sequence[str],
-            corpus_texts: int, timeout: float) -> tuple[Samples, list[float]]:  # fmt: skip
+def measure(
+    work: Path,
+    rounds: int,
+    contenders: Sequence[str],
+    cases: Sequence[str],
+    corpus_texts: int,
+    timeout: float,
+) -> tuple[Samples, list[float]]:
     """Samples by (contender, case), and the matrix product's GFLOP/s of each round."""
     samples: Samples = defaultdict(list)
     ceilings = []
@@ -61,8 +67,17 @@ def run_worker(
     work: Path, contender: str, cases: Sequence[str], corpus_texts: int, timeout: float
 ) -> list[dict[str, Any]]:
     """One contender in a process of its own; what it measured before it stopped, if it did."""
-    command = [sys.executable, "-m", "tests.bench.worker", contender, str(work),
-               "--cases", ",".join(cases), "--corpus-texts", str(corpus_texts)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "tests.bench.worker",
+        contender,
+        str(work),
+        "--cases",
+        ",".join(cases),
+        "--corpus-texts",
+        str(corpus_texts),
+    ]
     process = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
     if process.returncode:
         reason = process.stderr.strip().splitlines()[-1:] or [f"exit {process.returncode}"]
@@ -79,10 +94,12 @@ def gemm_gflops() -> float:
     a = np.ones((n, n), np.float32)
     side = onnx.helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, [n, n])
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("MatMul", ["a", "b"], ["c"])], "gemm", [side],
+        [onnx.helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "gemm",
+        [side],
         [onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, [n, n])],
         [onnx.numpy_helper.from_array(a, "b")],
-    )  # fmt: skip
+    )
     opset = onnx.helper.make_opsetid("", 20)
     model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -108,13 +125,19 @@ def summarise(samples: Samples) -> list[dict[str, Any]]:
         seconds = [v["seconds"] for v in values]
         against = _by_round(samples.get((OURS, case), values))
         ratios = [a / b for a, b in zip(_by_round(values), against, strict=False)]
-        rows.append({
-            "contender": contender, "case": case, "runs": len(seconds),
-            "seconds": median(seconds), "tokens_per_s": values[0]["tokens"] / median(seconds),
-            "peak_gb": max(v["peak"] for v in values) / 1e9,
-            "extra_gb": max(v["peak"] - v["loaded"] for v in values) / 1e9,
-            "times_ours": median(ratios), "times_ours_range": [min(ratios), max(ratios)],
-        })  # fmt: skip
+        rows.append(
+            {
+                "contender": contender,
+                "case": case,
+                "runs": len(seconds),
+                "seconds": median(seconds),
+                "tokens_per_s": values[0]["tokens"] / median(seconds),
+                "peak_gb": max(v["peak"] for v in values) / 1e9,
+                "extra_gb": max(v["peak"] - v["loaded"] for v in values) / 1e9,
+                "times_ours": median(ratios),
+                "times_ours_range": [min(ratios), max(ratios)],
+            }
+        )
     return rows
 
 

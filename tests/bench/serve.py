@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from export.cli import main as adaptrt
-from export.parity import TEXTS
+from export.gate.compare import TEXTS
 from export.triton.server import ENVIRONMENT, ServerSpec, serve
 from runtimes import Embedder, TritonEmbedder
 
@@ -89,8 +89,11 @@ def served(url: str, size: int, count: int, seconds: float) -> Row:
 
 
 def show(name: str, size: int, row: Row) -> None:
-    print(f"{name:12} {size:5} {row['texts_per_second']:9.0f} {row['p50_ms']:9.1f} "
-          f"{row['p99_ms']:9.1f}", flush=True)  # fmt: skip
+    print(
+        f"{name:12} {size:5} {row['texts_per_second']:9.0f} {row['p50_ms']:9.1f} "
+        f"{row['p99_ms']:9.1f}",
+        flush=True,
+    )
 
 
 def main() -> int:
@@ -101,14 +104,17 @@ def main() -> int:
     arguments = parser.parse_args()
     bundle = arguments.out / "sample" / f"{TASK}-fp16-onnxruntime"
     if not (bundle / "manifest.json").is_file():
-        adaptrt(["engine", "--target", "onnxruntime", "--task", TASK,
-                 "--out", str(arguments.out)])  # fmt: skip
+        adaptrt(["engine", "--target", "onnxruntime", "--task", TASK, "--out", str(arguments.out)])
     repository = arguments.out / "model_repository"
     adaptrt(["triton", "--bundle", str(bundle), "--out", str(repository)])
     spec = ServerSpec(
-        repository=repository, environment=arguments.environment, exit_timeout=2,
-        http_port=18000, grpc_port=18001, metrics_port=18002,
-    )  # fmt: skip
+        repository=repository,
+        environment=arguments.environment,
+        exit_timeout=2,
+        http_port=18000,
+        grpc_port=18001,
+        metrics_port=18002,
+    )
     rows: dict[str, Row] = {}
     print(f"{'':12} {'texts':>5} {'texts/s':>9} {'p50 ms':>9} {'p99 ms':>9}")
     before = {size: direct(bundle, size, arguments.seconds) for size in (1, REQUEST)}

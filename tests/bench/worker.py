@@ -42,8 +42,13 @@ def main() -> None:
             start = time.perf_counter()
             encode(case.texts)
             seconds = time.perf_counter() - start
-            row = {"case": case.name, "tokens": case.tokens, "seconds": seconds,
-                   "loaded": loaded, "peak": memory_bytes("VmHWM")}  # fmt: skip
+            row = {
+                "case": case.name,
+                "tokens": case.tokens,
+                "seconds": seconds,
+                "loaded": loaded,
+                "peak": memory_bytes("VmHWM"),
+            }
             print(json.dumps(row), flush=True)
 
 

@@ -42,8 +42,22 @@ def install_wheels(wheels: Path, site: Path) -> Outcome:
     files = sorted(wheels.glob("*.whl"))
     if not files:
         return Outcome("wheels", FAILED, reason=f"{wheels} holds no .whl file")
-    step = run_step("wheels", ["-m", "pip", "install", "--quiet", "--no-index", "--no-deps",
-                               "--upgrade", "--target", site, *files], 600)  # fmt: skip
+    step = run_step(
+        "wheels",
+        [
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--upgrade",
+            "--target",
+            site,
+            *files,
+        ],
+        600,
+    )
     path = os.environ.get("PYTHONPATH", "")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(site), path)))
     return step
@@ -72,14 +86,40 @@ def compare_all(place: Workplace, who: Sequence[Contender]) -> list[Outcome]:
 def check_rtx(place: Workplace) -> list[Outcome]:
     """Engines for other architectures on this card: what TensorRT-RTX says."""
     out = place.folder / "bundles" / "rtx-others"
-    build = run_step("build sample for RTX architectures", [
-        "-m", "export.cli", "engine", "--target", "tensorrt_rtx", "--gpu", RTX_EXAMPLE,
-        "--parity-tokens", 64, "--out", out,
-    ], 900)  # fmt: skip
-    own = run_step(f"TensorRT-RTX build for {place.gpu.sm}", [
-        "-m", "export.cli", "engine", "--target", "tensorrt_rtx", "--gpu", place.gpu.sm,
-        "--parity-tokens", 64, "--out", out.with_name("rtx-own"),
-    ], 900)  # fmt: skip
+    build = run_step(
+        "build sample for RTX architectures",
+        [
+            "-m",
+            "export.cli",
+            "engine",
+            "--target",
+            "tensorrt_rtx",
+            "--gpu",
+            RTX_EXAMPLE,
+            "--parity-tokens",
+            64,
+            "--out",
+            out,
+        ],
+        900,
+    )
+    own = run_step(
+        f"TensorRT-RTX build for {place.gpu.sm}",
+        [
+            "-m",
+            "export.cli",
+            "engine",
+            "--target",
+            "tensorrt_rtx",
+            "--gpu",
+            place.gpu.sm,
+            "--parity-tokens",
+            64,
+            "--out",
+            out.with_name("rtx-own"),
+        ],
+        900,
+    )
     if build.status != DONE:
         return [build, own]
     bundle = out / "sample" / "classification-fp16"
@@ -91,8 +131,11 @@ def check_size(place: Workplace, precisions: Sequence[str]) -> list[Outcome]:
     """Build, run and compare one size; the sample also from refitted engines."""
     who = contenders(place.gpu, precisions)
     if place.size == "sample":
-        who += [Contender(c.executor, c.precision, refit=True) for c in who
-                if c.executor.startswith("tensorrt") and c.precision == "fp16"]  # fmt: skip
+        who += [
+            Contender(c.executor, c.precision, refit=True)
+            for c in who
+            if c.executor.startswith("tensorrt") and c.precision == "fp16"
+        ]
     steps = [make_model(place)]
     steps += [make_bundle(place, c) for c in who if c.executor != "torch"]
     return steps + compare_all(place, who)
@@ -107,9 +150,14 @@ def verdict(steps: Sequence[Outcome]) -> int:
 
 def summary(gpu: Gpu, steps: Sequence[Outcome], rows: Sequence[dict[str, Any]]) -> str:
     """The report in Markdown."""
-    lines = [f"# {gpu.name}", "",
-             f"{gpu.sm}, {gpu.memory_gib:.0f} GiB, driver for CUDA {gpu.cuda}", "",
-             "| step | result | seconds |", "|---|---|---|"]  # fmt: skip
+    lines = [
+        f"# {gpu.name}",
+        "",
+        f"{gpu.sm}, {gpu.memory_gib:.0f} GiB, driver for CUDA {gpu.cuda}",
+        "",
+        "| step | result | seconds |",
+        "|---|---|---|",
+    ]
     for step in steps:
         words = step.status + (f": {step.reason}" if step.reason else "")
         if "min_cosine" in step.result:
@@ -146,8 +194,13 @@ def main() -> int:
     timed = time_all(place, contenders(gpu, precisions), options.rounds)  # the last size
     rows = rows_of(timed, contenders(gpu, precisions))
     steps += timed
-    report = {"gpu": gpu.to_json(), "commit": _commit(), "timed_size": place.size, "rows": rows,
-              "steps": [step.to_json() for step in steps]}  # fmt: skip
+    report = {
+        "gpu": gpu.to_json(),
+        "commit": _commit(),
+        "timed_size": place.size,
+        "rows": rows,
+        "steps": [step.to_json() for step in steps],
+    }
     (folder / "gpu-check.json").write_text(json.dumps(report, indent=2) + "\n")
     text = summary(gpu, steps, rows)
     (folder / "gpu-check.md").write_text(text)
@@ -161,8 +214,9 @@ def _vectors(place: Workplace, contender: Contender) -> Path:
 
 def _commit() -> str:
     try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True,
-                              text=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        )
     except OSError:
         return "unknown"
     return done.stdout.strip() or "unknown"

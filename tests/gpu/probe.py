@@ -31,7 +31,7 @@ def cuda_python() -> str:
 
 def tensorrt(flavour: str) -> Callable[[], str]:
     def find() -> str:
-        from runtimes.trt_library import load_tensorrt
+        from runtimes.executors.tensorrt.library import load_tensorrt
 
         module = load_tensorrt(flavour)
         return f"{module.__name__} {module.__version__}"

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 
 from runtimes.errors import AdaptrtError
+from runtimes.executors.tensorrt.library import load_tensorrt, make_logger
 from runtimes.manifest import read_manifest
-from runtimes.trt_library import load_tensorrt, make_logger
 
 
 def main() -> int:
@@ -31,9 +31,11 @@ def main() -> int:
         flags = trt.EngineInvalidityDiagnostics.__members__.items()
         loaded = runtime.deserialize_cuda_engine(data)
         said[engine.gpu] = {
-            "validity": str(validity), "diagnosis": [n for n, flag in flags if bits & int(flag)],
-            "loads": loaded is not None, "errors": logger.errors,
-        }  # fmt: skip
+            "validity": str(validity),
+            "diagnosis": [n for n, flag in flags if bits & int(flag)],
+            "loads": loaded is not None,
+            "errors": logger.errors,
+        }
     print(json.dumps({"version": trt.__version__, "engines": said}))
     return 0
 

@@ -40,9 +40,13 @@ def run_step(name: str, arguments: Sequence[object], timeout: float) -> Outcome:
     print(f"{name} … ", end="", file=sys.stderr, flush=True)
     start = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, *map(str, arguments)], cwd=ROOT, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     try:
         out, err = process.communicate(timeout=timeout)
         status, reason = _verdict(process.returncode, err)

@@ -11,13 +11,13 @@ import onnxruntime
 import pytest
 import tensorrt_rtx_bindings as rtx
 
-import export.pipeline
-from export.checkpoint import open_checkpoint
-from export.identity import model_sha256
-from export.parity import texts_sha256
-from export.source import SAMPLE
+import export.build.pipeline
+from export.checkpoint.identity import model_sha256
+from export.checkpoint.reader import open_checkpoint
+from export.checkpoint.source import SAMPLE
+from export.gate.compare import texts_sha256
+from export.graph.trace import trace
 from export.spec import JINA_TASKS
-from export.trace import trace
 from runtimes import Embedder, InputError
 from runtimes.files import sha256
 from runtimes.manifest import read_manifest
@@ -35,8 +35,12 @@ def encode(bundle: Path, **options: object) -> np.ndarray[tuple[int, int], np.dt
 def test_bundle_holds_graphs_weights_engine_tokenizer_and_parity(fp16_bundle: Path) -> None:
     names = {p.name for p in fp16_bundle.iterdir()}
     assert names >= GRAPHS | {
-        "manifest.json", "model.onnx_data", "encoder.sm89.engine", "tokenizer.json", "parity.json",
-    }  # fmt: skip
+        "manifest.json",
+        "model.onnx_data",
+        "encoder.sm89.engine",
+        "tokenizer.json",
+        "parity.json",
+    }
     assert not any(name.startswith(".") for name in names)
 
 
@@ -138,8 +142,17 @@ def test_small_limits_build_in_silence(
     small_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The gate's own texts are longer than such a bundle takes; that is no news to the user."""
-    options = ("--model", small_folder, "--task", "base", "--max-tokens", 16, "--max-batch", 1,
-               "--quiet")  # fmt: skip
+    options = (
+        "--model",
+        small_folder,
+        "--task",
+        "base",
+        "--max-tokens",
+        16,
+        "--max-batch",
+        1,
+        "--quiet",
+    )
     assert build(tmp_path, *options) == 0
     assert re.sub(r"^target: .*\n", "", capfd.readouterr().err) == ""
 
@@ -147,7 +160,7 @@ def test_small_limits_build_in_silence(
 def test_second_build_gives_the_same_bytes(
     small_bundle: Path, small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.pipeline, "trace", trace.__wrapped__)  # nothing from the cache
+    monkeypatch.setattr(export.build.pipeline, "trace", trace.__wrapped__)  # nothing from the cache
     assert build(tmp_path, "--model", small_folder, "--task", "separation") == 0
     again = tmp_path / "small" / "separation-fp32-onnxruntime"
     names = {p.name for p in again.iterdir()}
@@ -157,10 +170,26 @@ def test_second_build_gives_the_same_bytes(
 
 
 def test_repeated_gpu_builds_one_engine(small_folder: Path, tmp_path: Path) -> None:
-    assert run_cli(
-        "engine", "--model", small_folder, "--task", "base", "--target", "tensorrt_rtx",
-        "--gpu", "sm89,sm89", "--max-tokens", 64, "--parity-tokens", 1, "--out", tmp_path,
-    ) == 0  # fmt: skip
+    assert (
+        run_cli(
+            "engine",
+            "--model",
+            small_folder,
+            "--task",
+            "base",
+            "--target",
+            "tensorrt_rtx",
+            "--gpu",
+            "sm89,sm89",
+            "--max-tokens",
+            64,
+            "--parity-tokens",
+            1,
+            "--out",
+            tmp_path,
+        )
+        == 0
+    )
     manifest = read_manifest(tmp_path / "small" / "base-fp16-t64")
     assert [a.gpu for a in manifest.artifacts if a.kind == "tensorrt_rtx"] == ["sm89"]
 

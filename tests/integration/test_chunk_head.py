@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-import export.encoder
-from export.checkpoint import Checkpoint
-from export.lowering import Kind
-from export.record import GRAPH_FILES
-from export.reference import reference_model
+import export.graph.encoder
+from export.checkpoint.reader import Checkpoint
+from export.gate.reference import reference_model
 from runtimes import Embedder, InputError
-from runtimes.torch_reference import FlashReference
+from runtimes.bundle_files import GRAPH_FILES
+from runtimes.choices import GraphKind
+from runtimes.executors.torch_reference import FlashReference
 from tests.support import build, cosines, run_cli, session
 
 DOCUMENT = (
@@ -68,9 +68,11 @@ def test_document_beyond_8192_tokens(chunk_bundle: Path) -> None:
         found = embedder.encode_chunks(document, chunk_tokens=500, task="base", dimensions=32)
         first = found.windows[0]
         alone = embedder.encode_chunks(
-            document[: first.end], [s for s in found.spans if s[1] <= first.end], task="base",
+            document[: first.end],
+            [s for s in found.spans if s[1] <= first.end],
+            task="base",
             dimensions=32,
-        )  # fmt: skip
+        )
     assert len(found.windows) == len(set(found.window_of)) > 1
     assert max(w.tokens for w in found.windows) <= 8192
     assert found.vectors.shape == (len(found.spans), 32)
@@ -83,19 +85,24 @@ def test_every_graph_pools_alike(chunk_bundle: Path) -> None:
     rng = np.random.default_rng(0)
     mask = np.array([[1] * 9, [1] * 5 + [0] * 4])
     inputs = {
-        "input_ids": rng.integers(5, 16000, mask.shape), "attention_mask": mask,
+        "input_ids": rng.integers(5, 16000, mask.shape),
+        "attention_mask": mask,
         "task_id": np.array([3, -1]),
         "chunk_weights": (rng.random((2, 4, 9)) * mask[:, None]).astype(np.float32),
-    }  # fmt: skip
+    }
     inputs["chunk_weights"][1, 3] = 0  # fills up: no NaN
-    kinds = [Kind.PORTABLE, Kind.ONNXRUNTIME, Kind.PRIMITIVE]  # the others need a GPU
+    kinds = [
+        GraphKind.PORTABLE,
+        GraphKind.ONNXRUNTIME,
+        GraphKind.PRIMITIVE,
+    ]  # the others need a GPU
     found = {
         kind: session(str(chunk_bundle / GRAPH_FILES[kind])).run(["chunk_embedding"], inputs)[0]
         for kind in kinds
     }
     for kind in kinds:
-        np.testing.assert_allclose(found[kind], found[Kind.PORTABLE], atol=2e-6)
-    assert not found[Kind.PORTABLE][1, 3].any()
+        np.testing.assert_allclose(found[kind], found[GraphKind.PORTABLE], atol=2e-6)
+    assert not found[GraphKind.PORTABLE][1, 3].any()
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -109,9 +116,11 @@ def test_half_precision_passes_the_gate(tmp_path: Path, small_folder: Path, prec
 
 
 def test_gate_sees_wrong_pooling(
-    tmp_path: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    small_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """Negative control: the whole text is pooled rightly and its parts are not."""
 
     def smeared(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
@@ -119,19 +128,20 @@ def test_gate_sees_wrong_pooling(
         sums = torch.matmul(weights, x)
         return sums / torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
 
-    monkeypatch.setattr(export.encoder, "unit_chunks", smeared)
-    export.trace.trace.cache_clear()
+    monkeypatch.setattr(export.graph.encoder, "unit_chunks", smeared)
+    export.graph.trace.trace.cache_clear()
     arguments = ("--model", small_folder, "--head", "chunks", "--task", "separation")
     try:
         assert build(tmp_path, *arguments) == 3
     finally:
-        export.trace.trace.cache_clear()
+        export.graph.trace.trace.cache_clear()
     assert "chunks" in capsys.readouterr().err
     assert not list(tmp_path.rglob("manifest.json"))
 
 
-@pytest.mark.parametrize("more", [["--interface", "official", "--adapter", "switchable"],
-                                  ["--adapter", "slot"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "more", [["--interface", "official", "--adapter", "switchable"], ["--adapter", "slot"]]
+)
 def test_combinations_without_sense_are_refused(
     tmp_path: Path, small_folder: Path, more: list[str]
 ) -> None:

@@ -85,9 +85,11 @@ def test_no_prefix_leaves_the_instruction_out(
 
 
 def test_standard_input_is_one_text_per_line(
-    query_bundle: Path, expected: Array, capsys: pytest.CaptureFixture[str],
+    query_bundle: Path,
+    expected: Array,
+    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     feed(monkeypatch, "\n".join(TEXTS) + "\n")
     lines = encode(capsys, "--bundle", query_bundle)
     assert [line["text"] for line in lines] == TEXTS
@@ -103,7 +105,7 @@ def test_empty_standard_input_gives_no_line(
     assert encode(capsys, "--bundle", query_bundle) == []
 
 
-@pytest.mark.filterwarnings("default::runtimes.tokens.TruncationWarning")
+@pytest.mark.filterwarnings("default::runtimes.text.tokens.TruncationWarning")
 def test_long_text_warns_on_one_line_and_is_refused_with_strict(
     small_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

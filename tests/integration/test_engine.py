@@ -13,14 +13,14 @@ import tensorrt_rtx_bindings as trt
 from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
-import export.engine
-from export.checkpoint import Checkpoint
-from export.engine import EngineSpec, build_engine, check_gpus
-from export.engine_profiles import engine_profiles
-from export.lowering import Kind
-from export.spec import Limits, Target
+import export.engines.builder
+from export.checkpoint.reader import Checkpoint
+from export.engines.builder import EngineSpec, build_engine, check_gpus
+from export.engines.profiles import engine_profiles
+from export.spec import Limits
+from runtimes.choices import GraphKind, Target
 from runtimes.errors import AdaptrtError, InputError
-from runtimes.trt_library import load_tensorrt
+from runtimes.executors.tensorrt.library import load_tensorrt
 from tests.support import graph_path, write_graphs
 
 SPEC = EngineSpec(limits=Limits(), gpu="sm89", workspace=4 << 30)
@@ -36,7 +36,9 @@ def weights_size(folder: Path) -> int:
     return (folder / "model.onnx_data").stat().st_size
 
 
-def build(folder: Path, out: Path, spec: EngineSpec = SPEC, kind: Kind = Kind.TENSORRT) -> bytes:
+def build(
+    folder: Path, out: Path, spec: EngineSpec = SPEC, kind: GraphKind = GraphKind.TENSORRT
+) -> bytes:
     build_engine(trt, graph_path(folder, kind), out / "engine", spec)
     return (out / "engine").read_bytes()
 
@@ -57,12 +59,12 @@ def test_bf16_engine_builds_at_the_full_limits(original: Checkpoint, tmp_path: P
 
 def test_fp32_attention_without_the_attribute_is_refused(fp32_graphs: Path, tmp_path: Path) -> None:
     """FP32 has no fused kernel; only TRT_decomposable lets the builder split the operator."""
-    model = ir.load(graph_path(fp32_graphs, Kind.TENSORRT))
+    model = ir.load(graph_path(fp32_graphs, GraphKind.TENSORRT))
     found = [node for node in model.graph if node.op_type == "Attention"]
     for node in found:
         del node.attributes["TRT_decomposable"]
     assert found
-    broken = graph_path(fp32_graphs, Kind.TENSORRT).with_name("without.onnx")
+    broken = graph_path(fp32_graphs, GraphKind.TENSORRT).with_name("without.onnx")
     broken.write_bytes(ir.to_proto(model).SerializeToString())
     with pytest.raises(AdaptrtError, match=r"built no engine for sm89: .*[Aa]ttention"):
         build_engine(trt, broken, tmp_path / "engine", SPEC)
@@ -73,19 +75,22 @@ def test_fp32_attention_without_the_attribute_is_refused(fp32_graphs: Path, tmp_
 def test_primitive_graph_builds_too(small: Checkpoint, tmp_path: Path, dtype: str) -> None:
     folder = write_graphs(tmp_path / "small", small, "separation", dtype, 64)
     spec = EngineSpec(limits=Limits(max_batch=2, max_tokens=64), gpu="sm86", workspace=1 << 30)
-    assert len(build(folder, tmp_path, spec, Kind.PRIMITIVE)) > 10_000
+    assert len(build(folder, tmp_path, spec, GraphKind.PRIMITIVE)) > 10_000
 
 
 def tiny_graph(folder: Path, *nodes: onnx.NodeProto) -> Path:
     """A graph with the encoder's inputs; its last node gives ``sentence_embedding``."""
     shape = ["batch", "sequence"]
     graph = helper.make_graph(
-        list(nodes), "broken",
-        [helper.make_tensor_value_info(n, TensorProto.INT64, shape)
-         for n in ("input_ids", "attention_mask")],
+        list(nodes),
+        "broken",
+        [
+            helper.make_tensor_value_info(n, TensorProto.INT64, shape)
+            for n in ("input_ids", "attention_mask")
+        ],
         [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(np.ones((3, 5), np.float32), "weight")],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     (folder / "broken.onnx").write_bytes(model.SerializeToString())
     return folder / "broken.onnx"
@@ -98,13 +103,19 @@ def cast(name: str) -> onnx.NodeProto:
 @pytest.mark.parametrize(
     ("node", "name"),
     [
-        (helper.make_node("Unheard", ["floats"], ["sentence_embedding"], name="layers.7.odd"),
-         "layers.7.odd"),
-        (helper.make_node("Softmax", ["floats"], ["sentence_embedding"], name="layers.8.axis",
-                          axis=9), "layers.8.axis"),
+        (
+            helper.make_node("Unheard", ["floats"], ["sentence_embedding"], name="layers.7.odd"),
+            "layers.7.odd",
+        ),
+        (
+            helper.make_node(
+                "Softmax", ["floats"], ["sentence_embedding"], name="layers.8.axis", axis=9
+            ),
+            "layers.8.axis",
+        ),
     ],
     ids=["unknown operator", "impossible attribute"],
-)  # fmt: skip
+)
 def test_graph_the_parser_refuses_is_an_error_with_the_nodes_name(
     tmp_path: Path, node: onnx.NodeProto, name: str
 ) -> None:
@@ -116,7 +127,7 @@ def test_graph_the_parser_refuses_is_an_error_with_the_nodes_name(
 
 def test_graph_without_its_weights_is_an_error(tmp_path: Path, fp32_graphs: Path) -> None:
     lonely = tmp_path / "lonely.onnx"
-    lonely.write_bytes(graph_path(fp32_graphs, Kind.TENSORRT).read_bytes())
+    lonely.write_bytes(graph_path(fp32_graphs, GraphKind.TENSORRT).read_bytes())
     with pytest.raises(AdaptrtError, match=r"lonely\.onnx"):
         build_engine(trt, lonely, tmp_path / "engine", TINY)
 
@@ -151,7 +162,7 @@ def test_interrupt_during_a_build_ends_it_without_an_engine(
         return getattr(tqdm, moment)(self, *arguments)
 
     setattr(InterruptingBar, moment, interrupt)
-    monkeypatch.setattr(export.engine, "tqdm", InterruptingBar)
+    monkeypatch.setattr(export.engines.builder, "tqdm", InterruptingBar)
     # A shell that started the tests in the background has them ignore the signal.
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

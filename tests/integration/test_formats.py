@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.checkpoint import Checkpoint
-from export.lowering import Kind
-from export.spec import BASE_TASK, JINA_TASKS
+from export.checkpoint.reader import Checkpoint
+from export.spec import JINA_TASKS
+from runtimes.choices import BASE_TASK, GraphKind
 from tests.peft_zoo import load_base, mean_vectors, quiet
 from tests.support import (
     SAMPLE_HF,
@@ -63,13 +63,17 @@ def run(path: Path, rows: list[Array]) -> Array:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_fp32_graphs_of_both_formats_are_one_and_the_reference(
-    original: Checkpoint, native: Checkpoint, rows: list[Array], natively: Vectors,
-    tmp_path: Path, task: str,
-) -> None:  # fmt: skip
+    original: Checkpoint,
+    native: Checkpoint,
+    rows: list[Array],
+    natively: Vectors,
+    tmp_path: Path,
+    task: str,
+) -> None:
     first = write_graphs(tmp_path / "original", original, task, "float32")
     second = write_graphs(tmp_path / "native", native, task, "float32")
-    ours = run(graph_path(first, Kind.ONNXRUNTIME), rows)
-    np.testing.assert_array_equal(ours, run(graph_path(second, Kind.ONNXRUNTIME), rows))
+    ours = run(graph_path(first, GraphKind.ONNXRUNTIME), rows)
+    np.testing.assert_array_equal(ours, run(graph_path(second, GraphKind.ONNXRUNTIME), rows))
     files = [{p.name: p.read_bytes() for p in folder.iterdir()} for folder in (first, second)]
     assert files[0] == files[1]
     assert cosines(ours, natively(task)).min() >= 0.999999
@@ -81,7 +85,7 @@ def test_fp16_graph_is_the_reference(
     original: Checkpoint, rows: list[Array], natively: Vectors, tmp_path: Path, task: str
 ) -> None:
     folder = write_graphs(tmp_path, original, task, "float16")
-    for kind in (Kind.PORTABLE, Kind.ONNXRUNTIME):
+    for kind in (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME):
         ours = run(graph_path(folder, kind), rows)
         assert ours.dtype == np.float32
         assert cosines(ours, natively(task)).min() >= 0.9999

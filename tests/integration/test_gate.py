@@ -10,21 +10,24 @@ from typing import Any
 import pytest
 import torch
 
-import export.encoder
-import export.pipeline
-import export.weights
-from export.adapters import Adapter, LoraPair, merge
-from export.checkpoint import Checkpoint
-from export.trace import trace
+import export.build.pipeline
+import export.graph.encoder
+import export.graph.weights
+from export.checkpoint.lora import Adapter, LoraPair, merge
+from export.checkpoint.reader import Checkpoint
+from export.graph.trace import trace
 from tests.support import build, edit_json, listing
 
 Patch = pytest.MonkeyPatch
 
 
 def merge_instead(patch: Patch, wrong: Any) -> None:
-    """What ``export.weights.merge`` adds to a weight is what ``wrong`` makes of the update."""
-    patch.setattr(export.weights, "merge", lambda weight, pair, *rows: merge(
-        weight, wrong(pair) if pair is not None else None, *rows))  # fmt: skip
+    """What ``weights.merge`` adds to a weight is what ``wrong`` makes of the update."""
+    patch.setattr(
+        export.graph.weights,
+        "merge",
+        lambda weight, pair, *rows: merge(weight, wrong(pair) if pair is not None else None, *rows),
+    )
 
 
 def checkpoint_adapter(patch: Patch, change: Any) -> None:
@@ -73,18 +76,21 @@ def subtracted(patch: Patch) -> None:
 
 
 def rope_base_10000(patch: Patch) -> None:
-    right = export.weights.rope_table
+    right = export.graph.weights.rope_table
     patch.setattr(
-        export.weights, "rope_table",
+        export.graph.weights,
+        "rope_table",
         lambda config, *rest: right(replace(config, rope_theta=10000.0), *rest),
-    )  # fmt: skip
+    )
 
 
 def no_positions(patch: Patch) -> None:
-    right = export.weights.rope_table
-    patch.setattr(export.weights, "rope_table",
-                  lambda config, which, tokens: 0 * right(config, which, tokens)
-                  + (which == "cos"))  # fmt: skip
+    right = export.graph.weights.rope_table
+    patch.setattr(
+        export.graph.weights,
+        "rope_table",
+        lambda config, which, tokens: 0 * right(config, which, tokens) + (which == "cos"),
+    )
 
 
 def first_token_pooling(patch: Patch) -> None:
@@ -94,7 +100,7 @@ def first_token_pooling(patch: Patch) -> None:
         first = torch.tanh(x[:, 0] * attention_mask[:, :1])
         return first / torch.linalg.vector_norm(first, dim=-1, keepdim=True)
 
-    patch.setattr(export.encoder, "unit_mean", pooled)
+    patch.setattr(export.graph.encoder, "unit_mean", pooled)
 
 
 def padding_in_the_mean(patch: Patch) -> None:
@@ -102,13 +108,19 @@ def padding_in_the_mean(patch: Patch) -> None:
         mean = (x + 0 * attention_mask.unsqueeze(-1)).mean(1)
         return mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
 
-    patch.setattr(export.encoder, "unit_mean", mean_of_all)
+    patch.setattr(export.graph.encoder, "unit_mean", mean_of_all)
 
 
 WEIGHT_CONTROLS = [
-    wrong_adapter, no_adapter, lost_embedding_adapter, exchanged_modules, scaling_of_one,
-    subtracted, rope_base_10000, no_positions,
-]  # fmt: skip
+    wrong_adapter,
+    no_adapter,
+    lost_embedding_adapter,
+    exchanged_modules,
+    scaling_of_one,
+    subtracted,
+    rope_base_10000,
+    no_positions,
+]
 GRAPH_CONTROLS = [first_token_pooling, padding_in_the_mean]
 
 
@@ -134,9 +146,12 @@ def check_refused(out: Path, capsys: pytest.CaptureFixture[str], *options: Any) 
 
 @pytest.mark.parametrize("control", WEIGHT_CONTROLS, ids=lambda control: control.__name__)
 def test_wrong_weights_exit_3_and_keep_the_former_bundle(
-    former: Path, small_folder: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str],
+    former: Path,
+    small_folder: Path,
+    monkeypatch: Patch,
+    capsys: pytest.CaptureFixture[str],
     control: Any,
-) -> None:  # fmt: skip
+) -> None:
     task = "classification" if control is wrong_adapter else "separation"
     target = former.with_name(f"{task}-fp32-onnxruntime")
     if target != former:
@@ -148,18 +163,22 @@ def test_wrong_weights_exit_3_and_keep_the_former_bundle(
 
 @pytest.mark.parametrize("control", GRAPH_CONTROLS, ids=lambda control: control.__name__)
 def test_wrong_pooling_exits_3_and_keeps_the_former_bundle(
-    former: Path, small_folder: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str],
+    former: Path,
+    small_folder: Path,
+    monkeypatch: Patch,
+    capsys: pytest.CaptureFixture[str],
     control: Any,
-) -> None:  # fmt: skip
+) -> None:
     control(monkeypatch)
     # Wrong graphs must neither come from the cache of right ones nor stay in it.
-    monkeypatch.setattr(export.pipeline, "trace", trace.__wrapped__)
+    monkeypatch.setattr(export.build.pipeline, "trace", trace.__wrapped__)
     out = former.parents[1]
     check_refused(out, capsys, "--model", small_folder, "--task", "separation")
 
 
-@pytest.mark.parametrize("control", [wrong_adapter, rope_base_10000],
-                         ids=lambda control: control.__name__)  # fmt: skip
+@pytest.mark.parametrize(
+    "control", [wrong_adapter, rope_base_10000], ids=lambda control: control.__name__
+)
 def test_trained_sample_shows_the_same_mistakes(
     tmp_path: Path, monkeypatch: Patch, capsys: pytest.CaptureFixture[str], control: Any
 ) -> None:

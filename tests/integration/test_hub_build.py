@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.source import SAMPLE
+from export.checkpoint.source import SAMPLE
 from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.hub_server import FIRST, Hub, Repository, files_of, serve_hub
@@ -41,8 +41,12 @@ def run(hub: Hub, home: Path, *arguments: str, **settings: str) -> subprocess.Co
     own = {"HF_HOME": str(home), "HF_ENDPOINT": hub.endpoint, "PYTHONPATH": str(Path.cwd())}
     return subprocess.run(
         [sys.executable, "-W", "error", *arguments],
-        env=kept | own | settings, capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        env=kept | own | settings,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
@@ -53,10 +57,24 @@ def built(
     model: str = request.param
     out = tmp_path_factory.mktemp("build")
     done = run(
-        hub, home, "-m", "export.cli", "engine", "--model", model, "--revision", "v1",
-        "--target", "onnxruntime", "--precision", "fp32", "--parity-tokens", "64",
-        "--out", str(out),
-    )  # fmt: skip
+        hub,
+        home,
+        "-m",
+        "export.cli",
+        "engine",
+        "--model",
+        model,
+        "--revision",
+        "v1",
+        "--target",
+        "onnxruntime",
+        "--precision",
+        "fp32",
+        "--parity-tokens",
+        "64",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 0, done.stderr
     return model, out / model.replace("/", "--") / "classification-fp32-onnxruntime", done.stderr
 
@@ -91,7 +109,10 @@ def test_later_builds_need_no_hub(built: tuple[str, Path, str], home: Path) -> N
     with serve_hub() as gone:
         pass
     for settings in ({}, {"HF_HUB_OFFLINE": "1"}):
-        code = f"from export.source import resolve; print(resolve({model!r}, 'v1').revision)"
+        code = (
+            "from export.checkpoint.source import resolve; "
+            f"print(resolve({model!r}, 'v1').revision)"
+        )
         done = run(gone, home, "-c", code, **settings)
         assert (done.returncode, done.stdout) == (0, FIRST + "\n"), done.stderr
         (line,) = done.stderr.splitlines()
@@ -104,9 +125,18 @@ def test_without_hub_and_cache_the_command_fails_at_once(tmp_path: Path) -> None
         pass
     out = tmp_path / "out"
     done = run(
-        gone, tmp_path / "hf", "-m", "export.cli", "engine", "--model", "acme/original",
-        "--target", "onnxruntime", "--out", str(out),
-    )  # fmt: skip
+        gone,
+        tmp_path / "hf",
+        "-m",
+        "export.cli",
+        "engine",
+        "--model",
+        "acme/original",
+        "--target",
+        "onnxruntime",
+        "--out",
+        str(out),
+    )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(
         f"error: MODEL: {gone.endpoint} cannot be reached"

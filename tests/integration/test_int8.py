@@ -12,17 +12,26 @@ import pytest
 
 from calibration.corpus import TEXTS as TEXTS_FILE
 from calibration.table import read_calibration
-from export.engine import EngineSpec, build_engine
-from export.spec import JINA_TASKS, Limits, Target
+from export.engines.builder import EngineSpec, build_engine
+from export.spec import JINA_TASKS, Limits
 from runtimes import Embedder
+from runtimes.choices import Target
+from runtimes.executors.tensorrt.library import load_tensorrt
 from runtimes.manifest import Manifest, read_manifest
-from runtimes.trt_library import load_tensorrt
 from tests.support import cosines, run_cli
 
 CPU = "int8-onnxruntime-t256"
 TEXTS = ["Where is the station?", "Wo ist der Bahnhof?", "ありがとうございます", "word " * 100]
-OPTIONS = ("--precision", "int8", "--max-tokens", 256, "--parity-tokens", 64,
-           "--calibration-texts", 48)  # fmt: skip
+OPTIONS = (
+    "--precision",
+    "int8",
+    "--max-tokens",
+    256,
+    "--parity-tokens",
+    64,
+    "--calibration-texts",
+    48,
+)
 
 
 def build(out: Path, *options: object, target: str = "onnxruntime") -> int:
@@ -85,16 +94,18 @@ def test_gate_ran_on_texts_that_no_calibration_sees(int8_out: Path) -> None:
         assert sum(name.startswith("held-") for name in names) == count
         assert sum(name.startswith("query-") for name in names) == 120
     own = [json.loads(line) for line in TEXTS_FILE.read_text(encoding="utf-8").splitlines()]
-    held, used = ({r["text"] for r in own if r["split"] == split}
-                  for split in ("held_back", "calibration"))  # fmt: skip
+    held, used = (
+        {r["text"] for r in own if r["split"] == split} for split in ("held_back", "calibration")
+    )
     assert not held & used
 
 
 def test_weights_and_engine_are_in_int8(engine_bundle: Path, fp16_bundle: Path) -> None:
     """The four GEMMs of six layers hold 4.7 M weights, one byte less for each."""
     check_graphs(json.loads((engine_bundle / "parity.json").read_text()))
-    before, after = ({a.path: a.bytes for a in read_manifest(b).artifacts}
-                     for b in (fp16_bundle, engine_bundle))  # fmt: skip
+    before, after = (
+        {a.path: a.bytes for a in read_manifest(b).artifacts} for b in (fp16_bundle, engine_bundle)
+    )
     weights = 6 * (3 + 1 + 4 + 4) * 256 * 256
     saved = before["encoder.sm89.engine"] - after["encoder.sm89.engine"]
     assert saved > 0.8 * weights

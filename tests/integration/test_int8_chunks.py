@@ -14,13 +14,23 @@ from onnx import numpy_helper
 
 from calibration.corpus import held_back, retrieval_pairs
 from calibration.table import read_calibration
-from export import held_back as int8_gate
+from export.gate import retrieval as int8_gate
 from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.support import cosines, edit_graph, rehash, run_cli
 
-OPTIONS = ("--precision", "int8", "--max-tokens", 64, "--parity-tokens", 32, "--gpu", "sm89",
-           "--calibration-texts", 24)  # fmt: skip
+OPTIONS = (
+    "--precision",
+    "int8",
+    "--max-tokens",
+    64,
+    "--parity-tokens",
+    32,
+    "--gpu",
+    "sm89",
+    "--calibration-texts",
+    24,
+)
 CHUNKS = ("--head", "chunks")
 DOCUMENT = "The ferry left at nine. Nobody minded. 東京は雨です。 Where is the station?"
 
@@ -70,8 +80,11 @@ def test_chunks_and_texts_are_near_fp32s(bundle: Path, chunk_bundle: Path) -> No
 
 
 def test_gate_compares_chunks_at_both_lengths_by_int8s_threshold(bundle: Path) -> None:
-    chunks = [f"{kind}, chunks{width}" for kind in ("onnxruntime", "portable")
-              for width in ("", ", 32 dimensions")]  # fmt: skip
+    chunks = [
+        f"{kind}, chunks{width}"
+        for kind in ("onnxruntime", "portable")
+        for width in ("", ", 32 dimensions")
+    ]
     assert set(chunks) < set(labels(bundle))
     graphs = json.loads((bundle / "parity.json").read_text())["graphs"]
     for label in chunks:
@@ -86,8 +99,9 @@ def test_verify_runs_every_pass_and_retrieval(
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
     assert [x.split(": ")[0] for x in lines if ", retrieval by" not in x] == labels(bundle)
     ranked = {x.split(": ")[0] for x in lines if ", retrieval by separation: nDCG@10" in x}
-    assert ranked == {f"{label}, retrieval by separation" for label in labels(bundle)
-                      if "chunks" not in label}  # fmt: skip
+    assert ranked == {
+        f"{label}, retrieval by separation" for label in labels(bundle) if "chunks" not in label
+    }
 
 
 def test_calibration_is_the_sentence_heads(

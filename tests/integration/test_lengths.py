@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from torch import nn
 
-from export.checkpoint import Checkpoint
-from export.lowering import Kind
-from export.reference import reference_model
-from runtimes.torch_reference import FlashReference
+from export.checkpoint.reader import Checkpoint
+from export.gate.reference import reference_model
+from runtimes.choices import GraphKind
+from runtimes.executors.torch_reference import FlashReference
 from tests.support import (
     Array,
     cosines,
@@ -36,7 +36,7 @@ def reference(original: Checkpoint) -> nn.Module:
     return reference_model(original, TASK)
 
 
-def run(folder: Path, inputs: dict[str, Array], kind: Kind = Kind.ONNXRUNTIME) -> Array:
+def run(folder: Path, inputs: dict[str, Array], kind: GraphKind = GraphKind.ONNXRUNTIME) -> Array:
     return session(str(graph_path(folder, kind))).run(["sentence_embedding"], inputs)[0]
 
 
@@ -66,8 +66,8 @@ def test_reference_tells_lengths_apart(reference: nn.Module) -> None:
     assert cosines(whole, cut).min() < 0.999999
 
 
-@pytest.mark.parametrize("kind", [Kind.ONNXRUNTIME, Kind.PORTABLE, Kind.PRIMITIVE])
-def test_padding_does_not_change_a_vector(folder: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [GraphKind.ONNXRUNTIME, GraphKind.PORTABLE, GraphKind.PRIMITIVE])
+def test_padding_does_not_change_a_vector(folder: Path, kind: GraphKind) -> None:
     """Padding changes the vector: sentence-transformers #2312, #2569."""
     lengths = [3, 100, 700, 31]
     batch = padded(lengths)

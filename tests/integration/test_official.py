@@ -19,10 +19,21 @@ TEXTS = ["The last train leaves at ten.", "東京は雨です。", "Wo ist der B
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("official")
-    code = main([
-        "engine", "--out", str(out), "--target", "onnxruntime", "--precision", "fp32",
-        "--adapter", "switchable", "--interface", "official",
-    ])  # fmt: skip
+    code = main(
+        [
+            "engine",
+            "--out",
+            str(out),
+            "--target",
+            "onnxruntime",
+            "--precision",
+            "fp32",
+            "--adapter",
+            "switchable",
+            "--interface",
+            "official",
+        ]
+    )
     assert code == 0
     return out / "sample" / "official-fp32"
 
@@ -37,16 +48,21 @@ def test_contract_is_the_official_files(bundle: Path) -> None:
     assert inputs["attention_mask"] == ("tensor(int64)", ["batch", "sequence"])
     first = session.get_outputs()[0]
     assert (first.name, first.type, first.shape) == (
-        "text_embeds", "tensor(float)", ["batch", "sequence", 256],
-    )  # fmt: skip
+        "text_embeds",
+        "tensor(float)",
+        ["batch", "sequence", 256],
+    )
 
 
 @pytest.mark.parametrize("number", range(5))
 def test_fastembed_gives_our_vectors(bundle: Path, number: int) -> None:
     client = JinaEmbeddingV3(
-        "jinaai/jina-embeddings-v3", specific_model_path=str(bundle), task_id=number,
-        cuda=False, threads=2,
-    )  # fmt: skip
+        "jinaai/jina-embeddings-v3",
+        specific_model_path=str(bundle),
+        task_id=number,
+        cuda=False,
+        threads=2,
+    )
     theirs = np.stack(list(client.embed(TEXTS)))
     with Embedder.load(bundle) as embedder:
         ours = embedder.encode(TEXTS, task=TASKS[number], prefix=False)

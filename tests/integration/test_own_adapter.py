@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
-from export.checkpoint import Checkpoint, open_checkpoint
+from export.checkpoint.reader import Checkpoint, open_checkpoint
 from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.peft_zoo import load_base, mean_vectors, quiet, train
@@ -15,9 +15,13 @@ from tests.support import SAMPLE_HF, Array, build, cosines, sample_tokenizer, wr
 
 TEXTS = ["Der Mieter kündigt fristgerecht.", "The court dismissed the appeal. " * 9, "契約"]
 CONFIG = LoraConfig(
-    r=7, lora_alpha=3, use_rslora=True, target_modules=["q_proj", "fc2", "word_embeddings"],
-    rank_pattern={"fc2": 2}, alpha_pattern={"q_proj": 5},
-)  # fmt: skip
+    r=7,
+    lora_alpha=3,
+    use_rslora=True,
+    target_modules=["q_proj", "fc2", "word_embeddings"],
+    rank_pattern={"fc2": 2},
+    alpha_pattern={"q_proj": 5},
+)
 
 
 @pytest.fixture(scope="module")

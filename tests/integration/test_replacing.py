@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-import export.calibrate
-import export.pipeline
-from export.bundle import check_hashes
-from export.checkpoint import open_checkpoint
-from export.identity import model_sha256
+import export.build.pipeline
+import export.quantisation.calibrate
+from export.bundle.staging import check_hashes
+from export.checkpoint.identity import model_sha256
+from export.checkpoint.reader import open_checkpoint
 from runtimes import Embedder, InputError
-from runtimes.manifest import FILE, make_artifact, read_manifest
+from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.manifest import make_artifact, read_manifest
 from tests.support import build, edit_json, listing, run_cli
 from tests.zoo import write_original
 
@@ -24,7 +25,10 @@ from tests.zoo import write_original
 @pytest.fixture
 def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing and measuring are the first things that take long."""
-    for module, name in ((export.pipeline, "trace"), (export.calibrate, "_measure")):
+    for module, name in (
+        (export.build.pipeline, "trace"),
+        (export.quantisation.calibrate, "_measure"),
+    ):
         monkeypatch.setattr(module, name, lambda *arguments: pytest.fail("work was begun"))
 
 
@@ -73,9 +77,11 @@ def folder(place: Path) -> None:
 @pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("make", [link, file, folder], ids=lambda make: make.__name__)
 def test_what_is_no_bundle_is_refused_before_any_work(
-    place: Path, small_folder: Path, capsys: pytest.CaptureFixture[str],
+    place: Path,
+    small_folder: Path,
+    capsys: pytest.CaptureFixture[str],
     make: Callable[[Path], None],
-) -> None:  # fmt: skip
+) -> None:
     make(place)
     error = refused(place, capsys, lambda: engine(place, small_folder))
     assert "is no bundle of ours, so it is not replaced" in error
@@ -94,9 +100,12 @@ def test_places_of_all_tasks_are_looked_at_before_the_first_is_built(
 @pytest.mark.parametrize("make", [link, folder], ids=lambda make: make.__name__)
 @pytest.mark.parametrize("command", ["calibrate", "engine"])
 def test_what_is_no_calibration_is_refused_before_any_work(
-    place: Path, small_folder: Path, capsys: pytest.CaptureFixture[str], command: str,
+    place: Path,
+    small_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
     make: Callable[[Path], None],
-) -> None:  # fmt: skip
+) -> None:
     (place.parent / "calibration").mkdir()
     make(place.parent / "calibration" / "text-matching.json")
     options = ["--model", small_folder, "--task", "all", "--out", place.parents[1]]
@@ -110,9 +119,11 @@ def test_what_is_no_calibration_is_refused_before_any_work(
 
 @pytest.mark.usefixtures("no_work")
 def test_read_only_place_is_found_before_a_calibration(
-    tmp_path: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    small_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+) -> None:
     """As the system answers on a volume mounted read-only; the tests may run as root."""
     monkeypatch.setattr("runtimes.files.os.access", lambda path, mode: path != tmp_path)
     assert run_cli("calibrate", "--model", small_folder, "--out", tmp_path / "out") == 2
@@ -138,7 +149,7 @@ def engine_file(bundle: Path, gpu: str, **more: Any) -> None:
     (bundle / name).write_bytes(b"engine")
     entry = replace(make_artifact(bundle, name, "tensorrt_rtx", precision="fp32", gpu=gpu), **more)
     artifacts = [asdict(a) for a in (*read_manifest(bundle).artifacts, entry)]
-    edit_json(bundle / FILE, artifacts=artifacts)
+    edit_json(bundle / MANIFEST_FILE, artifacts=artifacts)
 
 
 # What the manifest of the bundle that is there says, and how the refusal names it.
@@ -154,7 +165,7 @@ OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "target": ({"target": {"name": "tensorrt_rtx", "requested": "auto"}}, "TARGET='tensorrt_rtx'"),
     "batch": ({"max_batch": 8}, "MAX_BATCH=8"),
     "tokens": ({"max_tokens": 512}, "MAX_TOKENS=512"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.usefixtures("no_work")
@@ -164,7 +175,7 @@ def test_bundle_built_with_other_choices_is_not_replaced(
 ) -> None:
     """Under one NAME, or built by a version that had shorter names."""
     changes, words = OTHER[other]
-    edit_json(former / FILE, **changes)
+    edit_json(former / MANIFEST_FILE, **changes)
     error = refused(former, capsys, lambda: engine(former, small_folder))
     assert f"separation-fp32-onnxruntime was built with {words}, which this build" in error
     assert error.endswith("choose another place (NAME=... or OUT=...), or delete it")
@@ -187,7 +198,7 @@ def test_engines_for_other_gpus_are_not_lost(
     shutil.copytree(small_bundle, rtx)
     for gpu in ("sm86", "sm89"):
         engine_file(rtx, gpu)
-    edit_json(rtx / FILE, target={"name": "tensorrt_rtx", "requested": "auto"})
+    edit_json(rtx / MANIFEST_FILE, target={"name": "tensorrt_rtx", "requested": "auto"})
     options = ("--target", "tensorrt_rtx", "--gpu", "sm89,sm120")
     error = refused(rtx, capsys, lambda: engine(rtx, small_folder, *options))
     assert "separation-fp32 holds engines for sm86, which this build would replace" in error

@@ -11,7 +11,7 @@ import pytest
 from onnxruntime import AdapterFormat
 from peft import LoraConfig
 
-from export.adapter_export import remedy
+from export.bundle.slot_adapter import remedy
 from export.cli import main
 from runtimes import Embedder, InputError
 from runtimes.manifest import read_manifest
@@ -25,10 +25,25 @@ TEXTS = ["The last train leaves at ten.", "東京は雨です。"]
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("slot")
-    code = main([
-        "engine", "--out", str(out), "--target", "onnxruntime", "--precision", request.param,
-        "--adapter", "slot", "--rank", "6", "--task", "base", "--max-tokens", "512",
-    ])  # fmt: skip
+    code = main(
+        [
+            "engine",
+            "--out",
+            str(out),
+            "--target",
+            "onnxruntime",
+            "--precision",
+            request.param,
+            "--adapter",
+            "slot",
+            "--rank",
+            "6",
+            "--task",
+            "base",
+            "--max-tokens",
+            "512",
+        ]
+    )
     assert code == 0
     return out / "sample" / f"base-slot-{request.param}-r6-t512"
 
@@ -43,10 +58,21 @@ def adapter(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_filled_slot_equals_the_merged_adapter(bundle: Path, adapter: Path, tmp_path: Path) -> None:
     precision = read_manifest(bundle).precision
-    code = main([
-        "engine", "--out", str(tmp_path), "--target", "onnxruntime", "--precision", precision,
-        "--task", "separation", "--max-tokens", "512",
-    ])  # fmt: skip
+    code = main(
+        [
+            "engine",
+            "--out",
+            str(tmp_path),
+            "--target",
+            "onnxruntime",
+            "--precision",
+            precision,
+            "--task",
+            "separation",
+            "--max-tokens",
+            "512",
+        ]
+    )
     assert code == 0
     with Embedder.load(tmp_path / "sample" / f"separation-{precision}-onnxruntime-t512") as merged:
         expected = merged.encode(TEXTS)
@@ -83,8 +109,24 @@ def test_refusal_prints_the_command_that_builds_a_fitting_slot(
     common = ("--model", native, "--out", tmp_path, "--parity-tokens", 64)
     folder, out = tmp_path / "small-hf", tmp_path / "own.onnx_adapter"
     bundle = folder / "base-slot-fp32-r15-b4-t512"
-    assert build(tmp_path, "--model", native, "--adapter", "slot", "--rank", 15, "--task", "base",
-                 "--max-tokens", 512, "--max-batch", 4) == 0  # fmt: skip
+    assert (
+        build(
+            tmp_path,
+            "--model",
+            native,
+            "--adapter",
+            "slot",
+            "--rank",
+            15,
+            "--task",
+            "base",
+            "--max-tokens",
+            512,
+            "--max-batch",
+            4,
+        )
+        == 0
+    )
     assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert "needs rank 16, the bundle's slot has 15" in error

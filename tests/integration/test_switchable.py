@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-import export.encoder
-import export.plan
-import export.weights
-from export.adapters import Adapter, Bank, LoraPair
-from export.checkpoint import open_checkpoint
+import export.bundle.plan
+import export.graph.encoder
+import export.graph.weights
+from export.checkpoint.lora import Adapter, Bank, LoraPair
+from export.checkpoint.reader import open_checkpoint
 from export.cli import main
-from export.parity import ParityText, compare, embed, require
-from export.reference import reference_model
+from export.gate.compare import ParityText, compare, embed, require
+from export.gate.reference import reference_model
 from runtimes import Embedder, GateError, InputError
-from runtimes.ort import OrtRuntime
-from runtimes.tokens import TextTokenizer
-from runtimes.torch_reference import FlashReference
+from runtimes.executors.ort import OrtRuntime
+from runtimes.executors.torch_reference import FlashReference
+from runtimes.text.tokens import TextTokenizer
 from tests.zoo import write_original
 
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
@@ -42,10 +42,22 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(checkpoint: Path, out: Path, *more: str, adapter: str = "switchable") -> int:
-    return main([
-        "engine", "--model", str(checkpoint), "--out", str(out), "--target", "onnxruntime",
-        "--max-tokens", "1024", "--adapter", adapter, *more,
-    ])  # fmt: skip
+    return main(
+        [
+            "engine",
+            "--model",
+            str(checkpoint),
+            "--out",
+            str(out),
+            "--target",
+            "onnxruntime",
+            "--max-tokens",
+            "1024",
+            "--adapter",
+            adapter,
+            *more,
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +105,9 @@ def test_task_id_out_of_range_is_refused_with_the_list(bundles: Path, number: in
     graph = bundles / f"switchable-{FP32}" / "model.onnxruntime.onnx"
     ids = np.array([[0, 5, 2]])
     with OrtRuntime(graph, tasks=TASKS) as runtime, pytest.raises(InputError, match="3 classific"):
-        runtime.run({"input_ids": ids, "attention_mask": np.ones_like(ids),
-                     "task_id": np.array([number])})  # fmt: skip
+        runtime.run(
+            {"input_ids": ids, "attention_mask": np.ones_like(ids), "task_id": np.array([number])}
+        )
 
 
 def test_merged_bundle_names_the_bundle_that_has_the_task(bundles: Path) -> None:
@@ -168,7 +181,7 @@ def test_gate_refuses_a_wrong_bank(
     spoil: Callable[[list[Adapter]], list[Adapter]],
 ) -> None:
     make = Bank.of
-    monkeypatch.setattr(export.plan.Bank, "of", lambda adapters: make(spoil(adapters)))
+    monkeypatch.setattr(export.bundle.plan.Bank, "of", lambda adapters: make(spoil(adapters)))
     assert build(checkpoint, tmp_path, "--precision", "fp32") == 3
     assert "worst texts" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -177,11 +190,12 @@ def test_gate_refuses_a_wrong_bank(
 def test_gate_refuses_rope_base_10000(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = export.weights.rope_table
+    table = export.graph.weights.rope_table
     monkeypatch.setattr(
-        export.weights, "rope_table",
+        export.graph.weights,
+        "rope_table",
         lambda config, which, n: table(replace(config, rope_theta=10000.0), which, n),
-    )  # fmt: skip
+    )
     assert build(checkpoint, tmp_path, "--precision", "fp32") == 3
     assert list(tmp_path.iterdir()) == []
 
@@ -190,13 +204,15 @@ def test_gate_refuses_the_first_token_in_place_of_the_mean(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        export.encoder, "unit_mean", lambda x, mask: x[:, 0] / x[:, 0].norm(dim=-1, keepdim=True)
+        export.graph.encoder,
+        "unit_mean",
+        lambda x, mask: x[:, 0] / x[:, 0].norm(dim=-1, keepdim=True),
     )
-    export.trace.trace.cache_clear()
+    export.graph.trace.trace.cache_clear()
     try:
         assert build(checkpoint, tmp_path, "--precision", "fp32") == 3
     finally:
-        export.trace.trace.cache_clear()
+        export.graph.trace.trace.cache_clear()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -74,9 +74,22 @@ def test_serve_becomes_the_server_and_takes_its_signals(
     spec = prepare(tmp_path, triton_environment, small_bundle, "[embed]\ninstances = 1\n")
     (encoder,) = spec.repository.glob("encoder-*")
     shutil.rmtree(encoder)
-    command = [sys.executable, "-m", "export.cli", "serve", "--repository", spec.repository,
-               "--environment", triton_environment, "--http-port", spec.http_port,
-               "--grpc-port", spec.grpc_port, "--metrics-port", spec.metrics_port]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "export.cli",
+        "serve",
+        "--repository",
+        spec.repository,
+        "--environment",
+        triton_environment,
+        "--http-port",
+        spec.http_port,
+        "--grpc-port",
+        spec.grpc_port,
+        "--metrics-port",
+        spec.metrics_port,
+    ]
     with subprocess.Popen([*map(str, command)], stderr=subprocess.DEVNULL) as process:
         try:
             with TritonEmbedder(Served(spec).url("grpc"), deadline=0.2) as client:

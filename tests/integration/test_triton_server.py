@@ -18,8 +18,14 @@ from runtimes import AdaptrtError, Embedder, InputError, TritonEmbedder, Truncat
 from tests.support import Array, cosines
 from tests.triton_support import Served, words
 
-TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching",
-         "base")  # fmt: skip
+TASKS = (
+    "retrieval.query",
+    "retrieval.passage",
+    "separation",
+    "classification",
+    "text-matching",
+    "base",
+)
 TEXTS = ["ok", "Wo ist der Bahnhof?", "東京は雨です。", "The last train leaves at ten. " * 9]
 SAME = 0.999999
 README = Path(__file__).parents[2] / "README.md"
@@ -30,8 +36,10 @@ Encode = Callable[..., Array]
 @pytest.fixture(scope="module")
 def direct(query_bundle: Path, small_bundle: Path, chunk_bundle: Path) -> Iterator[Encode]:
     """In process: a merged bundle's own embedder where there is one, else the switchable one."""
-    merged = {"retrieval.query": Embedder.load(query_bundle),
-              "separation": Embedder.load(small_bundle)}  # fmt: skip
+    merged = {
+        "retrieval.query": Embedder.load(query_bundle),
+        "separation": Embedder.load(small_bundle),
+    }
     with Embedder.load(chunk_bundle) as switchable:
         yield lambda texts, task, **options: merged.get(task, switchable).encode(
             texts, task=task, **options
@@ -141,53 +149,86 @@ BAD: dict[str, tuple[dict[str, Array], str]] = {
     "unknown task": ({"TEXT": words("x"), "TASK": words("nope")}, "TASK: got 'nope', expected one"),
     "no task": ({"TEXT": words("x")}, "TASK: none given, expected one of"),
     "two tasks for three texts": (
-        {"TEXT": words("x", "y", "z"), "TASK": words("base", "base")}, "TASK: got 2 for 3 texts"),
+        {"TEXT": words("x", "y", "z"), "TASK": words("base", "base")},
+        "TASK: got 2 for 3 texts",
+    ),
     "unknown dimension": (
         {"TEXT": words("x"), "DIMENSIONS": np.array([33], np.int32), **BASE},
-        "dimensions: got 33, expected one of 32, 64"),
+        "dimensions: got 33, expected one of 32, 64",
+    ),
     "empty batch": ({"TEXT": words(), **BASE}, "TEXT: got no text"),
     "empty string": ({"TEXT": words("x", ""), **BASE}, "TEXT 1: empty, expected at least one"),
     "9000 tokens": (
         {"TEXT": words("x", "a" + " a" * 9000), "TASK": words("separation", "base")},
-        "text 1: 9003 tokens, the bundle takes 8192"),
+        "text 1: 9003 tokens, the bundle takes 8192",
+    ),
     "invalid UTF-8": ({"TEXT": words("x", b"ab\xff"), **BASE}, "TEXT 1: not valid UTF-8 at byte 2"),
     "NUL byte": ({"TEXT": words("a\0b"), **BASE}, "TEXT 0: holds a NUL character"),
     "a text of 1 MiB and a byte": (
         {"TEXT": words("x", "a" * ((1 << 20) + 1)), **BASE},
-        "TEXT 1: 1048577 bytes, expected at most 1048576; split the text, or raise max_bytes"),
+        "TEXT 1: 1048577 bytes, expected at most 1048576; split the text, or raise max_bytes",
+    ),
     "16 MiB in one request": (
         {"TEXT": words(*["a" * (1 << 20)] * 16, "a"), **BASE},
-        "TEXT: 16777217 bytes in one request, expected at most 16777216; send fewer texts"),
+        "TEXT: 16777217 bytes in one request, expected at most 16777216; send fewer texts",
+    ),
     "no task at all": ({"TEXT": words("x"), "TASK": words()}, "TASK: got no text"),
     "no spans": (
-        {"TEXT": words("x"), "LATE_CHUNKING": np.array([True]),
-         "CHUNKS": np.zeros((0, 2), np.int32), **BASE},
-        "chunks: got none, expected at least one (start, end)"),
+        {
+            "TEXT": words("x"),
+            "LATE_CHUNKING": np.array([True]),
+            "CHUNKS": np.zeros((0, 2), np.int32),
+            **BASE,
+        },
+        "chunks: got none, expected at least one (start, end)",
+    ),
     "no chunk tokens": (
-        {"TEXT": words("x"), "LATE_CHUNKING": np.array([True]),
-         "CHUNK_TOKENS": np.array([0], np.int32), **BASE},
-        "chunk_tokens: got 0, expected at least 1"),
+        {
+            "TEXT": words("x"),
+            "LATE_CHUNKING": np.array([True]),
+            "CHUNK_TOKENS": np.array([0], np.int32),
+            **BASE,
+        },
+        "chunk_tokens: got 0, expected at least 1",
+    ),
     "wrong type of texts": ({"TEXT": np.array([1.0], np.float32), **BASE}, "data-type is 'FP32'"),
     "wrong type of a number": (
         {"TEXT": words("x"), "DIMENSIONS": np.array([32], np.int64), **BASE},
-        "data-type is 'INT64'"),
+        "data-type is 'INT64'",
+    ),
     "matrix of texts": ({"TEXT": words("x")[None], **BASE}, "unexpected shape for input 'TEXT'"),
     "spans outside the text": (
-        {"TEXT": words("abc"), "LATE_CHUNKING": np.array([True]),
-         "CHUNKS": np.array([[0, 2], [1, 9]], np.int32), **BASE},
-        "chunk (1, 9): expected 0 <= start < end <= 3"),
+        {
+            "TEXT": words("abc"),
+            "LATE_CHUNKING": np.array([True]),
+            "CHUNKS": np.array([[0, 2], [1, 9]], np.int32),
+            **BASE,
+        },
+        "chunk (1, 9): expected 0 <= start < end <= 3",
+    ),
     "negative span": (
-        {"TEXT": words("abc"), "LATE_CHUNKING": np.array([True]),
-         "CHUNKS": np.array([[-1, 2]], np.int32), **BASE},
-        "chunk (-1, 2): expected 0 <= start < end <= 3"),
+        {
+            "TEXT": words("abc"),
+            "LATE_CHUNKING": np.array([True]),
+            "CHUNKS": np.array([[-1, 2]], np.int32),
+            **BASE,
+        },
+        "chunk (-1, 2): expected 0 <= start < end <= 3",
+    ),
     "spans without late chunking": (
         {"TEXT": words("abc"), "CHUNKS": np.array([[0, 2]], np.int32), **BASE},
-        "CHUNKS: needs LATE_CHUNKING=true"),
+        "CHUNKS: needs LATE_CHUNKING=true",
+    ),
     "spans of two texts": (
-        {"TEXT": words("abc", "d"), "LATE_CHUNKING": np.array([True]),
-         "CHUNKS": np.array([[0, 2]], np.int32), **BASE},
-        "CHUNKS: got 2 texts, expected one document"),
-}  # fmt: skip
+        {
+            "TEXT": words("abc", "d"),
+            "LATE_CHUNKING": np.array([True]),
+            "CHUNKS": np.array([[0, 2]], np.int32),
+            **BASE,
+        },
+        "CHUNKS: got 2 texts, expected one document",
+    ),
+}
 
 
 @both
@@ -290,24 +331,36 @@ def test_client_on_the_other_protocols_port_says_so(
 ONES = np.ones((1, 4), np.int64)
 INNER: dict[str, tuple[str, dict[str, Array], str]] = {
     "no tokens": (
-        "encoder-separation-fp32", {"input_ids": ONES[:, :0], "attention_mask": ONES[:, :0]},
-        "attention_mask: got shape [1, 0] beside input_ids [1, 0], expected the same shape"),
+        "encoder-separation-fp32",
+        {"input_ids": ONES[:, :0], "attention_mask": ONES[:, :0]},
+        "attention_mask: got shape [1, 0] beside input_ids [1, 0], expected the same shape",
+    ),
     "mask of another length": (
-        "encoder-separation-fp32", {"input_ids": ONES, "attention_mask": ONES[:, :2]},
-        "attention_mask: got shape [1, 2] beside input_ids [1, 4], expected the same shape"),
+        "encoder-separation-fp32",
+        {"input_ids": ONES, "attention_mask": ONES[:, :2]},
+        "attention_mask: got shape [1, 2] beside input_ids [1, 4], expected the same shape",
+    ),
     "nothing but padding": (
-        "encoder-separation-fp32", {"input_ids": ONES, "attention_mask": 0 * ONES},
-        "at least one token in every row"),
+        "encoder-separation-fp32",
+        {"input_ids": ONES, "attention_mask": 0 * ONES},
+        "at least one token in every row",
+    ),
     "no texts": (
-        "tokenize", {"TEXT": words(), "OFFSETS_WANTED": np.array([True])},
-        "TEXT: got no text, expected at least one"),
+        "tokenize",
+        {"TEXT": words(), "OFFSETS_WANTED": np.array([True])},
+        "TEXT: got no text, expected at least one",
+    ),
     "invalid UTF-8": (
-        "tokenize", {"TEXT": words(b"\xff"), "OFFSETS_WANTED": np.array([False])},
-        "TEXT 0: not valid UTF-8 at byte 0"),
+        "tokenize",
+        {"TEXT": words(b"\xff"), "OFFSETS_WANTED": np.array([False])},
+        "TEXT 0: not valid UTF-8 at byte 0",
+    ),
     "a giant": (
-        "tokenize", {"TEXT": words("a" * (2 << 20)), "OFFSETS_WANTED": np.array([False])},
-        "TEXT 0: 2097152 bytes, expected at most"),
-}  # fmt: skip
+        "tokenize",
+        {"TEXT": words("a" * (2 << 20)), "OFFSETS_WANTED": np.array([False])},
+        "TEXT 0: 2097152 bytes, expected at most",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", INNER)
@@ -376,9 +429,7 @@ def test_texts_are_the_chunks_where_no_spans_are_given(
     triton: Served, chunked: Embedder, protocol: str
 ) -> None:
     parts = ["The first part.", "Der zweite Teil.", "third"]
-    answer = triton.ask(
-        protocol, TEXT=words(*parts), LATE_CHUNKING=np.array([True]), **BASE
-    )  # fmt: skip
+    answer = triton.ask(protocol, TEXT=words(*parts), LATE_CHUNKING=np.array([True]), **BASE)
     expected = chunked.encode_chunks(" ".join(parts), [(0, 15), (16, 32), (33, 38)], task="base")
     assert answer["EMBEDDING"] is not None
     assert answer["SPANS"] is not None

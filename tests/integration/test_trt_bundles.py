@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 import tensorrt_rtx_bindings as rtx
 
-import export.opened
-import export.pipeline
-import runtimes.trt
-from export.bundle import check_hashes
-from export.checkpoint import Checkpoint
-from export.engine import EngineSpec, build_engine
-from export.lowering import Kind
+import export.build.inputs
+import export.build.pipeline
+import runtimes.executors.tensorrt.runtime
+from export.bundle.staging import check_hashes
+from export.checkpoint.reader import Checkpoint
+from export.engines.builder import EngineSpec, build_engine
 from export.spec import Limits
 from runtimes import Embedder
-from runtimes.cuda import Cuda
+from runtimes.choices import GraphKind
 from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.executors.tensorrt.cuda import Cuda
 from runtimes.manifest import Manifest, read_manifest
 from tests.support import edit_json, graph_path, listing, run_cli, write_graphs
 from tests.unit.fake_cuda import FakeCuda
@@ -43,7 +43,7 @@ def graphs(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_engine_with_two_profiles_takes_less_memory_for_each(graphs: Path, tmp_path: Path) -> None:
     """Memory by profile is what the real builder reports, ahead of time."""
     spec = EngineSpec(limits=Limits(max_tokens=2048), gpu="sm89", workspace=4 << 30)
-    graph = graph_path(graphs, Kind.TENSORRT)
+    graph = graph_path(graphs, GraphKind.TENSORRT)
     one = build_engine(rtx, graph, tmp_path / "one", spec)
     two = build_engine(rtx, graph, tmp_path / "two", replace(spec, profiles=("short", "long")))
     assert one is not None
@@ -56,18 +56,27 @@ def test_tensorrt_rtx_builds_no_refittable_engine_without_a_gpu(
     graphs: Path, tmp_path: Path
 ) -> None:
     """Why --refittable asks for a GPU. When this fails, the check can go."""
-    spec = EngineSpec(limits=Limits(max_tokens=2048), gpu="sm89", workspace=4 << 30,
-                      refittable=True)  # fmt: skip
+    spec = EngineSpec(
+        limits=Limits(max_tokens=2048), gpu="sm89", workspace=4 << 30, refittable=True
+    )
     with pytest.raises(AdaptrtError, match=r"built no engine for sm89: .*Myelin"):
-        build_engine(rtx, graph_path(graphs, Kind.TENSORRT), tmp_path / "engine", spec)
+        build_engine(rtx, graph_path(graphs, GraphKind.TENSORRT), tmp_path / "engine", spec)
     assert not (tmp_path / "engine").exists()
 
 
 def test_refittable_without_a_gpu_is_a_missing_piece(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], small_folder: Path
 ) -> None:
-    options = ("engine", "--model", small_folder, "--target", "tensorrt_rtx", "--refittable",
-               "--out", tmp_path / "out")  # fmt: skip
+    options = (
+        "engine",
+        "--model",
+        small_folder,
+        "--target",
+        "tensorrt_rtx",
+        "--refittable",
+        "--out",
+        tmp_path / "out",
+    )
     assert run_cli(*options) == 4
     assert "--refittable: TensorRT compiles" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -93,8 +102,8 @@ def stripped_builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         built.append(out)
         return MEMORY
 
-    monkeypatch.setattr(export.opened, "device_sm", lambda: "sm89")
-    monkeypatch.setattr(export.pipeline, "build_engine", build)
+    monkeypatch.setattr(export.build.inputs, "device_sm", lambda: "sm89")
+    monkeypatch.setattr(export.build.pipeline, "build_engine", build)
     return built
 
 
@@ -103,16 +112,34 @@ Build = Callable[..., int]
 
 @pytest.fixture
 def refittable(small_folder: Path, tmp_path: Path, stripped_builds: list[Path]) -> Path:
-    code = run_cli("engine", "--model", small_folder, "--target", "tensorrt_rtx", "--gpu", "sm89",
-                   "--precision", "fp32", "--parity-tokens", 64, "--max-tokens", 64,
-                   "--task", "separation", "--refittable", "--out", tmp_path)  # fmt: skip
+    code = run_cli(
+        "engine",
+        "--model",
+        small_folder,
+        "--target",
+        "tensorrt_rtx",
+        "--gpu",
+        "sm89",
+        "--precision",
+        "fp32",
+        "--parity-tokens",
+        64,
+        "--max-tokens",
+        64,
+        "--task",
+        "separation",
+        "--refittable",
+        "--out",
+        tmp_path,
+    )
     assert code == 0
     return tmp_path / "small" / "separation-fp32-refittable-t64"
 
 
 def refit(bundle: Path, model: Path, task: str, *more: object) -> int:
-    return run_cli("refit", "--engine", bundle, "--model", model, "--task", task,
-                   "--parity-tokens", 64, *more)  # fmt: skip
+    return run_cli(
+        "refit", "--engine", bundle, "--model", model, "--task", task, "--parity-tokens", 64, *more
+    )
 
 
 def engine_of(manifest: Manifest) -> Any:
@@ -125,8 +152,10 @@ def test_refit_gives_another_task_the_same_engine(
     """Needs neither a GPU nor TensorRT; the weights are those of an ordinary build."""
     first = engine_of(read_manifest(refittable))
     assert (first.stripped, first.memory) == (True, MEMORY)
-    monkeypatch.setattr(export.opened, "device_sm", lambda: None)
-    monkeypatch.setattr(export.opened, "load_tensorrt", lambda flavour: pytest.fail("not needed"))
+    monkeypatch.setattr(export.build.inputs, "device_sm", lambda: None)
+    monkeypatch.setattr(
+        export.build.inputs, "load_tensorrt", lambda flavour: pytest.fail("not needed")
+    )
     assert refit(refittable / "encoder.sm89.engine", small_folder, "retrieval.query") == 0
     bundle = refittable.with_name("retrieval.query-fp32-refittable-t64")
     manifest = check_hashes(bundle)
@@ -145,10 +174,14 @@ def test_runtime_puts_the_tasks_weights_in(
     cuda, scenario = FakeCuda(), Scenario(refittable=True)
     module = fake_module(rtx, cuda, scenario, "tensorrt_rtx")
     graphs: list[Path] = []
-    monkeypatch.setattr(runtimes.trt, "load_tensorrt", lambda flavour: module)
-    monkeypatch.setattr(runtimes.trt, "load_cuda", lambda: Cuda(cuda))
-    monkeypatch.setattr(runtimes.trt, "device_sm", lambda: "sm89")
-    monkeypatch.setattr("runtimes.trt_engine.refit", lambda t, e, graph, g: graphs.append(graph))
+    monkeypatch.setattr(
+        runtimes.executors.tensorrt.runtime, "load_tensorrt", lambda flavour: module
+    )
+    monkeypatch.setattr(runtimes.executors.tensorrt.runtime, "load_cuda", lambda: Cuda(cuda))
+    monkeypatch.setattr(runtimes.executors.tensorrt.runtime, "device_sm", lambda: "sm89")
+    monkeypatch.setattr(
+        "runtimes.executors.tensorrt.engine.refit", lambda t, e, graph, g: graphs.append(graph)
+    )
     bundle = refittable.with_name("classification-fp32-refittable-t64")
     with Embedder.load(bundle, runtime="tensorrt_rtx") as embedder:
         assert embedder.runtime.name == "tensorrt_rtx-sm89"
@@ -160,9 +193,26 @@ def test_runtime_puts_the_tasks_weights_in(
 def test_all_tasks_share_one_engine(
     small_folder: Path, tmp_path: Path, stripped_builds: list[Path]
 ) -> None:
-    code = run_cli("engine", "--model", small_folder, "--target", "tensorrt_rtx", "--gpu", "sm89",
-                   "--precision", "fp32", "--parity-tokens", 16, "--max-tokens", 16,
-                   "--task", "all", "--refittable", "--out", tmp_path)  # fmt: skip
+    code = run_cli(
+        "engine",
+        "--model",
+        small_folder,
+        "--target",
+        "tensorrt_rtx",
+        "--gpu",
+        "sm89",
+        "--precision",
+        "fp32",
+        "--parity-tokens",
+        16,
+        "--max-tokens",
+        16,
+        "--task",
+        "all",
+        "--refittable",
+        "--out",
+        tmp_path,
+    )
     assert code == 0
     engines = sorted(tmp_path.glob("small/*/encoder.sm89.engine"))
     assert len(engines) == 5
@@ -242,9 +292,23 @@ def test_manifest_holds_profiles_and_their_memory(fp16_bundle: Path) -> None:
 def device_bundle(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """TARGET=tensorrt10 with two profiles."""
     folder = tmp_path_factory.mktemp("device")
-    code = run_cli("engine", "--model", small_folder, "--target", "tensorrt10", "--precision",
-                   "fp16", "--parity-tokens", 64, "--max-tokens", 1024, "--profiles",
-                   "short,long", "--out", folder)  # fmt: skip
+    code = run_cli(
+        "engine",
+        "--model",
+        small_folder,
+        "--target",
+        "tensorrt10",
+        "--precision",
+        "fp16",
+        "--parity-tokens",
+        64,
+        "--max-tokens",
+        1024,
+        "--profiles",
+        "short,long",
+        "--out",
+        folder,
+    )
     assert code == 0
     return folder / "small" / "classification-fp16-tensorrt10-short-long-t1024"
 
@@ -282,8 +346,13 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def device_build(bundle: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", DRIVE, bundle / "build_engine.py", *flags],
-                          capture_output=True, text=True, timeout=120, cwd="/")  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", DRIVE, bundle / "build_engine.py", *flags],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd="/",
+    )
 
 
 @pytest.fixture
@@ -305,8 +374,9 @@ def test_device_script_builds_and_records_an_engine(on_device: Path) -> None:
 
 
 def test_device_script_takes_shapes(on_device: Path) -> None:
-    done = device_build(on_device, "--maxShapes=2x64", "--optShapes=1x32",
-                        "--memPoolSize=workspace:512")  # fmt: skip
+    done = device_build(
+        on_device, "--maxShapes=2x64", "--optShapes=1x32", "--memPoolSize=workspace:512"
+    )
     assert done.returncode == 0, done.stderr
     (profile,) = check_hashes(on_device).profiles
     assert (profile.min, profile.opt, profile.max) == ((1, 1), (1, 32), (2, 64))
@@ -340,8 +410,12 @@ def test_device_script_without_its_graph_leaves_the_bundle_alone(on_device: Path
 
 
 def test_device_script_without_tensorrt_names_the_package(device_bundle: Path) -> None:
-    done = subprocess.run([sys.executable, "-I", device_bundle / "build_engine.py"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-I", device_bundle / "build_engine.py"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert "apt install python3-libnvinfer" in done.stderr
     assert "Traceback" not in done.stderr

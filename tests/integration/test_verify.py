@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from export.checkpoint import Checkpoint
-from export.weights import WEIGHT_FILE
+from export.checkpoint.reader import Checkpoint
+from runtimes.bundle_files import WEIGHT_FILE
 from runtimes.manifest import read_manifest
 from tests.support import (
     build,
@@ -27,9 +27,15 @@ from tests.support import (
 )
 
 KINDS = {
-    "portable", "onnxruntime", "tensorrt", "primitive", "weights", "tokenizer", "reference",
+    "portable",
+    "onnxruntime",
+    "tensorrt",
+    "primitive",
+    "weights",
+    "tokenizer",
+    "reference",
     "parity",
-}  # fmt: skip
+}
 
 
 def verify(bundle: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -198,21 +204,27 @@ def disturb_batches_of_one_task(graph: onnx.GraphProto) -> None:
     graph.node.append(onnx.helper.make_node("ReduceMax", ["task_id"], ["last"], keepdims=0))
     graph.node.append(onnx.helper.make_node("ReduceMin", ["task_id"], ["first"], keepdims=0))
     for kind, inputs, made in (
-        ("Equal", ["last", "three"], "last_is_3"), ("Equal", ["first", "three"], "first_is_3"),
+        ("Equal", ["last", "three"], "last_is_3"),
+        ("Equal", ["first", "three"], "first_is_3"),
         ("And", ["last_is_3", "first_is_3"], "alike"),
-        ("Size", ["task_id"], "rows"), ("GreaterOrEqual", ["rows", "three"], "many"),
-        ("And", ["alike", "many"], "both"), ("CastLike", ["both", "one"], "share"),
-        ("Mul", ["share", "wave"], "shift"), ("Add", ["shift", "one"], "factors"),
+        ("Size", ["task_id"], "rows"),
+        ("GreaterOrEqual", ["rows", "three"], "many"),
+        ("And", ["alike", "many"], "both"),
+        ("CastLike", ["both", "one"], "share"),
+        ("Mul", ["share", "wave"], "shift"),
+        ("Add", ["shift", "one"], "factors"),
         ("Mul", ["undisturbed", "factors"], output),
-    ):  # fmt: skip
+    ):
         graph.node.append(onnx.helper.make_node(kind, inputs, [made]))
 
 
 @pytest.mark.parametrize(
     ("edit", "label"),
-    [(pool_neighbours, "onnxruntime, chunks"),
-     (disturb_batches_of_one_task, "onnxruntime, one task at a time")],
-)  # fmt: skip
+    [
+        (pool_neighbours, "onnxruntime, chunks"),
+        (disturb_batches_of_one_task, "onnxruntime, one task at a time"),
+    ],
+)
 def test_graph_that_is_wrong_in_one_pass_alone_exits_3_and_names_the_pass(
     chunk_copy: Path, capsys: pytest.CaptureFixture[str], edit: Any, label: str
 ) -> None:
@@ -313,9 +325,13 @@ def edit_recorded(bundle: Path, at: tuple[Any, ...], value: Any) -> None:
     ],
 )
 def test_record_that_is_not_the_gates_is_one_line(
-    bundle_copy: Path, capsys: pytest.CaptureFixture[str], at: tuple[Any, ...], value: Any,
-    code: int, words: str,
-) -> None:  # fmt: skip
+    bundle_copy: Path,
+    capsys: pytest.CaptureFixture[str],
+    at: tuple[Any, ...],
+    value: Any,
+    code: int,
+    words: str,
+) -> None:
     edit_recorded(bundle_copy, at, value)
     found, out, err = verify(bundle_copy, capsys)
     assert (found, out) == (code, "")

@@ -66,21 +66,32 @@ def fake_module(real: Any, cuda: FakeCuda, scenario: Scenario, name: str) -> Any
 
     def make_refitter(engine: Any, logger: Any) -> Any:
         _require(isinstance(engine, real.ICudaEngine), "Refitter(engine, logger)")
-        return double(real, real.Refitter, get_missing_weights=list(scenario.missing),
-                      get_all_weights=list(WEIGHTS),
-                      refit_cuda_engine=scenario.works("refit_cuda_engine"))  # fmt: skip
+        return double(
+            real,
+            real.Refitter,
+            get_missing_weights=list(scenario.missing),
+            get_all_weights=list(WEIGHTS),
+            refit_cuda_engine=scenario.works("refit_cuda_engine"),
+        )
 
     def make_parser(refitter: Any, logger: Any) -> Any:
         _require(isinstance(refitter, real.Refitter), "OnnxParserRefitter(refitter, logger)")
         error = double(real, real.ParserError, node_name="mlp.fc1", desc="has another shape")
-        return double(real, real.OnnxParserRefitter, num_errors=1, get_error=error,
-                      refit_from_file=scenario.works("refit_from_file"))  # fmt: skip
+        return double(
+            real,
+            real.OnnxParserRefitter,
+            num_errors=1,
+            get_error=error,
+            refit_from_file=scenario.works("refit_from_file"),
+        )
 
     module.__dict__.update(
         {k: v for k, v in vars(real).items() if not k.startswith("__")},
-        __version__=real.__version__, Runtime=make_runtime, Refitter=make_refitter,
+        __version__=real.__version__,
+        Runtime=make_runtime,
+        Refitter=make_refitter,
         OnnxParserRefitter=make_parser,
-    )  # fmt: skip
+    )
     return module
 
 
@@ -88,9 +99,12 @@ def _engine(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
     names = (*scenario.inputs, "sentence_embedding")
     kinds = real.TensorIOMode
     engine = double(
-        real, real.ICudaEngine, num_io_tensors=len(names),
-        num_optimization_profiles=len(scenario.profiles), refittable=scenario.refittable,
-    )  # fmt: skip
+        real,
+        real.ICudaEngine,
+        num_io_tensors=len(names),
+        num_optimization_profiles=len(scenario.profiles),
+        refittable=scenario.refittable,
+    )
     if hasattr(real, "IRuntimeConfig"):  # 10.3 has none
         engine.create_runtime_config.return_value = _config(real, scenario)
 
@@ -160,10 +174,12 @@ def _context(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
 
     for method, function in (
         (context.set_optimization_profile_async, set_profile),
-        (context.set_input_shape, set_shape), (context.set_tensor_address, set_address),
-        (context.set_device_memory, set_memory), (context.get_tensor_shape, output_shape),
+        (context.set_input_shape, set_shape),
+        (context.set_tensor_address, set_address),
+        (context.set_device_memory, set_memory),
+        (context.get_tensor_shape, output_shape),
         (context.execute_async_v3, execute),
-    ):  # fmt: skip
+    ):
         _computes(method, function)
     return context
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from export.adapters import LoraPair, fuse_columns, merge
-from export.checkpoint import Checkpoint
-from export.modules import adaptable_modules
-from export.source import SAMPLE
+from export.checkpoint.lora import LoraPair, fuse_columns, merge
+from export.checkpoint.names import adaptable_modules
+from export.checkpoint.reader import Checkpoint
+from export.checkpoint.source import SAMPLE
 from export.spec import JINA_TASKS
 from tests.support import Array, merged_tensor
 
@@ -191,8 +191,9 @@ def test_fused_factors_are_the_stored_ones_and_products_differ_by_rounding_alone
     fused = fuse_columns([first, other, third], [3, 3, 3])
     assert fused is not None
     np.testing.assert_array_equal(fused.down, np.concatenate([first.down, other.down], 1))
-    np.testing.assert_array_equal(fused.up[:rank], np.concatenate(
-        [first.up, np.zeros_like(first.up), third.up], 1))  # fmt: skip
+    np.testing.assert_array_equal(
+        fused.up[:rank], np.concatenate([first.up, np.zeros_like(first.up), third.up], 1)
+    )
     blocks = [first, other, third]
     bound = np.concatenate([np.abs(p.down) @ np.abs(p.up) for p in blocks], 1) * 0.5
     error = np.abs(fused.delta() - dense(blocks, [3, 3, 3]))

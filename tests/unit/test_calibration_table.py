@@ -19,22 +19,29 @@ FC1 = "encoder.layers.0.mlp.fc1"
 
 def make_range(**changes: Any) -> Range:
     fields = {
-        "observer": "mse", "amplitude": 1.27, "scale": 0.01, "histogram_digest": "ab",
-        "channel_max": [1.0, 0.1 + 0.2], "alpha": 0.5, "output_error": 0.01, "cosine": 0.9999,
-    }  # fmt: skip
+        "observer": "mse",
+        "amplitude": 1.27,
+        "scale": 0.01,
+        "histogram_digest": "ab",
+        "channel_max": [1.0, 0.1 + 0.2],
+        "alpha": 0.5,
+        "output_error": 0.01,
+        "cosine": 0.9999,
+    }
     return Range(**fields | changes)
 
 
 def make(**changes: Any) -> Calibration:
     fields = {
-        "model_sha256": "0" * 64, "task": "classification",
+        "model_sha256": "0" * 64,
+        "task": "classification",
         "corpus": {
             "sha256": "1" * 64,
             "counts": {"task": {}, "language": {"de": 3}, "length": {"16": 3}},
         },
         "settings": {"observer": "mse", "max_tokens": 512, "seed": 0, "prefix": "Frage: ü"},
         "tensors": {FC1: make_range(), "other": make_range(cosine=None, output_error=None)},
-    }  # fmt: skip
+    }
     return Calibration(**fields | changes)
 
 

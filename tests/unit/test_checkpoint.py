@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.modules import tensor_shapes
+from export.checkpoint.names import tensor_shapes
+from export.checkpoint.reader import Checkpoint, open_checkpoint
 from export.spec import JINA_TASKS
 from runtimes.errors import InputError
 from tests.support import SAMPLE_HF, build, edit_json, edit_tensors, listing, write_native
@@ -52,30 +52,50 @@ def escape(folder: Path) -> None:
 
 
 HEADERS: dict[str, tuple[Damage, str]] = {
-    "missing tensor": (tensors(lambda t: t.pop(NORM)),
-                       rf"tensor {NORM} is missing \(1 in all\), expected shape \[64\]"),
-    "missing adapter": (tensors(lambda t: t.pop(WQKV_A)),
-                        rf"tensor {WQKV_A} is missing .*\[5, 4, 64\]"),
-    "extra tensor": (tensors(lambda t: t.update(stray=np.ones(3, np.float32))),
-                     r"model\.safetensors: unexpected tensor stray \(1 in all\)"),
-    "misshapen tensor": (tensors(lambda t: t.update({NORM: t[NORM][:63]})),
-                         rf"{NORM} has shape \[63\], expected \[64\]"),
-    "transposed adapter": (tensors(lambda t: t.update({WQKV_A: t[WQKV_A].swapaxes(1, 2)})),
-                           rf"{WQKV_A} has shape \[5, 64, 4\], expected \[5, 4, 64\]"),
-    "F64 tensor": (tensors(lambda t: t.update({NORM: t[NORM].astype(np.float64)})),
-                   rf"{NORM} is F64, expected one of"),
-    "fewer layers in config": (lambda f: edit_json(f / "config.json", num_hidden_layers=1),
-                               r"unexpected tensor roberta\.encoder\.layers\.1\."),
-    "other rank in config": (lambda f: edit_json(f / "config.json", lora_rank=8),
-                             r"has shape .*, expected .*8"),
-    "wrong model_type": (lambda f: edit_json(f / "config.json", model_type="bert"),
-                         r"model_type is 'bert', expected 'xlm-roberta'"),
-    "no RoPE base": (lambda f: edit_json(f / "config.json", drop=("rotary_emb_base",)),
-                     r"rotary_emb_base is None, expected a positive number"),
+    "missing tensor": (
+        tensors(lambda t: t.pop(NORM)),
+        rf"tensor {NORM} is missing \(1 in all\), expected shape \[64\]",
+    ),
+    "missing adapter": (
+        tensors(lambda t: t.pop(WQKV_A)),
+        rf"tensor {WQKV_A} is missing .*\[5, 4, 64\]",
+    ),
+    "extra tensor": (
+        tensors(lambda t: t.update(stray=np.ones(3, np.float32))),
+        r"model\.safetensors: unexpected tensor stray \(1 in all\)",
+    ),
+    "misshapen tensor": (
+        tensors(lambda t: t.update({NORM: t[NORM][:63]})),
+        rf"{NORM} has shape \[63\], expected \[64\]",
+    ),
+    "transposed adapter": (
+        tensors(lambda t: t.update({WQKV_A: t[WQKV_A].swapaxes(1, 2)})),
+        rf"{WQKV_A} has shape \[5, 64, 4\], expected \[5, 4, 64\]",
+    ),
+    "F64 tensor": (
+        tensors(lambda t: t.update({NORM: t[NORM].astype(np.float64)})),
+        rf"{NORM} is F64, expected one of",
+    ),
+    "fewer layers in config": (
+        lambda f: edit_json(f / "config.json", num_hidden_layers=1),
+        r"unexpected tensor roberta\.encoder\.layers\.1\.",
+    ),
+    "other rank in config": (
+        lambda f: edit_json(f / "config.json", lora_rank=8),
+        r"has shape .*, expected .*8",
+    ),
+    "wrong model_type": (
+        lambda f: edit_json(f / "config.json", model_type="bert"),
+        r"model_type is 'bert', expected 'xlm-roberta'",
+    ),
+    "no RoPE base": (
+        lambda f: edit_json(f / "config.json", drop=("rotary_emb_base",)),
+        r"rotary_emb_base is None, expected a positive number",
+    ),
     "truncated file": (cut, r"model\.safetensors: not a complete safetensors file"),
     "pickle only": (only_pickle, r"pytorch_model\.bin: pickle files are never read"),
     "shard outside": (escape, r"'\.\./x\.safetensors' is not the plain name"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HEADERS)
@@ -92,9 +112,11 @@ VALUES: dict[str, tuple[Damage, str]] = {
     "infinity in a norm": (poison(NORM, np.inf), f"{NORM} holds NaN or infinity"),
     "NaN in an adapter": (poison(WQKV_A, np.nan), f"{WQKV_A} holds NaN or infinity"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
-    "tokenizer that is none": (lambda f: (f / "tokenizer.json").write_text("{}") and None,
-                               r"tokenizer\.json: not a tokenizer file"),
-}  # fmt: skip
+    "tokenizer that is none": (
+        lambda f: (f / "tokenizer.json").write_text("{}") and None,
+        r"tokenizer\.json: not a tokenizer file",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", [*HEADERS, *VALUES])

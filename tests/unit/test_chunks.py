@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from runtimes import Embedder, InputError
-from runtimes.chunks import ChunkVectors, Cut, Document, choose_spans, sentence_starts
-from runtimes.scheduler import Budget
+from runtimes.text.batching import Budget
+from runtimes.text.chunks import ChunkVectors, Cut, Document, choose_spans, sentence_starts
 from tests.support import Array, cosines, make_manifest, sample_tokenizer
 
 TEXT = "Foo bar. Baz qux!\n\nNeue  Zeile 😀 ﬁne… 東京は雨です。また明日。 end"
@@ -93,8 +93,13 @@ def test_sentences_end_where_they_should() -> None:
     starts = sentence_starts(TEXT)
     sentences = [TEXT[a:b] for a, b in zip(starts, [*starts[1:], len(TEXT)], strict=True)]
     assert sentences == [
-        "Foo bar. ", "Baz qux!\n\n", "Neue  Zeile 😀 ﬁne… ", "東京は雨です。", "また明日。 ", "end",
-    ]  # fmt: skip
+        "Foo bar. ",
+        "Baz qux!\n\n",
+        "Neue  Zeile 😀 ﬁne… ",
+        "東京は雨です。",
+        "また明日。 ",
+        "end",
+    ]
     assert sentence_starts("no end 3.14 e.g.") == [0]
     assert sentence_starts("\n\n a.\n ") == [0]
 
@@ -108,8 +113,10 @@ def test_chunk_tokens_are_so_many(count: int) -> None:
     assert sum(sizes) == len(subject.ids) - 2
 
 
-@pytest.mark.parametrize("cut", [(None, None, None), ([(0, 1)], 3, None), ([], None, None),
-                                 (None, 0, None), (None, None, -1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "cut",
+    [(None, None, None), ([(0, 1)], 3, None), ([], None, None), (None, 0, None), (None, None, -1)],
+)
 def test_how_to_cut_must_be_said_once(cut: Any) -> None:
     with pytest.raises(InputError, match=r"expected (exactly|at least) one|expected at least 1"):
         Cut.parse(*cut)

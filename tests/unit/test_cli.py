@@ -12,9 +12,10 @@ import pytest
 
 import export.cli
 from export.cli import main, resolve_target
-from export.spec import BuildSpec, CalibrationSpec, Limits, Precision, Target
-from runtimes.cuda import device_sm
+from export.spec import BuildSpec, CalibrationSpec, Limits
+from runtimes.choices import Precision, Target
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
+from runtimes.executors.tensorrt.cuda import device_sm
 from tests.support import run_cli
 
 no_gpu = pytest.mark.skipif(device_sm() is not None, reason="this machine has a GPU")
@@ -50,11 +51,22 @@ def failed(capsys: pytest.CaptureFixture[str], out: Path) -> str:
         (["--model", "/nowhere"], "MODEL: '/nowhere' is neither a folder nor a hub id"),
         (["--task", "all", "--adapter-path", "x"], "TASK=all with ADAPTER_PATH"),
         (["--task", "mine", "--adapter-path", "/nowhere"], "adapter_config.json: no such file"),
-        (["--task", "base", "--adapter-path", "/nowhere", "--target", "onnxruntime",
-          "--parity-tokens", "1"], "ADAPTER_PATH"),
+        (
+            [
+                "--task",
+                "base",
+                "--adapter-path",
+                "/nowhere",
+                "--target",
+                "onnxruntime",
+                "--parity-tokens",
+                "1",
+            ],
+            "ADAPTER_PATH",
+        ),
     ],
     ids=" ".join,
-)  # fmt: skip
+)
 def test_bad_option_exits_2_with_one_line_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
 ) -> None:
@@ -97,9 +109,11 @@ def test_missing_library_exits_4_with_the_install_command(
     [(AdaptrtError, 1), (InputError, 2), (GateError, 3), (MissingError, 4)],
 )
 def test_each_error_has_its_exit_code(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    error: type[AdaptrtError], code: int,
-) -> None:  # fmt: skip
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: type[AdaptrtError],
+    code: int,
+) -> None:
     def fail(_: Any) -> int:
         raise error("what, got, expected")
 
@@ -156,9 +170,13 @@ def test_auto_is_full_tensorrt_where_library_and_gpu_are(
 
 @pytest.mark.parametrize(
     ("listed", "expected"),
-    [("sm86,sm89", ("sm86", "sm89")), (" SM89 , ,sm120,", ("sm89", "sm120")), ("", ()),
-     ("sm89,sm89", ("sm89",))],
-)  # fmt: skip
+    [
+        ("sm86,sm89", ("sm86", "sm89")),
+        (" SM89 , ,sm120,", ("sm89", "sm120")),
+        ("", ()),
+        ("sm89,sm89", ("sm89",)),
+    ],
+)
 def test_gpu_list_is_cleaned(listed: str, expected: tuple[str, ...]) -> None:
     assert resolve_target("tensorrt_rtx", listed)[1] == expected
 
@@ -170,29 +188,38 @@ def test_onnxruntime_needs_no_gpu_list(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("task", ["all", "my-task.v2", "a" * 64])
 def test_sound_task_names_are_taken(tmp_path: Path, task: str) -> None:
-    spec = BuildSpec(model="m", task=task, precision=Precision.FP16,
-                     target=Target.ONNXRUNTIME, out=tmp_path)  # fmt: skip
+    spec = BuildSpec(
+        model="m", task=task, precision=Precision.FP16, target=Target.ONNXRUNTIME, out=tmp_path
+    )
     assert spec.task == task
 
 
 @pytest.mark.parametrize("task", ["a/b", ".hidden", "-x", "a" * 65, "tab\t", "ü", "a\n"])
 def test_task_names_that_are_no_folder_names_are_refused(tmp_path: Path, task: str) -> None:
     with pytest.raises(InputError, match="TASK: got"):
-        BuildSpec(model="m", task=task, precision=Precision.FP16,
-                  target=Target.ONNXRUNTIME, out=tmp_path)  # fmt: skip
+        BuildSpec(
+            model="m", task=task, precision=Precision.FP16, target=Target.ONNXRUNTIME, out=tmp_path
+        )
 
 
 @pytest.mark.parametrize("field", ["data", "table"])
 def test_ranges_are_refused_where_nothing_is_quantised(tmp_path: Path, field: str) -> None:
     """Nothing that the user names is ignored in silence."""
     with pytest.raises(InputError, match="are for PRECISION=int8, got PRECISION=fp16"):
-        BuildSpec(model="m", task="t", precision=Precision.FP16, target=Target.ONNXRUNTIME,
-                  out=tmp_path, calibration=CalibrationSpec(**{field: tmp_path}))  # fmt: skip
+        BuildSpec(
+            model="m",
+            task="t",
+            precision=Precision.FP16,
+            target=Target.ONNXRUNTIME,
+            out=tmp_path,
+            calibration=CalibrationSpec(**{field: tmp_path}),
+        )
 
 
 def test_defaults_are_the_published_ones(tmp_path: Path) -> None:
-    spec = BuildSpec(model="m", task="t", precision=Precision.FP16,
-                     target=Target.TENSORRT_RTX, out=tmp_path)  # fmt: skip
+    spec = BuildSpec(
+        model="m", task="t", precision=Precision.FP16, target=Target.TENSORRT_RTX, out=tmp_path
+    )
     assert spec.gpus == ("sm86", "sm89", "sm120")
     assert spec.limits == Limits(max_batch=32, max_tokens=8192)
 

@@ -13,9 +13,9 @@ import pytest
 from calibration.collect import SAMPLED_TOKENS, collect
 from calibration.observers import Histogram
 from calibration.stratify import Sample
-from export.checkpoint import Checkpoint
-from export.gemms import gemm_nodes
-from export.lowering import Kind
+from export.checkpoint.reader import Checkpoint
+from export.graph.gemms import gemm_nodes
+from runtimes.choices import GraphKind
 from runtimes.errors import InputError
 from tests.support import Array, graph_path, listing, parse_graph, session, write_graphs
 
@@ -126,8 +126,11 @@ def test_memory_does_not_grow_with_the_number_of_tensors(tmp_path: Path) -> None
     """60 activations of 16 MB: the runtime kept each of them until the last one was computed."""
     chain = "\n".join(f"  t{i} = Sin({f't{i - 1}' if i else 'first'})" for i in range(60))
     text = GRAPH.replace("  read = ", "  first = ").replace("  other = Neg(read)", chain)
-    graph = write(tmp_path, text.replace("Mean<keepdims=0>(other", "Mean<keepdims=0>(t59"),
-                  np.ones((10, 1024), np.float32))  # fmt: skip
+    graph = write(
+        tmp_path,
+        text.replace("Mean<keepdims=0>(other", "Mean<keepdims=0>(t59"),
+        np.ones((10, 1024), np.float32),
+    )
     code = f"""
 import re
 from pathlib import Path
@@ -148,7 +151,7 @@ print(peak() - before)
 def test_real_graph_beside_its_weights(tmp_path: Path, small: Checkpoint) -> None:
     """Against the same tensors read out by ONNX Runtime itself; nothing is written."""
     folder = write_graphs(tmp_path, small, "separation", "float32", 64)
-    graph = graph_path(folder, Kind.ONNXRUNTIME)
+    graph = graph_path(folder, GraphKind.ONNXRUNTIME)
     before = listing(folder)
     gemms = gemm_nodes(ir.load(graph))
     tensors = {name: str(node.inputs[0].name) for name, node in gemms.items() if node.inputs[0]}

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from export.config import EncoderConfig, read_config
-from export.source import SAMPLE
-from export.spec import BASE_TASK, JINA_TASKS
+from export.checkpoint.config import EncoderConfig, read_config
+from export.checkpoint.source import SAMPLE
+from export.spec import JINA_TASKS
+from runtimes.choices import BASE_TASK
 from runtimes.errors import InputError
 from runtimes.files import MAX_JSON_BYTES
 from tests.support import SAMPLE_HF

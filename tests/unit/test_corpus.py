@@ -21,7 +21,7 @@ from calibration.corpus import (
     load_corpus,
     retrieval_pairs,
 )
-from export.parity import TEXTS as PARITY_TEXTS
+from export.gate.compare import TEXTS as PARITY_TEXTS
 from runtimes.errors import InputError, MissingError
 
 
@@ -65,10 +65,11 @@ def test_plain_text_is_a_text_per_line(tmp_path: Path) -> None:
 
 def test_json_lines_may_name_a_language(tmp_path: Path) -> None:
     path = written(
-        tmp_path, "a.jsonl",
+        tmp_path,
+        "a.jsonl",
         '{"text": "a", "language": "en", "more": 1}\n\n{"text": "b"}\n'
         '{"text": " "}\n{"text": "c", "language": null}',
-    )  # fmt: skip
+    )
     assert load_corpus(path) == [Text("en", "a"), Text("und", "b"), Text("und", "c")]
 
 
@@ -132,9 +133,11 @@ def test_missing_and_oversized_files_are_refused(tmp_path: Path) -> None:
 def test_corpus_hash_is_of_the_texts_and_not_of_the_file(tmp_path: Path) -> None:
     lines = written(tmp_path, "a.txt", "a\n\nb\n")
     records = written(tmp_path, "a.jsonl", '{"text": "a"}\n{"text": "b"}')
-    assert corpus_sha256(load_corpus(lines)) == corpus_sha256(load_corpus(records)) == (
-        corpus_sha256([Text("und", "a"), Text("und", "b")])
-    )  # fmt: skip
+    assert (
+        corpus_sha256(load_corpus(lines))
+        == corpus_sha256(load_corpus(records))
+        == (corpus_sha256([Text("und", "a"), Text("und", "b")]))
+    )
 
 
 @pytest.mark.parametrize(

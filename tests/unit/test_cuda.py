@@ -10,14 +10,21 @@ import pytest
 from cuda.bindings import driver
 from cuda.bindings import runtime as api
 
-import runtimes.cuda
-from runtimes.cuda import Cuda, device_sm, load_cuda
+import runtimes.executors.tensorrt.cuda
 from runtimes.errors import AdaptrtError, MissingError
+from runtimes.executors.tensorrt.cuda import Cuda, device_sm, load_cuda
 
-SOURCE = Path(runtimes.cuda.__file__).read_text()
+SOURCE = Path(runtimes.executors.tensorrt.cuda.__file__).read_text()
 NO_GPU = api.cudaGetDeviceCount()[0] != api.cudaError_t.cudaSuccess
-ARGUMENTS = {"size": 16, "pointer": 4096, "device": 4096, "host": 8192, "stream": 0, "graph": 0,
-             "executable": 0}  # fmt: skip
+ARGUMENTS = {
+    "size": 16,
+    "pointer": 4096,
+    "device": 4096,
+    "host": 8192,
+    "stream": 0,
+    "graph": 0,
+    "executable": 0,
+}
 METHODS = {
     name: method
     for name, method in vars(Cuda).items()

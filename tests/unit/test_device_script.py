@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-import export.device_files
+import export.engines.device_files
 
-SCRIPT = Path(export.device_files.__file__).with_name("device") / "build_engine.py"
+SCRIPT = Path(export.engines.device_files.__file__).with_name("device") / "build_engine.py"
 
 
 def bare_script(*flags: str) -> subprocess.CompletedProcess[str]:

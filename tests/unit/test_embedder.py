@@ -10,7 +10,7 @@ import pytest
 
 from runtimes.embedder import Embedder, truncate
 from runtimes.errors import InputError
-from runtimes.tokens import TruncationWarning
+from runtimes.text.tokens import TruncationWarning
 from tests.support import PREFIX, Array, CallableRuntime, make_manifest, sample_tokenizer
 
 WIDTH = 8

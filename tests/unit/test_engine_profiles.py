@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from export.engine_profiles import engine_profiles
+from export.engines.profiles import engine_profiles
 from export.spec import Limits
 from runtimes.errors import InputError
-from runtimes.scheduler import GPU, schedule
+from runtimes.text.batching import GPU, schedule
 
 
 def test_short_and_long() -> None:

@@ -21,10 +21,10 @@ import torch
 
 import export.cli
 from export.cli import main
-from export.failures import CLOSED, EXIT_CODES, FOREIGN, INTERNAL, INTERRUPTED, explain
-from runtimes import ort as ours
+from export.console.failures import CLOSED, EXIT_CODES, FOREIGN, INTERNAL, INTERRUPTED, explain
 from runtimes.errors import AdaptrtError
-from runtimes.ort import OrtRuntime
+from runtimes.executors import ort as ours
+from runtimes.executors.ort import OrtRuntime
 
 STATE = ort.capi.onnxruntime_pybind11_state
 ORT_CLASSES = [v for v in vars(STATE).values() if inspect.isclass(v) and issubclass(v, Exception)]
@@ -220,7 +220,7 @@ def test_a_value_with_a_line_break_forges_no_second_line(
 def test_a_warning_with_a_line_break_forges_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     import warnings
 
-    from export.streams import prepare
+    from export.console.streams import prepare
 
     prepare()
     with warnings.catch_warnings():

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from calibration.table import Calibration, Range
-from export.fallback import next_fallback, until_it_passes
-from export.modules import Module
-from export.precision_plan import PrecisionPlan
+from export.checkpoint.names import Module
+from export.graph.precision_plan import PrecisionPlan
+from export.quantisation.fallback import next_fallback, until_it_passes
 from runtimes.errors import GateError
 
 NAMES = ("a", "b", "c", "d")
@@ -20,14 +20,19 @@ COST = dict(zip(NAMES, (1e-4, 4e-4, 2e-4, 1e-4), strict=True))
 @pytest.fixture
 def calibration() -> Calibration:
     entry = Range(
-        observer="min-max", amplitude=1.0, scale=1 / 127, histogram_digest="0" * 64,
+        observer="min-max",
+        amplitude=1.0,
+        scale=1 / 127,
+        histogram_digest="0" * 64,
         channel_max=(1.0,) * 8,
-    )  # fmt: skip
+    )
     return Calibration(
-        model_sha256="0" * 64, task="base", corpus={"sha256": "0" * 64, "counts": {}},
+        model_sha256="0" * 64,
+        task="base",
+        corpus={"sha256": "0" * 64, "counts": {}},
         settings={"observer": "min-max"},
         tensors={n: replace(entry, cosine=1 - c, output_error=0.01) for n, c in COST.items()},
-    )  # fmt: skip
+    )
 
 
 def attempt_needing(out: set[str], seen: list[set[str]]):  # type: ignore[no-untyped-def]
@@ -44,16 +49,18 @@ def attempt_needing(out: set[str], seen: list[set[str]]):  # type: ignore[no-unt
 
 def test_everything_is_int8_where_the_gate_passes(calibration: Calibration) -> None:
     seen: list[set[str]] = []
-    plan, result = until_it_passes(attempt_needing(set(), seen), calibration, MODULES,
-                                   "float16", 0.25)  # fmt: skip
+    plan, result = until_it_passes(
+        attempt_needing(set(), seen), calibration, MODULES, "float16", 0.25
+    )
     assert (tuple(plan.int8), dict(plan.fallback), result) == (NAMES, {}, "verdict")
     assert seen == [set()]
 
 
 def test_the_most_sensitive_falls_back_first_with_its_reason(calibration: Calibration) -> None:
     seen: list[set[str]] = []
-    plan, _ = until_it_passes(attempt_needing({"b", "c"}, seen), calibration, MODULES,
-                              "float16", 0.5)  # fmt: skip
+    plan, _ = until_it_passes(
+        attempt_needing({"b", "c"}, seen), calibration, MODULES, "float16", 0.5
+    )
     assert seen == [set(), {"b"}, {"b", "c"}]
     assert tuple(plan.int8) == ("a", "d")
     assert plan.fallback["b"] == (

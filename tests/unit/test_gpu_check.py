@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.base import RuntimeBase
 from runtimes.errors import AdaptrtError
+from runtimes.executors.base import RuntimeBase
 from tests.bench.gpu import Contender, Workplace, contenders, rows_of, table
 from tests.bench.gpu_cases import PADDED, compared, padded
 from tests.bench.gpu_worker import measure
@@ -29,8 +29,13 @@ CARD = Gpu("Test card", "sm89", "13.0", 24.0)
 @pytest.mark.skipif(not NO_GPU, reason="a GPU is there")
 @pytest.mark.parametrize("module", ["tests.gpu.check", "tests.bench.gpu"])
 def test_without_a_gpu_it_lists_what_is_missing_and_exits_4(module: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", module, "--out", tmp_path / "out"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--out", tmp_path / "out"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 4
     assert "error: no NVIDIA driver" in done.stderr or "error: no NVIDIA GPU" in done.stderr
     assert "torch " in done.stderr
@@ -43,8 +48,9 @@ def test_orchestrator_needs_the_standard_library_alone() -> None:
     """A CUDA image may carry any of the packages in a broken state."""
     heavy = ("numpy", "torch", "onnx", "tqdm")
     code = f"import sys, tests.gpu.check; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "[]"
 
 
@@ -73,8 +79,10 @@ def test_step_ends_as_it_should(code: str, status: str, reason: str) -> None:
 
 def test_step_that_takes_too_long_takes_its_children_with_it(tmp_path: Path) -> None:
     note = tmp_path / "pid"
-    code = (f"import subprocess, pathlib, time; p = subprocess.Popen(['sleep', '60']); "
-            f"pathlib.Path({str(note)!r}).write_text(str(p.pid)); time.sleep(60)")  # fmt: skip
+    code = (
+        f"import subprocess, pathlib, time; p = subprocess.Popen(['sleep', '60']); "
+        f"pathlib.Path({str(note)!r}).write_text(str(p.pid)); time.sleep(60)"
+    )
     assert run_step("step", ["-c", code], timeout=2).status == FAILED
     status = Path(f"/proc/{note.read_text()}/status")
     end = time.monotonic() + 10  # on busy cores a killed process still waits for its last turn
@@ -99,10 +107,12 @@ def test_ratios_are_within_a_round() -> None:
     """A machine that is twice as slow in one round changes no ratio."""
     who = [Contender("torch", "fp16"), Contender("tensorrt", "fp16"), Contender("tensorrt", "int8")]
     steps = [
-        timed("torch fp16", 0, **{"1x128": 0.004}), timed("tensorrt fp16", 0, **{"1x128": 0.002}),
-        timed("torch fp16", 1, **{"1x128": 0.008}), timed("tensorrt fp16", 1, **{"1x128": 0.004}),
+        timed("torch fp16", 0, **{"1x128": 0.004}),
+        timed("tensorrt fp16", 0, **{"1x128": 0.002}),
+        timed("torch fp16", 1, **{"1x128": 0.008}),
+        timed("tensorrt fp16", 1, **{"1x128": 0.004}),
         timed("tensorrt int8", 1, **{"1x128": 0.002}),
-    ]  # fmt: skip
+    ]
     rows = {(r["executor"], r["precision"]): r for r in rows_of(steps, who)}
     fp16 = rows["tensorrt", "fp16"]
     assert fp16["times_torch_range"] == [2.0, 2.0]
@@ -140,8 +150,12 @@ def test_gpu_list_decides_about_tensorrt_rtx() -> None:
 
 def test_bundles_of_refitted_and_other_targets_lie_apart(tmp_path: Path) -> None:
     place = Workplace(tmp_path, "sample", CARD)
-    kinds = [Contender("tensorrt", "fp16"), Contender("tensorrt", "fp16", refit=True),
-             Contender("onnxruntime_cuda", "fp16"), Contender("tensorrt", "bf16")]  # fmt: skip
+    kinds = [
+        Contender("tensorrt", "fp16"),
+        Contender("tensorrt", "fp16", refit=True),
+        Contender("onnxruntime_cuda", "fp16"),
+        Contender("tensorrt", "bf16"),
+    ]
     assert len({place.bundle(kind) for kind in kinds}) == 4
     assert place.bundle(kinds[0]).name == "base-fp16"
 
@@ -169,8 +183,9 @@ def compare(folder: Path, **arrays: Any) -> dict[str, Any]:
     reference = {"a": np.eye(3, dtype=np.float32), "b": np.ones((1, 4), np.float32)}
     np.savez(folder / "reference.npz", **reference)
     np.savez(folder / "ours.npz", **reference | arrays)
-    step = run_step("compare", ["-m", "tests.gpu.compare", folder / "reference.npz",
-                                folder / "ours.npz"], 60)  # fmt: skip
+    step = run_step(
+        "compare", ["-m", "tests.gpu.compare", folder / "reference.npz", folder / "ours.npz"], 60
+    )
     assert step.status == DONE
     return step.result
 
@@ -190,13 +205,30 @@ def test_worker_gives_equal_vectors_from_torch_and_a_bundle(
     assert build(out, "--model", small_folder, "--task", "base") == 0
     bundle = out / "small" / "base-fp32-onnxruntime"
     for executor, folder in (("torch", small_folder), ("onnxruntime", bundle)):
-        step = run_step(executor, [
-            "-m", "tests.bench.gpu_worker", executor, folder, "--precision", "fp32", "--device",
-            "cpu", "--longest", 1024, "--vectors", tmp_path / f"{executor}.npz",
-        ], 120)  # fmt: skip
+        step = run_step(
+            executor,
+            [
+                "-m",
+                "tests.bench.gpu_worker",
+                executor,
+                folder,
+                "--precision",
+                "fp32",
+                "--device",
+                "cpu",
+                "--longest",
+                1024,
+                "--vectors",
+                tmp_path / f"{executor}.npz",
+            ],
+            120,
+        )
         assert step.status == DONE, step.reason
-    step = run_step("compare", ["-m", "tests.gpu.compare", tmp_path / "torch.npz",
-                                tmp_path / "onnxruntime.npz"], 60)  # fmt: skip
+    step = run_step(
+        "compare",
+        ["-m", "tests.gpu.compare", tmp_path / "torch.npz", tmp_path / "onnxruntime.npz"],
+        60,
+    )
     assert set(step.result["cosines"]) == set(compared(1024))
     assert step.result["min_cosine"] > 0.99999
 
@@ -214,19 +246,29 @@ def test_wheels_are_found_before_the_images_packages(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheels / "adaptrt_example-1.0-py3-none-any.whl", "w") as wheel:
         wheel.writestr("adaptrt_example.py", "VALUE = 7\n")
         folder = "adaptrt_example-1.0.dist-info"
-        wheel.writestr(f"{folder}/METADATA", "Metadata-Version: 2.1\nName: adaptrt-example\n"
-                       "Version: 1.0\n")  # fmt: skip
-        wheel.writestr(f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\n"
-                       "Tag: py3-none-any\n")  # fmt: skip
+        wheel.writestr(
+            f"{folder}/METADATA", "Metadata-Version: 2.1\nName: adaptrt-example\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            f"{folder}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{folder}/RECORD", "")
-    code = (f"from pathlib import Path; from tests.gpu.check import install_wheels; "
-            f"from tests.gpu.steps import run_step; "
-            f"step = install_wheels(Path({str(wheels)!r}), Path({str(tmp_path / 'site')!r})); "
-            f"assert step.status == 'done', step.reason; "
-            f"print(run_step('use', ['-c', 'import adaptrt_example as a, json; "
-            f"print(json.dumps({{\"value\": a.VALUE}}))'], 30).result)")  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
-                          env=dict(os.environ), timeout=120)  # fmt: skip
+    code = (
+        f"from pathlib import Path; from tests.gpu.check import install_wheels; "
+        f"from tests.gpu.steps import run_step; "
+        f"step = install_wheels(Path({str(wheels)!r}), Path({str(tmp_path / 'site')!r})); "
+        f"assert step.status == 'done', step.reason; "
+        f"print(run_step('use', ['-c', 'import adaptrt_example as a, json; "
+        f'print(json.dumps({{"value": a.VALUE}}))\'], 30).result)'
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
+        timeout=120,
+    )
     assert json.loads(done.stdout.replace("'", '"')) == {"value": 7}, done.stderr
 
 

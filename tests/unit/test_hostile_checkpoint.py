@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from safetensors.numpy import save_file
 
-from export.checkpoint import open_checkpoint
-from export.config import EncoderConfig, read_config
-from export.peft_adapter import read_peft_adapter
-from export.peft_config import read_lora_settings
-from export.reference import reference_model
-from export.safetensor_files import SafetensorFiles
-from export.source import SAMPLE, resolve
+from export.checkpoint.config import EncoderConfig, read_config
+from export.checkpoint.peft_config import read_lora_settings
+from export.checkpoint.peft_folder import read_peft_adapter
+from export.checkpoint.reader import open_checkpoint
+from export.checkpoint.source import SAMPLE, resolve
+from export.checkpoint.tensors import SafetensorFiles
+from export.gate.reference import reference_model
 from export.spec import JINA_TASKS
 from export.triton.configs import Release
 from export.triton.repository import RepositorySpec, write_repository
@@ -253,16 +253,41 @@ def test_file_that_states_no_size_is_read_to_the_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "key",
-    ["num_hidden_layers", "max_position_embeddings", "hidden_size", "vocab_size", "lora_rank",
-     "intermediate_size", "type_vocab_size", "num_attention_heads", "pad_token_id",
-     "rotary_emb_base", "lora_alpha", "layer_norm_eps"],
-)  # fmt: skip
+    [
+        "num_hidden_layers",
+        "max_position_embeddings",
+        "hidden_size",
+        "vocab_size",
+        "lora_rank",
+        "intermediate_size",
+        "type_vocab_size",
+        "num_attention_heads",
+        "pad_token_id",
+        "rotary_emb_base",
+        "lora_alpha",
+        "layer_norm_eps",
+    ],
+)
 @pytest.mark.parametrize(
     "literal",
-    ["10000000000000", HUGE, "1" + "0" * 5000, "-1", "1e400", "NaN", "-Infinity", "true",
-     '"8"', "[[8]]", '{"a": 8}', "[" * 300 + "]" * 300, "null", '"\\u001b[2J\\n\\ud800"'],
+    [
+        "10000000000000",
+        HUGE,
+        "1" + "0" * 5000,
+        "-1",
+        "1e400",
+        "NaN",
+        "-Infinity",
+        "true",
+        '"8"',
+        "[[8]]",
+        '{"a": 8}',
+        "[" * 300 + "]" * 300,
+        "null",
+        '"\\u001b[2J\\n\\ud800"',
+    ],
     ids=lambda literal: literal[:16],
-)  # fmt: skip
+)
 def test_number_of_no_sense_is_refused_at_once(damaged: Path, key: str, literal: str) -> None:
     set_raw(damaged / "config.json", key, literal)
     line = refusal(lambda: open_checkpoint(damaged))

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-import export.hub_client
-from export.hub_client import connection_failure
-from export.source import resolve
+import export.checkpoint.hub_client
+from export.checkpoint.hub_client import connection_failure
+from export.checkpoint.source import resolve
 from runtimes.errors import InputError
 from tests.hub_server import FIRST, SECOND, Fault, Hub, Repository, files_of, serve_hub
 from tests.support import listing
@@ -25,10 +25,16 @@ MODEL = "acme/small"
 TOKEN = "hf_aTokenThatNobodyMayRead"
 ADAPTER = {"separation/adapter_config.json": b"{}", "separation/adapter_model.safetensors": b"a"}
 UNWANTED = {
-    "modeling_lora.py": b"import os", "pytorch_model.bin": b"pickle", "onnx/model.onnx": b"onnx",
-    "onnx/model.safetensors": b"x", "separation/adapter_model.bin": b"pickle", "x.safetensors": b"",
-    "1_Pooling/config.json": b"{}", "tokenizer.json.py": b"", "a/b/adapter_model.safetensors": b"x",
-}  # fmt: skip
+    "modeling_lora.py": b"import os",
+    "pytorch_model.bin": b"pickle",
+    "onnx/model.onnx": b"onnx",
+    "onnx/model.safetensors": b"x",
+    "separation/adapter_model.bin": b"pickle",
+    "x.safetensors": b"",
+    "1_Pooling/config.json": b"{}",
+    "tokenizer.json.py": b"",
+    "a/b/adapter_model.safetensors": b"x",
+}
 
 
 @pytest.fixture
@@ -96,8 +102,13 @@ def test_branch_tag_and_commit(hub: Hub, capsys: pytest.CaptureFixture[str]) -> 
     repository.refs |= {"v1": FIRST, "refs/pr/1": SECOND}
     found = {r: resolve(MODEL, r) for r in (None, "main", "v1", FIRST, "refs/pr/1", SECOND)}
     assert {r: s.revision for r, s in found.items()} == {
-        None: FIRST, "main": FIRST, "v1": FIRST, FIRST: FIRST, "refs/pr/1": SECOND, SECOND: SECOND
-    }  # fmt: skip
+        None: FIRST,
+        "main": FIRST,
+        "v1": FIRST,
+        FIRST: FIRST,
+        "refs/pr/1": SECOND,
+        SECOND: SECOND,
+    }
     assert {s.folder.name for s in found.values()} == {FIRST, SECOND}
     assert (found["main"].licence, found[SECOND].licence) == (None, "mit")
     repository.refs["main"] = SECOND
@@ -140,8 +151,9 @@ def test_without_the_hub_the_cached_commit_is_used_and_said(
         "offline": "HF_HUB_OFFLINE",
     }
     assert words[way] in first
-    assert first.endswith(f"using the cached commit {SECOND} of {MODEL}, 'next' when it was last "
-                          "looked up")  # fmt: skip
+    assert first.endswith(
+        f"using the cached commit {SECOND} of {MODEL}, 'next' when it was last looked up"
+    )
     assert second.endswith(f"using the cached commit {SECOND} of {MODEL}")
     # The cache's other revisions are no substitute.
     for revision in (None, "main", FIRST):
@@ -170,11 +182,17 @@ def test_half_a_download_is_not_used_without_the_hub(hub: Hub, tmp_path: Path) -
         ((403, ""), False, MODEL, None, "to this token, or to none (403)"),
         ((500, ""), False, MODEL, None, "failed (it answered 500); run it again"),
     ],
-)  # fmt: skip
+)
 def test_refusal_says_what_to_do(
-    hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    refusal: tuple[int, str] | None, hidden: bool, model: str, revision: str | None, words: str,
-) -> None:  # fmt: skip
+    hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    refusal: tuple[int, str] | None,
+    hidden: bool,
+    model: str,
+    revision: str | None,
+    words: str,
+) -> None:
     hub.repositories[MODEL].refusal = refusal
     hub.repositories[MODEL].hidden = hidden
     text = refused(model, revision)
@@ -270,11 +288,19 @@ def test_hostile_names_are_not_loaded(hub: Hub, tmp_path: Path) -> None:
     """A name becomes a path below the cache."""
     good = hub.repositories[MODEL].commits[FIRST]
     evil = (
-        "../../x.safetensors", "../../../../model.safetensors", "/tmp/model.safetensors",
-        "../adapter_config.json", "a\n/adapter_config.json", "model\x1b[2J.safetensors",
-        "model\\..\\..\\x.safetensors", "..\\adapter_config.json", "./adapter_config.json",
-        "a/../adapter_config.json", "model\u202e.safetensors", "",
-    )  # fmt: skip
+        "../../x.safetensors",
+        "../../../../model.safetensors",
+        "/tmp/model.safetensors",
+        "../adapter_config.json",
+        "a\n/adapter_config.json",
+        "model\x1b[2J.safetensors",
+        "model\\..\\..\\x.safetensors",
+        "..\\adapter_config.json",
+        "./adapter_config.json",
+        "a/../adapter_config.json",
+        "model\u202e.safetensors",
+        "",
+    )
     hub.repositories[MODEL].commits[FIRST] = good | dict.fromkeys(evil, b"evil")
     before = set(tmp_path.parent.rglob("*"))
     folder = resolve(MODEL, None).folder
@@ -297,11 +323,21 @@ def test_commit_that_is_none_is_refused(hub: Hub, tmp_path: Path, sha: str | Non
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("body", [
-    b"<html>log in</html>", b"[]", b"{}", b'{"id": 1}', b'{"id": "x", "sha": 1}',
-    b'{"id": "x", "siblings": 1}', b'{"id": "x", "siblings": [{"rfilename": 1}]}',
-    b'{"id": "x", "siblings": [{}]}', b"\xff", b"[" * 100_000,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>log in</html>",
+        b"[]",
+        b"{}",
+        b'{"id": 1}',
+        b'{"id": "x", "sha": 1}',
+        b'{"id": "x", "siblings": 1}',
+        b'{"id": "x", "siblings": [{"rfilename": 1}]}',
+        b'{"id": "x", "siblings": [{}]}',
+        b"\xff",
+        b"[" * 100_000,
+    ],
+)
 def test_answer_that_is_not_a_hub_s_is_one_line(hub: Hub, body: bytes) -> None:
     """What a captive portal answers, for example."""
     hub.status, hub.body = 200, body
@@ -316,7 +352,7 @@ def test_revision_that_cannot_be_one(hub: Hub, revision: str) -> None:
 
 @pytest.mark.parametrize("what", ["main", FIRST])
 def test_hub_that_never_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setattr(export.hub_client, "_WAIT", 0.3)
+    monkeypatch.setattr(export.checkpoint.hub_client, "_WAIT", 0.3)
     hub.stalled = f"/{what}"  # the model's page, or its listing
     start = time.monotonic()
     assert "timed out" in refused()
@@ -324,10 +360,10 @@ def test_hub_that_never_answers(hub: Hub, monkeypatch: pytest.MonkeyPatch, what:
 
 
 def test_missing_network_is_known_within_seconds(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert export.hub_client._CONNECT <= 3
+    assert export.checkpoint.hub_client._CONNECT <= 3
     monkeypatch.setattr(constants, "ENDPOINT", "https://huggingface.invalid")
     # A resolver that does not answer: glibc asks again for 10 s and more.
-    monkeypatch.setattr(export.hub_client, "_CONNECT", 0.3)
+    monkeypatch.setattr(export.checkpoint.hub_client, "_CONNECT", 0.3)
     never = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [never.wait(20)][:0])
     start = time.monotonic()
@@ -376,7 +412,7 @@ def test_password_of_the_endpoint_is_not_shown(hub: Hub, monkeypatch: pytest.Mon
 def test_log_shows_life(
     hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export.hub_client, "_EVERY", 0.0)
+    monkeypatch.setattr(export.checkpoint.hub_client, "_EVERY", 0.0)
     resolve(MODEL, None)
     size = len(hub.repositories[MODEL].commits[FIRST]["model.safetensors"]) / 1e6
     error = capsys.readouterr().err
@@ -413,10 +449,26 @@ def test_folder_is_named_by_its_own_name(
     assert resolve(".", None).name == small_folder.name
 
 
-@pytest.mark.parametrize("model", [
-    "/nowhere", "a/b/c", "a--b/c", "a/b..c", "../x", "ä/b", "a/b\n", "x\0y", "~nobody/x/y",
-    "m" * 5000, "", " ", "a/b.git", "a/b-", f"a/{'b' * 99}",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "model",
+    [
+        "/nowhere",
+        "a/b/c",
+        "a--b/c",
+        "a/b..c",
+        "../x",
+        "ä/b",
+        "a/b\n",
+        "x\0y",
+        "~nobody/x/y",
+        "m" * 5000,
+        "",
+        " ",
+        "a/b.git",
+        "a/b-",
+        f"a/{'b' * 99}",
+    ],
+)
 def test_model_that_is_neither(hub: Hub, tmp_path: Path, model: str) -> None:
     text = refused(model) if model else "MODEL"
     assert text.startswith("MODEL")

@@ -10,16 +10,22 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import export.identity
-from export.checkpoint import open_checkpoint
-from export.identity import model_sha256
-from export.opened import open_build
-from export.spec import BuildSpec, Precision, Target
+import export.checkpoint.identity
+from export.build.inputs import open_build
+from export.checkpoint.identity import model_sha256
+from export.checkpoint.reader import open_checkpoint
+from export.spec import BuildSpec
+from runtimes.choices import Precision, Target
 from runtimes.files import sha256
 from tests.support import SAMPLE_HF
 
-TASK_FOLDERS = ("classification", "retrieval_passage", "retrieval_query", "separation",
-                "text_matching")  # fmt: skip
+TASK_FOLDERS = (
+    "classification",
+    "retrieval_passage",
+    "retrieval_query",
+    "separation",
+    "text_matching",
+)
 
 
 def identity(folder: Path, own: Path | None = None) -> str:
@@ -169,9 +175,14 @@ def test_a_build_hashes_every_file_once(
         seen.append(path)
         return sha256(path)
 
-    monkeypatch.setattr(export.identity, "sha256", count)
-    spec = BuildSpec(model=str(native), task="separation", precision=Precision.FP32,
-                     target=Target.ONNXRUNTIME, out=tmp_path)  # fmt: skip
+    monkeypatch.setattr(export.checkpoint.identity, "sha256", count)
+    spec = BuildSpec(
+        model=str(native),
+        task="separation",
+        precision=Precision.FP32,
+        target=Target.ONNXRUNTIME,
+        out=tmp_path,
+    )
     assert open_build(spec).sha256 == identity(native)
     names = {path.relative_to(native).as_posix() for path in seen}
     assert len(seen) == 2 * len(names)  # the build's, and ours

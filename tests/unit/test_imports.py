@@ -14,13 +14,24 @@ import calibration
 import export
 import runtimes
 
-HEAVY = ("torch", "transformers", "peft", "onnx", "onnx_ir", "onnxscript", "tensorrt",
-         "tensorrt_rtx", "tensorrt_rtx_bindings", "huggingface_hub", "tritonclient",
-         "export")  # fmt: skip
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "tensorrt",
+    "tensorrt_rtx",
+    "tensorrt_rtx_bindings",
+    "huggingface_hub",
+    "tritonclient",
+    "export",
+)
 LIGHT = [
     name
     for _, name, _ in pkgutil.walk_packages(runtimes.__path__, "runtimes.")
-    if name != "runtimes.torch_reference"
+    if name != "runtimes.executors.torch_reference"
 ]
 ALL = [
     name
@@ -39,7 +50,7 @@ def loaded_after(statement: str) -> set[str]:
 
 
 def test_runtimes_import_without_the_heavy_libraries() -> None:
-    assert {"runtimes.embedder", "runtimes.ort", "runtimes.tokens"} <= set(LIGHT)
+    assert {"runtimes.embedder", "runtimes.executors.ort", "runtimes.text.tokens"} <= set(LIGHT)
     assert loaded_after("\n".join(f"import {name}" for name in ["runtimes", *LIGHT])) == set()
 
 
@@ -49,7 +60,7 @@ def test_command_line_starts_without_the_heavy_libraries() -> None:
 
 def test_light_import_check_sees_torch() -> None:
     """Guards the tests above."""
-    assert "torch" in loaded_after("import runtimes.torch_reference")
+    assert "torch" in loaded_after("import runtimes.executors.torch_reference")
 
 
 @pytest.mark.parametrize("name", ALL)

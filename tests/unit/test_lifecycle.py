@@ -18,13 +18,13 @@ import torch
 from onnx_ir import to_proto
 
 from runtimes import AdaptrtError, Embedder, TritonEmbedder
-from runtimes.base import RuntimeBase, while_open
-from runtimes.chunks import ChunkHead
-from runtimes.cuda import Cuda
-from runtimes.ort import OrtRuntime, PooledOrtRuntime
-from runtimes.torch_reference import FlashReference, TorchModule
-from runtimes.trt import TrtRuntime
-from runtimes.trt_engine import EngineFile
+from runtimes.executors.base import RuntimeBase, while_open
+from runtimes.executors.ort import OrtRuntime, PooledOrtRuntime
+from runtimes.executors.tensorrt.cuda import Cuda
+from runtimes.executors.tensorrt.engine import EngineFile
+from runtimes.executors.tensorrt.runtime import TrtRuntime
+from runtimes.executors.torch_reference import FlashReference, TorchModule
+from runtimes.text.chunks import ChunkHead
 from tests.support import CallableRuntime, make_manifest, parse_graph, sample_tokenizer
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_trt import Scenario, fake_module
@@ -85,29 +85,40 @@ def run(runtime: Any) -> Any:
 CASES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any]]] = {
     "OrtRuntime": (lambda _: OrtRuntime(graph(SENTENCE)), run),
     "PooledOrtRuntime": (
-        lambda _: PooledOrtRuntime(graph(OFFICIAL)), lambda r: r.run(INPUTS | TASKS)),
+        lambda _: PooledOrtRuntime(graph(OFFICIAL)),
+        lambda r: r.run(INPUTS | TASKS),
+    ),
     "ChunkHead": (lambda _: ChunkHead(fake()), lambda r: r.run(INPUTS | CHUNKS)),
     "TrtRuntime": (make_trt, run),
     "TrtRuntime's memory": (make_trt, lambda r: r.profile_memory()),
     "FlashReference": (lambda _: FlashReference(Tiny()), run),
     "FlashReference's tokens": (
-        lambda _: FlashReference(Tiny()), lambda r: r.token_vectors(INPUTS["input_ids"])),
+        lambda _: FlashReference(Tiny()),
+        lambda r: r.token_vectors(INPUTS["input_ids"]),
+    ),
     "TorchModule": (lambda _: TorchModule(Pooled()), run),
     "Embedder": (
         lambda _: Embedder(make_manifest(), sample_tokenizer(64), fake()),
-        lambda e: e.encode(["x"])),
+        lambda e: e.encode(["x"]),
+    ),
     "Embedder's chunks": (
         lambda _: Embedder(make_manifest(), sample_tokenizer(64), fake()),
-        lambda e: e.encode_chunks("x", sentences=1)),
+        lambda e: e.encode_chunks("x", sentences=1),
+    ),
     "TritonEmbedder http": (
-        lambda _: TritonEmbedder("http://127.0.0.1:9"), lambda e: e.encode(["x"])),
+        lambda _: TritonEmbedder("http://127.0.0.1:9"),
+        lambda e: e.encode(["x"]),
+    ),
     "TritonEmbedder grpc": (
-        lambda _: TritonEmbedder("grpc://127.0.0.1:9"), lambda e: e.encode(["x"])),
+        lambda _: TritonEmbedder("grpc://127.0.0.1:9"),
+        lambda e: e.encode(["x"]),
+    ),
     "TritonEmbedder's chunks": (
         lambda _: TritonEmbedder("http://127.0.0.1:9"),
-        lambda e: e.encode_chunks("x", sentences=1)),
+        lambda e: e.encode_chunks("x", sentences=1),
+    ),
     "TritonEmbedder's tasks": (lambda _: TritonEmbedder("http://127.0.0.1:9"), lambda e: e.tasks),
-}  # fmt: skip
+}
 WORKING = [name for name in CASES if "Triton" not in name and "chunks" not in name]
 every = pytest.mark.parametrize("case", CASES)
 

@@ -10,10 +10,10 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from export.lowering.contrib_attention import UseContribAttention
-from export.lowering.cuda_attention import UseKeyLengths
-from export.lowering.primitive_attention import ExpandAttention
-from export.lowering.tensorrt_attention import AdaptAttention
+from export.lowering.adapt_attention import AdaptAttention
+from export.lowering.expand_attention import ExpandAttention
+from export.lowering.use_contrib_attention import UseContribAttention
+from export.lowering.use_key_lengths import UseKeyLengths
 from tests.support import Array, op_types, parse_graph, run_model
 
 HIDDEN, HEADS = 16, 2
@@ -108,8 +108,15 @@ def test_primitive_graph_holds_only_old_operators_and_no_expanded_mask() -> None
     model = attention_graph()
     ExpandAttention()(model)
     assert set(op_types(model)) <= {
-        "Cast", "Unsqueeze", "Reshape", "Transpose", "Mul", "MatMul", "Where", "Softmax",
-    }  # fmt: skip
+        "Cast",
+        "Unsqueeze",
+        "Reshape",
+        "Transpose",
+        "Mul",
+        "MatMul",
+        "Where",
+        "Softmax",
+    }
     assert op_types(model).count("Softmax") == 2
 
 
@@ -126,9 +133,12 @@ def test_half_precision_with_padding_stays_finite_and_close(make_pass: Any) -> N
 
 @pytest.mark.parametrize(
     ("kind", "lowest"),
-    [("float", np.finfo(np.float32).min), ("float16", -65504.0),
-     ("bfloat16", float(ml_dtypes.finfo(ml_dtypes.bfloat16).min))],
-)  # fmt: skip
+    [
+        ("float", np.finfo(np.float32).min),
+        ("float16", -65504.0),
+        ("bfloat16", float(ml_dtypes.finfo(ml_dtypes.bfloat16).min)),
+    ],
+)
 def test_masked_scores_are_the_types_lowest_finite_number(kind: str, lowest: float) -> None:
     model = attention_graph(kind)
     ExpandAttention()(model)
@@ -165,8 +175,10 @@ def test_onnx_runtime_refuses_the_tensorrt_copy() -> None:
     """Guards the claim that the copy must not be the graph we run."""
     model = attention_graph()
     AdaptAttention()(model)
-    failures = (ort.capi.onnxruntime_pybind11_state.Fail,
-                ort.capi.onnxruntime_pybind11_state.InvalidGraph)  # fmt: skip
+    failures = (
+        ort.capi.onnxruntime_pybind11_state.Fail,
+        ort.capi.onnxruntime_pybind11_state.InvalidGraph,
+    )
     with pytest.raises(failures, match="TRT_decomposable"):
         run_model(model, inputs([3]))
 

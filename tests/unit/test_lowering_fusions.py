@@ -60,18 +60,18 @@ SKIP_FUSED = {
 SKIP_LEFT = {
     "no bias": f"s = Add (r, x) y = {NORM} (s, gamma, beta)",
     "inner sum used twice": f"b = Add (x, bias) s = Add (r, b) y = {NORM} (s, gamma, beta) "
-                            "z = Mul (b, r)",
+    "z = Mul (b, r)",
     "outer sum used twice": f"b = Add (x, bias) s = Add (r, b) y = {NORM} (s, gamma, beta) "
-                            "z = Mul (s, r)",
+    "z = Mul (s, r)",
     "outer sum is an output": f"b = Add (x, bias) z = Add (r, b) y = {NORM} (z, gamma, beta)",
     "three activations": f"q = Mul (x, x) b = Add (x, q) s = Add (r, b) "
-                         f"y = {NORM} (s, gamma, beta)",
+    f"y = {NORM} (s, gamma, beta)",
     "no sum": f"y = {NORM} (x, gamma, beta)",
     "norm over two axes": "b = Add (x, bias) s = Add (r, b) "
-                          "y = LayerNormalization <axis = -2, epsilon = 0.00001> (s, table, table)",
+    "y = LayerNormalization <axis = -2, epsilon = 0.00001> (s, table, table)",
     "norm without shift": f"b = Add (x, bias) s = Add (r, b) y = {NORM} (s, gamma)",
     "bias of more than one row": f"b = Add (x, table) s = Add (r, b) y = {NORM} (s, gamma, beta)",
-}  # fmt: skip
+}
 
 
 def complete(body: str) -> str:
@@ -116,11 +116,13 @@ def test_what_does_not_fit_is_left_as_it_was(make_pass: Any, body: str) -> None:
         (FuseBiasGelu, "s = Add (bias, x) y = Gelu (s)"),
         (FuseSkipLayerNorm, f"b = Add (bias, x) s = Add (r, b) y = {NORM} (s, gamma, beta)"),
         (FuseSkipLayerNorm, f"b = Add (x, bias) s = Add (b, r) y = {NORM} (s, gamma, beta)"),
-        (FuseSkipLayerNorm, "b = Add (x, bias) s = Add (r, b) "
-                            "y = LayerNormalization <axis = -1> (s, gamma, beta)"),
+        (
+            FuseSkipLayerNorm,
+            "b = Add (x, bias) s = Add (r, b) y = LayerNormalization <axis = -1> (s, gamma, beta)",
+        ),
     ],
     ids=["gelu: bias first", "norm: bias first", "norm: residual last", "norm: epsilon by default"],
-)  # fmt: skip
+)
 def test_other_spellings_give_the_same_result_fused_or_not(make_pass: Any, body: str) -> None:
     model = graph(complete(body))
     before = outputs(model)

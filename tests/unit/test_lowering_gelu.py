@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.lowering.primitive_gelu import ExpandGelu
+from export.lowering.expand_gelu import ExpandGelu
 from tests.support import op_types, parse_graph, run_model
 
 GRAPH = """
@@ -41,6 +41,7 @@ def test_tanh_form_is_not_taken_for_the_exact_one() -> None:
 
 
 def test_graph_without_it_is_left_alone() -> None:
-    model = parse_graph('<ir_version: 10, opset_import: ["" : 20]> '
-                        "g (float[2] x) => (float[2] y) { y = Erf (x) }")  # fmt: skip
+    model = parse_graph(
+        '<ir_version: 10, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) { y = Erf (x) }'
+    )
     assert not ExpandGelu()(model).modified

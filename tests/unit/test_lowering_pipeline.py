@@ -9,10 +9,11 @@ import onnx
 import pytest
 import tensorrt_rtx_bindings as trt
 
-from export.checkpoint import Checkpoint
-from export.lowering import Kind, lower
-from export.trace import trace
-from runtimes.trt_library import make_logger
+from export.checkpoint.reader import Checkpoint
+from export.graph.trace import trace
+from export.lowering.pipelines import lower
+from runtimes.choices import GraphKind
+from runtimes.executors.tensorrt.library import make_logger
 from tests.support import Array, cosines, graph_path, op_types, padded, session, write_graphs
 
 STANDARD = ("Attention", "RotaryEmbedding", "LayerNormalization", "Gelu")
@@ -42,7 +43,7 @@ def test_portable_graph_keeps_single_standard_nodes(small: Checkpoint, op: str) 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_primitive_graph_is_legal_opset_20(graphs: dict[str, Path], dtype: str) -> None:
-    path = graph_path(graphs[dtype], Kind.PRIMITIVE)
+    path = graph_path(graphs[dtype], GraphKind.PRIMITIVE)
     onnx.checker.check_model(str(path), full_check=True)
     proto = onnx.load(str(path), load_external_data=False)
     assert [(o.domain, o.version) for o in proto.opset_import] == [("", 20)]
@@ -51,18 +52,20 @@ def test_primitive_graph_is_legal_opset_20(graphs: dict[str, Path], dtype: str) 
         assert schema.since_version <= 20
 
 
-@pytest.mark.parametrize("kind", [Kind.PORTABLE, Kind.PRIMITIVE])
-def test_checker_passes(graphs: dict[str, Path], kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [GraphKind.PORTABLE, GraphKind.PRIMITIVE])
+def test_checker_passes(graphs: dict[str, Path], kind: GraphKind) -> None:
     onnx.checker.check_model(str(graph_path(graphs["float16"], kind)), full_check=True)
 
 
 @pytest.mark.parametrize("lengths", [[1], [9], [9, 9, 9], [12, 3, 1, 7]], ids=str)
-@pytest.mark.parametrize("kind", [Kind.ONNXRUNTIME, Kind.ONNXRUNTIME_CUDA, Kind.PRIMITIVE])
+@pytest.mark.parametrize(
+    "kind", [GraphKind.ONNXRUNTIME, GraphKind.ONNXRUNTIME_CUDA, GraphKind.PRIMITIVE]
+)
 def test_lowered_graph_is_the_portable_one(
-    graphs: dict[str, Path], kind: Kind, lengths: list[int]
+    graphs: dict[str, Path], kind: GraphKind, lengths: list[int]
 ) -> None:
     inputs = padded(lengths)
-    portable = vectors(graph_path(graphs["float32"], Kind.PORTABLE), inputs)
+    portable = vectors(graph_path(graphs["float32"], GraphKind.PORTABLE), inputs)
     lowered = vectors(graph_path(graphs["float32"], kind), inputs)
     np.testing.assert_allclose(lowered, portable, atol=2e-6)
     np.testing.assert_allclose(np.linalg.norm(lowered, axis=1), 1, atol=1e-6)
@@ -71,23 +74,23 @@ def test_lowered_graph_is_the_portable_one(
 @pytest.mark.parametrize(
     ("dtype", "kind", "least"),
     [
-        ("float16", Kind.PORTABLE, 0.9999),
-        ("float16", Kind.PRIMITIVE, 0.9999),
-        ("float16", Kind.ONNXRUNTIME, 0.99999),
-        ("float16", Kind.ONNXRUNTIME_CUDA, 0.9999),
-        ("bfloat16", Kind.ONNXRUNTIME, 0.999),
+        ("float16", GraphKind.PORTABLE, 0.9999),
+        ("float16", GraphKind.PRIMITIVE, 0.9999),
+        ("float16", GraphKind.ONNXRUNTIME, 0.99999),
+        ("float16", GraphKind.ONNXRUNTIME_CUDA, 0.9999),
+        ("bfloat16", GraphKind.ONNXRUNTIME, 0.999),
     ],
 )
 def test_half_precision_graph_is_near_fp32(
-    graphs: dict[str, Path], dtype: str, kind: Kind, least: float
+    graphs: dict[str, Path], dtype: str, kind: GraphKind, least: float
 ) -> None:
     inputs = padded([30, 5, 1, 17])
-    exact = vectors(graph_path(graphs["float32"], Kind.PORTABLE), inputs)
+    exact = vectors(graph_path(graphs["float32"], GraphKind.PORTABLE), inputs)
     assert cosines(vectors(graph_path(graphs[dtype], kind), inputs), exact).min() >= least
 
 
 def test_onnx_runtime_copy_is_fused_down_to_contrib_nodes(small: Checkpoint) -> None:
-    model = lower(trace(small.config, "float16", 32, 8192).model(), Kind.ONNXRUNTIME)
+    model = lower(trace(small.config, "float16", 32, 8192).model(), GraphKind.ONNXRUNTIME)
     ops = op_types(model)
     layers = small.config.layers
     assert ops.count("com.microsoft::SkipLayerNormalization") == 2 * layers
@@ -99,8 +102,10 @@ def test_onnx_runtime_copy_is_fused_down_to_contrib_nodes(small: Checkpoint) -> 
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", [Kind.TENSORRT, Kind.PRIMITIVE])
-def test_real_tensorrt_rtx_parser_reads_it(graphs: dict[str, Path], dtype: str, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", [GraphKind.TENSORRT, GraphKind.PRIMITIVE])
+def test_real_tensorrt_rtx_parser_reads_it(
+    graphs: dict[str, Path], dtype: str, kind: GraphKind
+) -> None:
     logger = make_logger(trt)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -119,13 +124,13 @@ def test_real_tensorrt_rtx_parser_refuses_contrib_operators(graphs: dict[str, Pa
     logger = make_logger(trt)
     network = trt.Builder(logger).create_network()
     parser = trt.OnnxParser(network, logger)
-    assert not parser.parse_from_file(str(graph_path(graphs["float32"], Kind.ONNXRUNTIME)))
+    assert not parser.parse_from_file(str(graph_path(graphs["float32"], GraphKind.ONNXRUNTIME)))
 
 
 def test_lowering_does_not_change_the_cached_trace(small: Checkpoint) -> None:
     graph = trace(small.config, "float32", 32, 8192)
     before = graph.proto
-    for kind in Kind:
+    for kind in GraphKind:
         lower(graph.model(), kind)
     assert graph.proto == before
     assert op_types(graph.model()).count("Attention") == small.config.layers

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from export.lowering.contrib_rotary import UseContribRotary
-from export.lowering.primitive_rotary import ExpandRotary
+from export.lowering.expand_rotary import ExpandRotary
+from export.lowering.use_contrib_rotary import UseContribRotary
 from tests.support import Array, op_types, parse_graph, run_model
 
 HEADS, WIDTH, POSITIONS = 2, 8, 64  # 16 wide in all

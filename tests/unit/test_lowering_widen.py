@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from export.lowering.set_opset import SetOpset
-from export.lowering.widen import WidenToFloat32
+from export.lowering.widen_to_float32 import WidenToFloat32
 from tests.support import Array, op_types, parse_graph, run_model
 
 RNG = np.random.default_rng(3)

@@ -13,13 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.bundle import write_json
-from export.config import EncoderConfig
-from export.engine_profiles import engine_profiles
-from export.spec import AdapterMode, Head, Interface, Limits, Precision, Target
+from export.bundle.staging import write_json
+from export.checkpoint.config import EncoderConfig
+from export.engines.profiles import engine_profiles
+from export.spec import Limits
+from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.choices import AdapterMode, HeadName, Interface, Precision, Target
 from runtimes.errors import InputError
 from runtimes.files import sha256
-from runtimes.manifest import FILE, Architecture, Manifest, read_manifest
+from runtimes.manifest import Architecture, Manifest, read_manifest
 from runtimes.manifest_rules import KNOWN
 from tests.support import changed, make_manifest
 
@@ -37,19 +39,44 @@ def whole() -> Json:
     """Every entry that a manifest can have, as JSON; its one file is there."""
     made = make_manifest(
         schema_minor=1,
-        model={"name": "m", "sha256": "0" * 64, "format": "native", "revision": None,
-               "licence": "Apache-2.0"},
-        target={"name": "tensorrt", "requested": "auto"}, precision="int8", adapter="switchable",
-        task="all", tasks=("a", "b"), prefixes={"a": "", "b": PREFIX, "base": ""}, prefix="",
+        model={
+            "name": "m",
+            "sha256": "0" * 64,
+            "format": "native",
+            "revision": None,
+            "licence": "Apache-2.0",
+        },
+        target={"name": "tensorrt", "requested": "auto"},
+        precision="int8",
+        adapter="switchable",
+        task="all",
+        tasks=("a", "b"),
+        prefixes={"a": "", "b": PREFIX, "base": ""},
+        prefix="",
         profiles=engine_profiles(("short",), Limits(max_tokens=64, max_batch=4)),
-        parity={"reference": "r", "executed": "e", "rows": 2, "min_cosine": 0.99,
-                "mean_cosine": 1.0, "max_abs": 1e-3, "threshold": 0.99, "passed": True,
-                "mean_threshold": 0.99, "reference_bf16_min_cosine": 0.99,
-                "flushed_weights": {"w": 0.1}},
-        quantisation={"int8_share": 1.0, "int8": ["g"], "fallback": {"h": "why"},
-                      "fallback_type": "float16", "observer": "min-max", "calibration_key": "k",
-                      "corpus_sha256": "0" * 64},
-    )  # fmt: skip
+        parity={
+            "reference": "r",
+            "executed": "e",
+            "rows": 2,
+            "min_cosine": 0.99,
+            "mean_cosine": 1.0,
+            "max_abs": 1e-3,
+            "threshold": 0.99,
+            "passed": True,
+            "mean_threshold": 0.99,
+            "reference_bf16_min_cosine": 0.99,
+            "flushed_weights": {"w": 0.1},
+        },
+        quantisation={
+            "int8_share": 1.0,
+            "int8": ["g"],
+            "fallback": {"h": "why"},
+            "fallback_type": "float16",
+            "observer": "min-max",
+            "calibration_key": "k",
+            "corpus_sha256": "0" * 64,
+        },
+    )
     return {**json.loads(json.dumps(made.to_json())), "artifacts": [{"path": "file", **ENGINE}]}
 
 
@@ -71,7 +98,7 @@ def read(folder: Path, raw: Json | str) -> Manifest:
                 entry.setdefault("bytes", 7)
                 entry.setdefault("sha256", sha256(folder / "file"))
     text = raw if isinstance(raw, str) else json.dumps(raw)
-    (folder / FILE).write_bytes(text.encode("utf-8", "surrogatepass"))
+    (folder / MANIFEST_FILE).write_bytes(text.encode("utf-8", "surrogatepass"))
     return read_manifest(folder)
 
 
@@ -81,7 +108,7 @@ def refusal(folder: Path, raw: Json | str) -> str:
     message = str(caught.value)
     assert message.startswith(str(folder))
     assert message.isprintable()
-    return message.removeprefix(f"{folder / FILE}: ")
+    return message.removeprefix(f"{folder / MANIFEST_FILE}: ")
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -98,8 +125,9 @@ def test_whole_manifest_is_read(folder: Path) -> None:
     assert manifest.artifacts[0].memory == (5, 6)
     assert manifest.profiles[0].max == (4, 64)
     assert json.loads(json.dumps(manifest.to_json())) | {"artifacts": []} == {
-        **whole(), "artifacts": []
-    }  # fmt: skip
+        **whole(),
+        "artifacts": [],
+    }
 
 
 def test_manifest_of_before_is_read(folder: Path) -> None:
@@ -173,9 +201,24 @@ def test_wrong_entry_is_named(folder: Path, at: tuple[Any, ...], value: Any, wor
 
 @pytest.mark.parametrize(
     "path",
-    ["/etc/passwd", "../file", "a/../file", "./file", "a//file", "", "a\\file", "file\n",
-     "file\x00", ".file", "\x1b[2J", "manifest.json", "file/", "ﬁle", "f" * 300],
-)  # fmt: skip
+    [
+        "/etc/passwd",
+        "../file",
+        "a/../file",
+        "./file",
+        "a//file",
+        "",
+        "a\\file",
+        "file\n",
+        "file\x00",
+        ".file",
+        "\x1b[2J",
+        "manifest.json",
+        "file/",
+        "ﬁle",
+        "f" * 300,
+    ],
+)
 def test_path_that_is_no_plain_name_is_refused(folder: Path, path: str) -> None:
     """Whatever lies there."""
     entry = {"path": path, "kind": "weights", "bytes": 7, "sha256": "0" * 64}
@@ -197,15 +240,21 @@ def test_number_that_is_no_number_is_refused(folder: Path, number: str) -> None:
     assert "not valid JSON" in refusal(folder, text)
 
 
-@pytest.mark.parametrize("at", [("colour",), ("artifacts", 0, "colour"), ("target", "colour"),
-                                ("profiles", 0, "colour"), ("quantisation", "colour")])  # fmt: skip
+@pytest.mark.parametrize(
+    "at",
+    [
+        ("colour",),
+        ("artifacts", 0, "colour"),
+        ("target", "colour"),
+        ("profiles", 0, "colour"),
+        ("quantisation", "colour"),
+    ],
+)
 def test_unknown_entry_is_for_newer_minor_schemas_alone(folder: Path, at: tuple[Any, ...]) -> None:
     raw = changed(whole(), at, 1)
     dotted = f"{at[0]}[{at[1]}].{at[2]}" if len(at) == 3 else ".".join(at)
     assert f"'{dotted}': no such entry in a manifest" in refusal(folder, raw)
-    assert read(folder, raw | {"schema_minor": 2}) == replace(
-        read(folder, whole()), schema_minor=2
-    )  # fmt: skip
+    assert read(folder, raw | {"schema_minor": 2}) == replace(read(folder, whole()), schema_minor=2)
 
 
 def test_newer_value_of_a_newer_minor_schema_says_who_wrote_it(folder: Path) -> None:
@@ -224,9 +273,19 @@ def test_newer_major_schema_says_who_wrote_it(folder: Path, versions: Any) -> No
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "", "{", "null", "\ufeff{}", "\ud800", '{"schema": "\\ud800"}', "[" * 100_000,
-     '{"a":' * 100_000, '{"schema": ' + "9" * 5000 + "}"],
-)  # fmt: skip
+    [
+        "[]",
+        "",
+        "{",
+        "null",
+        "\ufeff{}",
+        "\ud800",
+        '{"schema": "\\ud800"}',
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"schema": ' + "9" * 5000 + "}",
+    ],
+)
 def test_file_that_is_no_json_object_is_refused(folder: Path, text: str) -> None:
     refusal(folder, text)
 
@@ -250,9 +309,28 @@ def test_every_entry_takes_nothing_but_what_it_should(folder: Path) -> None:
     raw = whole()
     read(folder, raw)  # completes the artefact
     hostile = [
-        None, True, -1, 0, 2**63, 10**30, -0.5, 1e300, "", "x", "\x00", "../..", [], {}, [None],
-        [[]], {"": None}, {"\x1b": []}, ["a", "a"], "y" * 10_000, [0] * 3,
-    ]  # fmt: skip
+        None,
+        True,
+        -1,
+        0,
+        2**63,
+        10**30,
+        -0.5,
+        1e300,
+        "",
+        "x",
+        "\x00",
+        "../..",
+        [],
+        {},
+        [None],
+        [[]],
+        {"": None},
+        {"\x1b": []},
+        ["a", "a"],
+        "y" * 10_000,
+        [0] * 3,
+    ]
     refused = 0
     for at in places(raw):
         cases = [changed(raw, at, value) for value in hostile]
@@ -271,8 +349,12 @@ JSON = st.recursive(
 
 
 @given(at=st.sampled_from(sorted(places(whole()), key=repr)), value=JSON)
-@settings(max_examples=300, deadline=None, database=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(
+    max_examples=300,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_any_json_anywhere_is_read_or_refused(
     folder: Path, at: tuple[Any, ...], value: Any
 ) -> None:
@@ -290,14 +372,14 @@ def survives(folder: Path, raw: Json) -> bool:
         assert message.isprintable()
         assert len(message) < 1000
         return False
-    write_json(folder / FILE, manifest.to_json())
+    write_json(folder / MANIFEST_FILE, manifest.to_json())
     assert read_manifest(folder) == manifest
     return True
 
 
 def test_real_manifest_is_whole(small_bundle: Path) -> None:
     """What a build writes has this version's minor schema and every entry typed."""
-    raw = json.loads((small_bundle / FILE).read_text())
+    raw = json.loads((small_bundle / MANIFEST_FILE).read_text())
     assert (raw["schema"], raw["schema_minor"]) == (1, 1)
     assert raw.keys() == whole().keys()
     for key in ("model", "architecture", "target", "parity"):
@@ -306,8 +388,13 @@ def test_real_manifest_is_whole(small_bundle: Path) -> None:
 
 
 def test_known_choices_are_those_a_build_takes() -> None:
-    choices = {"adapter": AdapterMode, "interface": Interface, "head": Head,
-               "precision": Precision, "target": Target}  # fmt: skip
+    choices = {
+        "adapter": AdapterMode,
+        "interface": Interface,
+        "head": HeadName,
+        "precision": Precision,
+        "target": Target,
+    }
     assert {key: tuple(m.value for m in kind) for key, kind in choices.items()} == KNOWN
 
 

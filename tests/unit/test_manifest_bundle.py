@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from export.bundle import check_hashes, staging, write_json
+from export.bundle.staging import check_hashes, staging, write_json
+from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.errors import GateError, InputError
-from runtimes.manifest import FILE, Manifest, make_artifact, read_manifest
+from runtimes.manifest import Manifest, make_artifact, read_manifest
 from tests.support import edit_json, listing, make_manifest
 
 
@@ -24,7 +25,7 @@ def fill(folder: Path, text: str = "weights") -> None:
         make_artifact(folder, "weights", "weights"),
         make_artifact(folder, "graph.onnx", "onnxruntime", precision="fp32"),
     )
-    write_json(folder / FILE, make_manifest(artifacts=artifacts).to_json())
+    write_json(folder / MANIFEST_FILE, make_manifest(artifacts=artifacts).to_json())
 
 
 @pytest.fixture
@@ -41,7 +42,9 @@ def test_manifest_survives_the_disk(bundle: Path) -> None:
     expected = make_manifest(artifacts=manifest.artifacts)
     assert manifest == expected
     assert {a.path: a.bytes for a in manifest.artifacts} == {"weights": 7, "graph.onnx": 5}
-    assert json.loads((bundle / FILE).read_text()) == json.loads(json.dumps(asdict(expected)))
+    assert json.loads((bundle / MANIFEST_FILE).read_text()) == json.loads(
+        json.dumps(asdict(expected))
+    )
 
 
 def test_nothing_is_visible_before_the_end_and_no_staging_after(tmp_path: Path) -> None:
@@ -99,7 +102,7 @@ def spoil(staged: Path) -> None:
 
 
 def unlist(staged: Path) -> None:
-    (staged / FILE).unlink()
+    (staged / MANIFEST_FILE).unlink()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_every_file_is_flushed_before_the_rename_and_the_folders_after(
     with staging(final) as staged:
         fill(staged)
         assert flushed == []
-    assert {"weights", "graph.onnx", FILE, staged.name} <= set(flushed)
+    assert {"weights", "graph.onnx", MANIFEST_FILE, staged.name} <= set(flushed)
     assert sorted(flushed[-2:]) == sorted(["out", tmp_path.name])  # where the names were made
 
 
@@ -184,7 +187,7 @@ def test_truncated_file_is_noticed_without_hashing(bundle: Path) -> None:
 
 
 def test_manifest_without_a_field_is_an_input_error(bundle: Path) -> None:
-    edit_json(bundle / FILE, drop=("max_tokens",))
+    edit_json(bundle / MANIFEST_FILE, drop=("max_tokens",))
     with pytest.raises(InputError, match="max_tokens: missing"):
         read_manifest(bundle)
 

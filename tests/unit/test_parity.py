@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import export.parity
-from export.parity import (
+import export.gate.compare
+from export.checkpoint.source import SAMPLE
+from export.gate.compare import (
     DOCUMENT_TOKENS,
     ParityReport,
     ParityText,
@@ -21,10 +22,9 @@ from export.parity import (
     texts_sha256,
     thin,
 )
-from export.source import SAMPLE
-from export.spec import Precision
+from runtimes.choices import Precision
 from runtimes.errors import GateError
-from runtimes.tokens import TextTokenizer
+from runtimes.text.tokens import TextTokenizer
 from tests.support import PAD_ID, Array, CallableRuntime, sample_tokenizer
 
 NAMES = {"reference": "theirs", "executed": "ours"}
@@ -95,16 +95,20 @@ def test_threshold_is_met_or_missed_at_its_edge(
 
 def test_published_thresholds() -> None:
     assert {p.value: p.min_cosine for p in Precision} == {
-        "fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99,
-    }  # fmt: skip
+        "fp32": 0.999999,
+        "fp16": 0.9999,
+        "bf16": 0.999,
+        "int8": 0.99,
+    }
     assert Precision.INT8.mean_cosine == 0.998
 
 
 def test_mean_has_a_threshold_of_its_own() -> None:
     reference = units(4).astype(np.float64)
     vectors = np.stack([at_cosine(row, 0.995) for row in reference])
-    found = compare(reference, vectors, texts(3, 3, 3, 3), names=NAMES, threshold=0.99,
-                    mean_threshold=0.998)  # fmt: skip
+    found = compare(
+        reference, vectors, texts(3, 3, 3, 3), names=NAMES, threshold=0.99, mean_threshold=0.998
+    )
     assert not found.passed
     with pytest.raises(GateError, match=r"mean 0\.995\d*, expected at least 0\.998"):
         require(found, "graph")
@@ -133,8 +137,10 @@ def test_error_names_the_three_worst_texts_with_their_lengths() -> None:
     assert caught.value.exit_code == 3
     assert "model.onnx" in message
     assert "0.9999" in message
-    order = [message.index(f"text-{i} ({i + 1} tokens): {c}") for i, c in
-             ((3, "0.2000000"), (1, "0.5000000"), (4, "0.9000000"))]  # fmt: skip
+    order = [
+        message.index(f"text-{i} ({i + 1} tokens): {c}")
+        for i, c in ((3, "0.2000000"), (1, "0.5000000"), (4, "0.9000000"))
+    ]
     assert order == sorted(order)
     assert "text-5" not in message
     assert "text-0" not in message
@@ -142,17 +148,33 @@ def test_error_names_the_three_worst_texts_with_their_lengths() -> None:
 
 def test_summary_is_the_report_without_its_texts() -> None:
     summary = report(units(3), units(3)).summary()
-    assert summary.keys() >= {"reference", "executed", "rows", "min_cosine", "mean_cosine",
-                              "max_abs", "threshold", "passed"}  # fmt: skip
+    assert summary.keys() >= {
+        "reference",
+        "executed",
+        "rows",
+        "min_cosine",
+        "mean_cosine",
+        "max_abs",
+        "threshold",
+        "passed",
+    }
     assert "texts" not in summary
 
 
 @pytest.mark.parametrize(
     "lengths",
-    [(), (3,), (5, 5), tuple(range(1, 10)), tuple(range(40, 1, -1)), (700, 3, 2500, 8, 9, 600),
-     (599, 600, 601), tuple([4] * 33)],
+    [
+        (),
+        (3,),
+        (5, 5),
+        tuple(range(1, 10)),
+        tuple(range(40, 1, -1)),
+        (700, 3, 2500, 8, 9, 600),
+        (599, 600, 601),
+        tuple([4] * 33),
+    ],
     ids=len,
-)  # fmt: skip
+)
 def test_batches_cover_every_text_once(lengths: tuple[int, ...]) -> None:
     rows = texts(*lengths)
     plan = list(batches(rows))
@@ -239,6 +261,6 @@ def test_texts_are_identified_by_their_bytes(
 ) -> None:
     before = texts_sha256()
     changed = tmp_path / "texts.jsonl"
-    changed.write_bytes(export.parity.TEXTS.read_bytes() + b"\n")
-    monkeypatch.setattr(export.parity, "TEXTS", changed)
+    changed.write_bytes(export.gate.compare.TEXTS.read_bytes() + b"\n")
+    monkeypatch.setattr(export.gate.compare, "TEXTS", changed)
     assert texts_sha256() != before

@@ -13,10 +13,10 @@ import calibration
 import export
 import runtimes
 from export import cli
-from export.failures import EXIT_CODES
-from export.parser import COMMANDS
-from export.spec import AdapterMode, Head, Interface, Observer, Precision, Target
+from export.console.failures import EXIT_CODES
+from export.console.parser import COMMANDS
 from export.triton.configs import Backend
+from runtimes.choices import AdapterMode, HeadName, Interface, Observer, Precision, Target
 from runtimes.errors import InputError
 from tests.support import run_cli
 
@@ -99,7 +99,7 @@ def test_every_command_is_described_for_its_user(name: str) -> None:
         ("engine", "--target", Target),
         ("engine", "--adapter", AdapterMode),
         ("engine", "--interface", Interface),
-        ("engine", "--head", Head),
+        ("engine", "--head", HeadName),
         ("engine", "--observer", Observer),
         ("triton", "--encoder", Backend),
     ],

@@ -13,10 +13,10 @@ import pytest
 import torch
 from peft import LoHaConfig, LoraConfig, PeftModel
 
-from export.adapters import Adapter, adapter_rank
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.modules import adaptable_modules
-from export.peft_adapter import read_peft_adapter
+from export.checkpoint.lora import Adapter, adapter_rank
+from export.checkpoint.names import adaptable_modules
+from export.checkpoint.peft_folder import read_peft_adapter
+from export.checkpoint.reader import Checkpoint, open_checkpoint
 from runtimes.errors import InputError
 from tests.peft_zoo import load_base, merged_weights, quiet, train, train_in_transformers
 from tests.support import edit_json, edit_tensors, merged_tensor, write_native
@@ -53,25 +53,35 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "k_proj and v_proj only": {"r": 3, "lora_alpha": 5, "target_modules": ["k_proj", "v_proj"]},
     "word embeddings": {"r": 7, "lora_alpha": 3, "target_modules": ["word_embeddings"]},
     "rank-stabilised embeddings": {
-        "r": 5, "lora_alpha": 2, "use_rslora": True, "target_modules": ["word_embeddings", "fc1"],
+        "r": 5,
+        "lora_alpha": 2,
+        "use_rslora": True,
+        "target_modules": ["word_embeddings", "fc1"],
     },
     "every module": {"r": 2, "lora_alpha": 4, "target_modules": EVERYTHING},
     "one layer": {"r": 4, "target_modules": ["o_proj", "v_proj"], "exclude_modules": r".*\.0\..*"},
     "regular expression": {"r": 4, "target_modules": r".*layers\.0\.(mlp\.fc1|self_attn\.k_proj)"},
     "rank pattern": {
-        "r": 7, "lora_alpha": 3, "target_modules": ATTENTION,
+        "r": 7,
+        "lora_alpha": 3,
+        "target_modules": ATTENTION,
         "rank_pattern": {"q_proj": 3, r"layers\.1\.self_attn\.o_proj": 5},
     },
     "alpha pattern": {
-        "r": 7, "lora_alpha": 3, "target_modules": ATTENTION, "use_rslora": True,
+        "r": 7,
+        "lora_alpha": 3,
+        "target_modules": ATTENTION,
+        "use_rslora": True,
         "alpha_pattern": {"self_attn.v_proj": 11, "layers.0.self_attn.q_proj": 1},
     },
     "both patterns": {
-        "r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "fc2", "word_embeddings"],
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["q_proj", "fc2", "word_embeddings"],
         "rank_pattern": {"word_embeddings": 2, "^layers.1.mlp.fc2": 6},
         "alpha_pattern": {"word_embeddings": 3, "fc2": 5, "layers.1.mlp.fc2": 7},
     },
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CONFIGS)
@@ -158,12 +168,16 @@ def plain(native_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         (LoraConfig(r=4, target_modules=["fc1"], bias="lora_only"), "bias"),
         (LoraConfig(r=4, target_modules=["fc1"], lora_bias=True), "lora_bias"),
         (LoraConfig(r=4, target_modules=["fc1"], init_lora_weights="pissa"), "init_lora_weights"),
-        (LoraConfig(r=4, target_modules=["fc1"], trainable_token_indices={"word_embeddings": [7]}),
-         "trainable_token_indices"),
+        (
+            LoraConfig(
+                r=4, target_modules=["fc1"], trainable_token_indices={"word_embeddings": [7]}
+            ),
+            "trainable_token_indices",
+        ),
         (LoHaConfig(r=4, target_modules=["fc1"]), "peft_type"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_what_is_not_plain_lora_is_refused_by_its_key(
     native_folder: Path, native_small: Checkpoint, tmp_path: Path, config: Any, word: str
 ) -> None:
@@ -196,29 +210,41 @@ def poison(tensors: dict[str, Any]) -> None:
 
 
 TENSORS: dict[str, tuple[Edit, str]] = {
-    "missing B": (lambda t: t.pop(f"{Q0}.lora_B.weight"),
-                  rf"{Q0}\.lora_A\.weight has no lora_B beside it"),
-    "missing A": (lambda t: t.pop(f"{Q0}.lora_A.weight"),
-                  rf"{Q0}\.lora_B\.weight has no lora_A beside it"),
+    "missing B": (
+        lambda t: t.pop(f"{Q0}.lora_B.weight"),
+        rf"{Q0}\.lora_A\.weight has no lora_B beside it",
+    ),
+    "missing A": (
+        lambda t: t.pop(f"{Q0}.lora_A.weight"),
+        rf"{Q0}\.lora_B\.weight has no lora_A beside it",
+    ),
     "unknown module": (rename("mlp.fc1", "mlp.fc9"), r"unexpected tensor .*mlp\.fc9.*expected"),
     "layer beyond the model": (rename("layers.1.", "layers.7."), r"unexpected tensor .*layers\.7"),
     "norm": (rename("mlp.fc1", "norm1"), r"unexpected tensor .*norm1"),
-    "stray tensor": (lambda t: t.update({f"{Q0}.magnitude": np.ones(3, np.float32)}),
-                     r"unexpected tensor .*magnitude"),
+    "stray tensor": (
+        lambda t: t.update({f"{Q0}.magnitude": np.ones(3, np.float32)}),
+        r"unexpected tensor .*magnitude",
+    ),
     "whole embedding": (
         lambda t: t.update({f"{PREFIX}embeddings.word_embeddings.weight": np.ones((9, 64), "f4")}),
-        r"unexpected tensor .*word_embeddings\.weight, .*save_embedding_layers=False"),
-    "other width": (lambda t: t.update({f"{Q0}.lora_A.weight": np.ones((4, 32), np.float32)}),
-                    r"lora_A\.weight has shape \[4, 32\], expected \[4, 64\]"),
+        r"unexpected tensor .*word_embeddings\.weight, .*save_embedding_layers=False",
+    ),
+    "other width": (
+        lambda t: t.update({f"{Q0}.lora_A.weight": np.ones((4, 32), np.float32)}),
+        r"lora_A\.weight has shape \[4, 32\], expected \[4, 64\]",
+    ),
     "NaN": (poison, rf"{Q0}\.lora_B\.weight holds NaN"),
     "fused and split": (add_fused, r"layers\.0\.mixer\.Wqkv is given both fused and split"),
     "one module in two spellings": (
         lambda t: t.update({k.replace("self_attn.q", "mixer.q"): t[k] for k in list(t)}),
-        r"layers\.0\.mixer\.q_proj\.lora_A\.weight and .*self_attn\.q.* are of one module"),
-    "embedding as linear layer": (rename("layers.0.mlp.fc1", "embeddings.word_embeddings"),
-                                  r"word_embeddings\.lora_A\.weight"),
+        r"layers\.0\.mixer\.q_proj\.lora_A\.weight and .*self_attn\.q.* are of one module",
+    ),
+    "embedding as linear layer": (
+        rename("layers.0.mlp.fc1", "embeddings.word_embeddings"),
+        r"word_embeddings\.lora_A\.weight",
+    ),
     "empty": (lambda t: t.clear(), "the adapter holds no tensors"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", TENSORS)
@@ -280,8 +306,9 @@ def test_published_spelling_of_module_names_is_understood(
     """The published folders keep ``mixer.*`` and may carry ``roberta.encoder.``."""
     folder = Path(shutil.copytree(plain, tmp_path / "adapter"))
     before = read_peft_adapter(folder, "mine", native_small.config)
-    edit_tensors(folder / "adapter_model.safetensors",
-                 rename("model.layers", "model.roberta.encoder.layers"))  # fmt: skip
+    edit_tensors(
+        folder / "adapter_model.safetensors", rename("model.layers", "model.roberta.encoder.layers")
+    )
     edit_tensors(folder / "adapter_model.safetensors", rename("self_attn", "mixer"))
     after = read_peft_adapter(folder, "mine", native_small.config)
     assert after.modules.keys() == before.modules.keys()

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 
-from export.peft_config import IGNORED, UNSUPPORTED, LoraSettings, read_lora_settings
+from export.checkpoint.peft_config import IGNORED, UNSUPPORTED, LoraSettings, read_lora_settings
 from runtimes.errors import InputError
 from tests.support import SAMPLE_HF
 
@@ -24,10 +24,21 @@ PLAIN = json.loads((SAMPLE_HF / "classification" / "adapter_config.json").read_t
 MODULES = [
     f"layers.{layer}.{part}"
     for layer in range(24)
-    for part in ("self_attn", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
-                 "self_attn.o_proj", "mlp", "mlp.fc1", "mlp.fc2", "mlp.activation_fn",
-                 "post_attention_layernorm", "post_mlp_layernorm", "post_attention_dropout")
-]  # fmt: skip
+    for part in (
+        "self_attn",
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp",
+        "mlp.fc1",
+        "mlp.fc2",
+        "mlp.activation_fn",
+        "post_attention_layernorm",
+        "post_mlp_layernorm",
+        "post_attention_dropout",
+    )
+]
 TABLES = ("rank_pattern", "alpha_pattern")
 KEYS = (*TABLES, "target_modules", "exclude_modules", "layers_pattern")
 
@@ -60,14 +71,38 @@ def test_key_of_a_later_peft_is_refused_unless_it_is_off(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "pattern",
     [
-        "(a+)+$", "(a|a)*$", "(.*)*x", "(.*a){20}", ".*" * 10 + "x", "(?:x+x+)+y", "(?=a)",
-        r"(.)\1", "(?P<idx>a)", "(?#c)", "a" * 10_000, "(.|.)" * 25 + "y", "(" * 300 + ")" * 300,
-        "(" * 9 + "a" + ")" * 9, r"\S+", r"\x1b", "[^a]", "[[a]", "[a--b]", "a{1000000}", "a*",
-        "\n", "\x1b[2J", "é", "(a+)?{9}", "(.?){30}x",
-        "(.?.?.?.?)?" * 7, ".{1,99}" * 8, "(a{1,9})*",
+        "(a+)+$",
+        "(a|a)*$",
+        "(.*)*x",
+        "(.*a){20}",
+        ".*" * 10 + "x",
+        "(?:x+x+)+y",
+        "(?=a)",
+        r"(.)\1",
+        "(?P<idx>a)",
+        "(?#c)",
+        "a" * 10_000,
+        "(.|.)" * 25 + "y",
+        "(" * 300 + ")" * 300,
+        "(" * 9 + "a" + ")" * 9,
+        r"\S+",
+        r"\x1b",
+        "[^a]",
+        "[[a]",
+        "[a--b]",
+        "a{1000000}",
+        "a*",
+        "\n",
+        "\x1b[2J",
+        "é",
+        "(a+)?{9}",
+        "(.?){30}x",
+        "(.?.?.?.?)?" * 7,
+        ".{1,99}" * 8,
+        "(a{1,9})*",
     ],
     ids=lambda p: ascii(p)[:20],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("key", KEYS)
 def test_pattern_that_could_run_for_long_is_refused(tmp_path: Path, key: str, pattern: str) -> None:
     start = time.perf_counter()
@@ -81,13 +116,22 @@ def test_pattern_that_could_run_for_long_is_refused(tmp_path: Path, key: str, pa
 @pytest.mark.parametrize(
     "pattern",
     [
-        "q_proj", "layers.0.self_attn.q_proj", r"layers\.11\.mlp\.fc1", "^layers.1.mlp.fc2$",
-        r".*\.\d+\.mlp\.fc1", r".*layers\.[0-9]+\.mlp\.fc2", r".*\.self_attn\.(q_proj|v_proj)",
+        "q_proj",
+        "layers.0.self_attn.q_proj",
+        r"layers\.11\.mlp\.fc1",
+        "^layers.1.mlp.fc2$",
+        r".*\.\d+\.mlp\.fc1",
+        r".*layers\.[0-9]+\.mlp\.fc2",
+        r".*\.self_attn\.(q_proj|v_proj)",
         r".*layers\.(0|1|2|3|4|5|6|7|8|9|10|11)\.(mlp\.(fc1|fc2)|self_attn\.(?:q|k|v|o)_proj)",
-        r".*?\.\w+\.[qkv]_proj", "all-linear", r"(?:.*\.)?layers\.[0-5]\.self_attn\.(q|v)_proj",
-        r"(.*\.)?(q_proj|v_proj)", r".*layers\.\d{1,2}\.(fc1|fc2)", r".*\.(q|v)_?proj",
+        r".*?\.\w+\.[qkv]_proj",
+        "all-linear",
+        r"(?:.*\.)?layers\.[0-5]\.self_attn\.(q|v)_proj",
+        r"(.*\.)?(q_proj|v_proj)",
+        r".*layers\.\d{1,2}\.(fc1|fc2)",
+        r".*\.(q|v)_?proj",
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("key", KEYS)
 def test_usual_patterns_are_taken_as_they_are(tmp_path: Path, key: str, pattern: str) -> None:
     checked = read(tmp_path, **({"target_modules": ["x"]} | with_pattern(key, pattern))).checked

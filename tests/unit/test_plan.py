@@ -10,27 +10,25 @@ from typing import Any
 
 import pytest
 
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.plan import BundlePlan, plan_bundle
-from export.spec import (
-    AdapterMode,
-    BuildSpec,
-    Head,
-    Interface,
-    Limits,
-    Precision,
-    Target,
-)
+from export.bundle.plan import BundlePlan, plan_bundle
+from export.checkpoint.reader import Checkpoint, open_checkpoint
+from export.spec import BuildSpec, Limits
+from runtimes.choices import AdapterMode, HeadName, Interface, Precision, Target
 from runtimes.errors import InputError
 from tests.support import SAMPLE_HF
 
-DEFAULT = BuildSpec(model="x", task="classification", precision=Precision.FP16,
-                    target=Target.TENSORRT_RTX, out=Path("build"))  # fmt: skip
+DEFAULT = BuildSpec(
+    model="x",
+    task="classification",
+    precision=Precision.FP16,
+    target=Target.TENSORRT_RTX,
+    out=Path("build"),
+)
 ORT = {"target": Target.ONNXRUNTIME}
 SWITCHABLE = {"adapter": AdapterMode.SWITCHABLE}
 OFFICIAL = SWITCHABLE | {"interface": Interface.OFFICIAL}
 SLOT = {"adapter": AdapterMode.SLOT, "task": "base"}
-CHUNKS = {"head": Head.CHUNKS}
+CHUNKS = {"head": HeadName.CHUNKS}
 
 
 def plan(checkpoint: Checkpoint, **choices: Any) -> BundlePlan:
@@ -57,22 +55,42 @@ def plan(checkpoint: Checkpoint, **choices: Any) -> BundlePlan:
         (ORT | {"profiles": ("short", "long")}, "classification-fp16-onnxruntime"),
         ({"refittable": True}, "classification-fp16-refittable"),
         ({"limits": Limits(max_batch=8)}, "classification-fp16-b8"),
-        ({"limits": Limits(max_batch=8, max_tokens=512), "refittable": True,
-          "profiles": ("short",)}, "classification-fp16-short-refittable-b8-t512"),
+        (
+            {
+                "limits": Limits(max_batch=8, max_tokens=512),
+                "refittable": True,
+                "profiles": ("short",),
+            },
+            "classification-fp16-short-refittable-b8-t512",
+        ),
         ({"gpus": ("sm75",), "workspace_gib": 2, "parity_tokens": 64}, "classification-fp16"),
         (ORT | {"name": "mine"}, "mine"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_name_says_the_choices(small: Checkpoint, choices: dict[str, Any], name: str) -> None:
     assert plan(small, **choices).name == name
 
 
 def combinations() -> Iterator[dict[str, Any]]:
-    forms = [{}, CHUNKS, {"task": "separation"}, SWITCHABLE, SWITCHABLE | CHUNKS, OFFICIAL,
-             SLOT | {"rank": 4}, SLOT | {"rank": 5}]  # fmt: skip
-    rest = product(Target, (Precision.FP16, Precision.FP32), ((), ("short", "long")),
-                   (False, True), (32, 8), (8192, 512))  # fmt: skip
+    forms = [
+        {},
+        CHUNKS,
+        {"task": "separation"},
+        SWITCHABLE,
+        SWITCHABLE | CHUNKS,
+        OFFICIAL,
+        SLOT | {"rank": 4},
+        SLOT | {"rank": 5},
+    ]
+    rest = product(
+        Target,
+        (Precision.FP16, Precision.FP32),
+        ((), ("short", "long")),
+        (False, True),
+        (32, 8),
+        (8192, 512),
+    )
     for form, (target, precision, profiles, refittable, batch, tokens) in product(forms, rest):
         ort_only = target is Target.ONNXRUNTIME
         if (form.get("adapter") is AdapterMode.SLOT or "interface" in form) and not ort_only:
@@ -82,8 +100,13 @@ def combinations() -> Iterator[dict[str, Any]]:
         if profiles and ort_only:  # ONNX Runtime has none, so nothing differs
             continue
         limits = Limits(max_batch=batch, max_tokens=tokens)
-        yield form | {"target": target, "precision": precision, "profiles": profiles,
-                      "refittable": refittable, "limits": limits}  # fmt: skip
+        yield form | {
+            "target": target,
+            "precision": precision,
+            "profiles": profiles,
+            "refittable": refittable,
+            "limits": limits,
+        }
 
 
 def test_no_two_choices_share_a_name(small: Checkpoint) -> None:
@@ -96,8 +119,15 @@ def test_no_two_choices_share_a_name(small: Checkpoint) -> None:
 def test_stem_says_the_weights_alone(small: Checkpoint) -> None:
     """A calibration is found by it, whatever the target; NAME is no part of it."""
     stems = {plan(small, **choices).stem for choices in combinations()}
-    assert stems == {"classification", "classification-chunks", "separation", "switchable",
-                     "switchable-chunks", "official", "base-slot"}  # fmt: skip
+    assert stems == {
+        "classification",
+        "classification-chunks",
+        "separation",
+        "switchable",
+        "switchable-chunks",
+        "official",
+        "base-slot",
+    }
     assert plan(small, name="mine", precision=Precision.INT8).stem == "classification"
 
 

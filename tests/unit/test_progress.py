@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from export import progress
+from export.console import progress
 from tests.support import build
 
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-import export.publish
-from export.bundle import check_hashes, staging, write_json
+import export.bundle.publish
+from export.bundle.exchange import exchange
+from export.bundle.staging import check_hashes, staging, write_json
 from export.cli import main
-from export.exchange import exchange
+from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.errors import InputError
 from runtimes.files import replacing
-from runtimes.manifest import FILE, make_artifact, read_manifest
+from runtimes.manifest import make_artifact, read_manifest
 from tests.support import edit_json, listing, make_manifest
 
 ROOT = Path(__file__).parents[2]
@@ -29,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 BUILD = """
 import os, shutil, signal, sys
 from pathlib import Path
-import export.publish as publish
-from export.bundle import staging
+import export.bundle.publish as publish
+from export.bundle.staging import staging
 
 source, final, mode, point = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 
@@ -66,8 +67,13 @@ mode = pytest.mark.parametrize("mode", MODES)
 
 
 def build(source: Path, final: Path, mode: str, point: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", BUILD, source, final, mode, point], cwd=ROOT,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", BUILD, source, final, mode, point],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def fill(folder: Path, text: str = "weights") -> Path:
@@ -75,7 +81,7 @@ def fill(folder: Path, text: str = "weights") -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "weights").write_text(text)
     artifacts = (make_artifact(folder, "weights", "weights"),)
-    write_json(folder / FILE, make_manifest(artifacts=artifacts).to_json())
+    write_json(folder / MANIFEST_FILE, make_manifest(artifacts=artifacts).to_json())
     return folder
 
 
@@ -129,26 +135,34 @@ def folder_of_others(place: Path) -> None:
 
 def manifest_of_others(place: Path) -> None:
     folder_of_others(place)
-    (place / FILE).write_text('{"name": "my web extension", "manifest_version": 3}')
+    (place / MANIFEST_FILE).write_text('{"name": "my web extension", "manifest_version": 3}')
 
 
 def no_json(place: Path) -> None:
     folder_of_others(place)
-    (place / FILE).write_bytes(b"\xff\x00")
+    (place / MANIFEST_FILE).write_bytes(b"\xff\x00")
 
 
 def manifest_that_is_a_folder(place: Path) -> None:
     folder_of_others(place)
-    (place / FILE).mkdir()
+    (place / MANIFEST_FILE).mkdir()
 
 
 def manifest_of_another_schema(place: Path) -> None:
-    edit_json(fill(place) / FILE, schema=7)
+    edit_json(fill(place) / MANIFEST_FILE, schema=7)
 
 
-FOREIGN = [link_to_nothing, link_to_a_bundle, file, empty_folder, folder_of_others,
-           manifest_of_others, no_json, manifest_that_is_a_folder,
-           manifest_of_another_schema]  # fmt: skip
+FOREIGN = [
+    link_to_nothing,
+    link_to_a_bundle,
+    file,
+    empty_folder,
+    folder_of_others,
+    manifest_of_others,
+    no_json,
+    manifest_that_is_a_folder,
+    manifest_of_another_schema,
+]
 foreign = pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__)
 
 
@@ -270,7 +284,7 @@ def test_simultaneous_builds_all_end_and_one_of_them_is_there_whole(
     processes = [build(folder, final, mode, "often") for folder in (source, other)]
     absent = 0
     while any(process.poll() is None for process in processes):
-        absent += not (final / FILE).is_file()
+        absent += not (final / MANIFEST_FILE).is_file()
     for process in processes:
         process.communicate()
     assert [process.returncode for process in processes] == [0, 0]
@@ -290,7 +304,7 @@ def test_last_rename_that_fails_puts_the_former_bundle_back(
             raise OSError(errno.EIO, "disk trouble")
         return rename(self, target)
 
-    monkeypatch.setattr(export.publish, "exchange", lambda first, second: False)
+    monkeypatch.setattr(export.bundle.publish, "exchange", lambda first, second: False)
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(OSError, match="disk trouble"):
         publish(final)
@@ -368,12 +382,12 @@ def test_lock_that_was_cleared_away_before_it_was_taken_is_none(
         flock(handle, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    assert export.publish._Claim.take(final, "12ab") is None
+    assert export.bundle.publish._Claim.take(final, "12ab") is None
     assert names(final) == [final.name]
 
 
 def test_waiting_for_another_builds_turn_ends_with_it(final: Path) -> None:
-    claim = export.publish._Claim.take(final, "0")
+    claim = export.bundle.publish._Claim.take(final, "0")
     assert claim is not None
     thread = threading.Thread(target=publish, args=(final,))
     thread.start()

@@ -9,19 +9,20 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-import runtimes.ort
+import runtimes.executors.ort
 from calibration.quantise import weight_scale
-from export.checkpoint import Checkpoint
-from export.encoder import load_encoder
-from export.gemms import gemm_modules, gemm_nodes, work
-from export.lowering import Kind, lower
-from export.precision_plan import GemmRange, PrecisionPlan
-from export.probe import Probe
-from export.qdq import quantise_graph
-from export.trace import trace
-from export.weights import Contents, write_weights
-from runtimes.ort import OrtRuntime
-from runtimes.tokens import Tokens
+from export.checkpoint.reader import Checkpoint
+from export.graph.encoder import load_encoder
+from export.graph.gemms import gemm_modules, gemm_nodes, work
+from export.graph.insert_qdq import quantise_graph
+from export.graph.precision_plan import GemmRange, PrecisionPlan
+from export.graph.trace import trace
+from export.graph.weights import Contents, write_weights
+from export.lowering.pipelines import lower
+from export.quantisation.sensitivity import Probe
+from runtimes.choices import GraphKind
+from runtimes.executors.ort import OrtRuntime
+from runtimes.text.tokens import Tokens
 from tests.support import cosines, op_types, padded
 
 TASK, TOKENS = "separation", 64
@@ -56,7 +57,7 @@ def write(small: Checkpoint, tmp_path: Path) -> Write:
 
     def to_folder(plan: PrecisionPlan, dtype: str) -> Path:
         graph = quantise_graph(trace(small.config, dtype, 32, TOKENS), plan)
-        for kind in Kind:
+        for kind in GraphKind:
             proto = ir.to_proto(lower(graph.model(), kind))
             (tmp_path / f"{kind}.onnx").write_bytes(proto.SerializeToString())
         contents = Contents(small, small.adapter(TASK), plan=plan)
@@ -66,14 +67,14 @@ def write(small: Checkpoint, tmp_path: Path) -> Write:
     return to_folder
 
 
-def vectors(folder: Path, kind: Kind) -> np.ndarray:
+def vectors(folder: Path, kind: GraphKind) -> np.ndarray:
     with OrtRuntime(folder / f"{kind}.onnx") as runtime:
         return np.asarray(runtime.run(padded([40, 7, 23]))["sentence_embedding"])
 
 
 def test_four_gemms_of_each_layer_are_found_in_every_lowering(small: Checkpoint) -> None:
     graph = trace(small.config, "float16", 32, TOKENS)
-    for kind in Kind:
+    for kind in GraphKind:
         assert list(gemm_nodes(lower(graph.model(), kind))) == list(gemm_modules(small.config))
 
 
@@ -132,7 +133,7 @@ def test_graph_integer_kernels_and_module_agree(
     """Three ways to the same numbers: Q/DQ, MatMulIntegerToFloat, and rounding in PyTorch."""
     folder = write(PrecisionPlan("float32", ranges), "float32")
     expected = probe.vectors(ranges)
-    for kind in (Kind.PORTABLE, Kind.ONNXRUNTIME, Kind.PRIMITIVE):
+    for kind in (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME, GraphKind.PRIMITIVE):
         assert cosines(vectors(folder, kind), expected).min() > 0.99999, kind
     assert cosines(expected, probe.exact).max() < 0.99999  # and it is INT8 that was compared
 
@@ -141,16 +142,17 @@ def test_fp16_elsewhere_agrees_too(
     probe: Probe, ranges: dict[str, GemmRange], write: Write
 ) -> None:
     folder = write(PrecisionPlan("float16", ranges), "float16")
-    for kind in (Kind.PORTABLE, Kind.ONNXRUNTIME):
+    for kind in (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME):
         assert cosines(vectors(folder, kind), probe.vectors(ranges)).min() > 0.999, kind
 
 
 def test_cpu_graph_has_an_integer_kernel_per_gemm(
     small: Checkpoint, ranges: dict[str, GemmRange]
 ) -> None:
-    graph = quantise_graph(trace(small.config, "float32", 32, TOKENS),
-                           PrecisionPlan("float32", ranges))  # fmt: skip
-    found = op_types(lower(graph.model(), Kind.ONNXRUNTIME))
+    graph = quantise_graph(
+        trace(small.config, "float32", 32, TOKENS), PrecisionPlan("float32", ranges)
+    )
+    found = op_types(lower(graph.model(), GraphKind.ONNXRUNTIME))
     assert found.count("com.microsoft::MatMulIntegerToFloat") == len(ranges)
     assert found.count("MatMul") == 0
     assert found.count("Add") == 1  # of the embeddings; every bias is in a fused kernel
@@ -172,9 +174,9 @@ def test_setting_for_cpus_without_vnni_gives_the_same_vectors(
     ranges: dict[str, GemmRange], write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write(PrecisionPlan("float32", ranges), "float32")
-    kinds = (Kind.PORTABLE, Kind.ONNXRUNTIME)
+    kinds = (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME)
     expected = [vectors(folder, kind) for kind in kinds]
-    monkeypatch.setattr(runtimes.ort, "has_vnni", lambda: False)
+    monkeypatch.setattr(runtimes.executors.ort, "has_vnni", lambda: False)
     for kind, before in zip(kinds, expected, strict=True):
         assert cosines(vectors(folder, kind), before).min() > 0.999999, kind
 
@@ -184,8 +186,9 @@ def test_weights_are_stored_in_int8_with_their_scales(
 ) -> None:
     plan = PrecisionPlan("float32", ranges)
     folder = write(plan, "float32")
-    slots = {s.name: s for s in quantise_graph(trace(small.config, "float32", 32, TOKENS),
-                                               plan).slots}  # fmt: skip
+    slots = {
+        s.name: s for s in quantise_graph(trace(small.config, "float32", 32, TOKENS), plan).slots
+    }
     slot = slots["encoder.layers.0.mixer.Wqkv.weight"]  # the first GEMM is not smoothed
     raw = (folder / slot.file).read_bytes()[slot.offset : slot.offset + slot.nbytes]
     stored = np.frombuffer(raw, np.int8).reshape(slot.shape)

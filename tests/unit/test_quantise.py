@@ -46,8 +46,9 @@ def test_factors_follow_the_published_formula() -> None:
 
 
 def test_alpha_zero_is_no_smoothing() -> None:
-    assert (input_factors(np.ones(3, np.float32), np.eye(3, dtype=np.float32), 0, "float32")
-            == 1).all()  # fmt: skip
+    assert (
+        input_factors(np.ones(3, np.float32), np.eye(3, dtype=np.float32), 0, "float32") == 1
+    ).all()
 
 
 @pytest.mark.parametrize("dead", [np.zeros(4), np.array([0, 1, 0, 2])])

@@ -12,27 +12,40 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.recorded import read_recorded, read_vectors
+from export.gate.parity_file import read_recorded, read_vectors
 from runtimes.errors import AdaptrtError, GateError, InputError
 from tests.support import changed
 
 REPORT = {
-    "reference": "torch", "executed": "onnxruntime-cpu", "rows": 1, "min_cosine": 0.99,
-    "mean_cosine": 1, "max_abs": 0.1, "threshold": 0.99, "mean_threshold": 0.998, "passed": True,
+    "reference": "torch",
+    "executed": "onnxruntime-cpu",
+    "rows": 1,
+    "min_cosine": 0.99,
+    "mean_cosine": 1,
+    "max_abs": 0.1,
+    "threshold": 0.99,
+    "mean_threshold": 0.998,
+    "passed": True,
     "texts": [{"name": "00-en", "task": "a", "tokens": 3, "cosine": 0.99, "max_abs": 0.1}],
-}  # fmt: skip
+}
 FIGURES = {"ndcg": 0.9, "exact_ndcg": 0.9, "ndcg_ratio": 1.0, "overlap": 1.0}
 RECORD = {
-    "texts_sha256": "0" * 64, "parity_tokens": 64, "reference_bf16_min_cosine": 0.99,
+    "texts_sha256": "0" * 64,
+    "parity_tokens": 64,
+    "reference_bf16_min_cosine": 0.99,
     "graphs": {"portable": REPORT},
     "int8": {"retrieval": {"portable": {"a": FIGURES}}, "gemms": []},
-}  # fmt: skip
+}
 NEEDED = [
-    ("texts_sha256",), ("parity_tokens",), ("graphs",), ("int8",), ("int8", "retrieval"),
+    ("texts_sha256",),
+    ("parity_tokens",),
+    ("graphs",),
+    ("int8",),
+    ("int8", "retrieval"),
     *(("graphs", "portable", key) for key in REPORT if key not in ("rows", "max_abs", "passed")),
     *(("graphs", "portable", "texts", 0, key) for key in ("name", "task")),
     *(("int8", "retrieval", "portable", "a", key) for key in FIGURES),
-]  # fmt: skip
+]
 HOSTILE = [True, "x", "\x1b[2J", -5, 1e300, 10**30, [], {}, [None], {"": []}, {"a": {"b": None}}]
 OPTIONAL = {("int8",), ("graphs", "portable", "mean_threshold")}
 
@@ -78,8 +91,12 @@ ANYTHING = st.recursive(
 
 
 @given(at=st.sampled_from(NEEDED), value=ANYTHING)
-@settings(max_examples=200, deadline=None, database=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@settings(
+    max_examples=200,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 def test_any_json_anywhere_is_read_or_refused(
     tmp_path: Path, at: tuple[Any, ...], value: Any
 ) -> None:

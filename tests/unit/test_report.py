@@ -9,9 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from export.charts import Bar, bar_chart, error_histogram, error_scatter
-from export.markup import Element, document, element, table
-from export.report import write_report
+from export.report.charts import Bar, bar_chart, error_histogram, error_scatter
+from export.report.html import Element, document, element, table
+from export.report.page import write_report
 
 NAMES = [f"encoder.layers.{i}.{part}" for i in range(2) for part in ("mixer.Wqkv", "mlp.fc1")]
 
@@ -19,38 +19,75 @@ NAMES = [f"encoder.layers.{i}.{part}" for i in range(2) for part in ("mixer.Wqkv
 def gemm(index: int, **changes: Any) -> dict[str, Any]:
     fell = index == 2
     return {
-        "name": NAMES[index], "work": 0.25, "precision": "float16" if fell else "int8",
-        "reason": "alone it costs 3e-03" if fell else None, "sensitivity": 1e-3 * (index + 1),
-        "output_error": 0.01, "alpha": 0.5 if index else 0.0, "observer": "mse", "scale": 0.03,
-        "amplitude": 3.81, "maximum": 4.0 + index,
-    } | changes  # fmt: skip
+        "name": NAMES[index],
+        "work": 0.25,
+        "precision": "float16" if fell else "int8",
+        "reason": "alone it costs 3e-03" if fell else None,
+        "sensitivity": 1e-3 * (index + 1),
+        "output_error": 0.01,
+        "alpha": 0.5 if index else 0.0,
+        "observer": "mse",
+        "scale": 0.03,
+        "amplitude": 3.81,
+        "maximum": 4.0 + index,
+    } | changes
 
 
 def data(**int8: Any) -> dict[str, Any]:
     summary = {
-        "reference": "torch", "executed": "onnxruntime-cpu", "rows": 3, "min_cosine": 0.9951,
-        "mean_cosine": 0.9987, "max_abs": 0.02, "threshold": 0.99, "mean_threshold": 0.998,
+        "reference": "torch",
+        "executed": "onnxruntime-cpu",
+        "rows": 3,
+        "min_cosine": 0.9951,
+        "mean_cosine": 0.9987,
+        "max_abs": 0.02,
+        "threshold": 0.99,
+        "mean_threshold": 0.998,
         "passed": True,
-    }  # fmt: skip
+    }
     texts = [("held-000-de", 20, 0.9951), ("query-001-ja", 300, 0.9999), ("document-600", 600, 1.0)]
     kept = {"ndcg": 0.91, "exact_ndcg": 0.92, "ndcg_ratio": 0.9891, "overlap": 0.97}
     return {
-        "model": "sample", "task": "classification", "precision": "int8", "target": "onnxruntime",
-        "adapter": "merged", "graph": "onnxruntime", **summary,
-        "texts": [{"name": name, "task": "classification", "tokens": tokens, "cosine": cosine,
-                   "max_abs": 0.01} for name, tokens, cosine in texts],
+        "model": "sample",
+        "task": "classification",
+        "precision": "int8",
+        "target": "onnxruntime",
+        "adapter": "merged",
+        "graph": "onnxruntime",
+        **summary,
+        "texts": [
+            {
+                "name": name,
+                "task": "classification",
+                "tokens": tokens,
+                "cosine": cosine,
+                "max_abs": 0.01,
+            }
+            for name, tokens, cosine in texts
+        ],
         "reports": {"onnxruntime": summary, "onnxruntime, 32 dimensions": summary},
         "int8": {
-            "int8_share": 0.75, "int8": [n for n in NAMES if n != NAMES[2]],
-            "fallback": {NAMES[2]: "alone it costs 3e-03"}, "fallback_type": "float16",
-            "observer": "mse", "calibration_key": "k" * 64, "corpus_sha256": "c" * 64,
+            "int8_share": 0.75,
+            "int8": [n for n in NAMES if n != NAMES[2]],
+            "fallback": {NAMES[2]: "alone it costs 3e-03"},
+            "fallback_type": "float16",
+            "observer": "mse",
+            "calibration_key": "k" * 64,
+            "corpus_sha256": "c" * 64,
             "settings": {"observer": "mse", "seed": 0},
-            "corpus": {"sha256": "c" * 64, "counts": {"task": {"classification": 256},
-                       "language": {"de": 11, "ja": 10}, "length": {"32": 133}}},
+            "corpus": {
+                "sha256": "c" * 64,
+                "counts": {
+                    "task": {"classification": 256},
+                    "language": {"de": 11, "ja": 10},
+                    "length": {"32": 133},
+                },
+            },
             "retrieval": {"onnxruntime": {"classification": kept}},
             "gemms": [gemm(i) for i in range(4)],
-        } | int8,
-    }  # fmt: skip
+        }
+        | int8,
+    }
 
 
 def page(folder: Path, values: dict[str, Any]) -> str:
@@ -79,11 +116,23 @@ def test_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
 def test_every_section_is_there(tmp_path: Path) -> None:
     text = page(tmp_path, data())
     assert re.findall("<h2>(.*?)</h2>", text) == [
-        "Gate", "Error of the vectors", "Sensitivity of each GEMM", "What fell back",
-        "Scales and observed ranges", "Calibration",
-    ]  # fmt: skip
-    for words in ("75.0%", "3 of 4", "0.99510", "alone it costs 3e-03", "k" * 64, "c" * 64,
-                  "de 11, ja 10", "nDCG@10"):  # fmt: skip
+        "Gate",
+        "Error of the vectors",
+        "Sensitivity of each GEMM",
+        "What fell back",
+        "Scales and observed ranges",
+        "Calibration",
+    ]
+    for words in (
+        "75.0%",
+        "3 of 4",
+        "0.99510",
+        "alone it costs 3e-03",
+        "k" * 64,
+        "c" * 64,
+        "de 11, ja 10",
+        "nDCG@10",
+    ):
         assert words in text, words
     assert len(re.findall("<svg ", text)) == 5
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from export import requirements
-from export.requirements import check_installed
+from export.build import requirements
+from export.build.requirements import check_installed
 from runtimes.errors import MissingError
 from tests.support import build, listing
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from export.safetensor_files import SafetensorFiles
+from export.checkpoint.tensors import SafetensorFiles
 from runtimes.errors import InputError
 
 VALUES = np.array([[1.5, -2.25, 3.0], [0.0, 1e-3, 65504.0]], np.float32)
@@ -75,9 +75,15 @@ def overlapping_offsets(path: Path, _: int) -> None:
 
 @pytest.mark.parametrize(
     ("break_file", "size"),
-    [(truncated, 0), (truncated, 5), (truncated, 40), (truncated, -1),
-     (oversized_header, 0), (overlapping_offsets, 0)],
-)  # fmt: skip
+    [
+        (truncated, 0),
+        (truncated, 5),
+        (truncated, 40),
+        (truncated, -1),
+        (oversized_header, 0),
+        (overlapping_offsets, 0),
+    ],
+)
 def test_truncated_or_forged_file_is_refused_when_opened(
     tmp_path: Path, break_file: Any, size: int
 ) -> None:

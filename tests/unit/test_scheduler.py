@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from runtimes.scheduler import Budget, schedule
+from runtimes.text.batching import Budget, schedule
 
 SKEWED = np.random.default_rng(0).lognormal(4, 1, 300).astype(int).clip(1, 4096).tolist()
 

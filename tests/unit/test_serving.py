@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from runtimes import InputError
-from runtimes.serving import MOST_TEXTS, Request, Router
+from runtimes.serving.requests import MOST_TEXTS, Request, Router
 
 
 def request(*texts: bytes, max_bytes: int = 10, **inputs: Any) -> Request:

@@ -30,7 +30,7 @@ def stores_after(code: str, home: Path) -> list[Path]:
 
 
 def test_nothing_is_stored_for_sending(tmp_path: Path) -> None:
-    assert stores_after("import runtimes.ort" + SESSION, tmp_path) == []
+    assert stores_after("import runtimes.executors.ort" + SESSION, tmp_path) == []
 
 
 def test_without_us_it_would_be(tmp_path: Path) -> None:

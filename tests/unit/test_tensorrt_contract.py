@@ -50,8 +50,11 @@ def contract(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         subprocess.run(command, cwd=folder, check=True)
     done = subprocess.run(
         [sys.executable, "-m", "tests.unit.trt_contract", str(folder)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result

@@ -15,15 +15,25 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from export.source import SAMPLE
+from export.checkpoint.source import SAMPLE
 from runtimes.errors import InputError
 from runtimes.files import MAX_JSON_BYTES
-from runtimes.tokens import MAX_BYTES, TextTokenizer, TruncationWarning, check_text, groups
+from runtimes.text.tokens import MAX_BYTES, TextTokenizer, TruncationWarning, check_text, groups
 from tests.support import PAD_ID, sample_tokenizer
 
 EOS = 2
-TEXTS = ["Guten Tag", " ", "\n\t", "東京は夜の七時", "a\nb\tc", "naïve café", "🙂🙃", "x" * 300,
-         "Ünïcödé \u200d joined", "</s><pad>"]  # fmt: skip
+TEXTS = [
+    "Guten Tag",
+    " ",
+    "\n\t",
+    "東京は夜の七時",
+    "a\nb\tc",
+    "naïve café",
+    "🙂🙃",
+    "x" * 300,
+    "Ünïcödé \u200d joined",
+    "</s><pad>",
+]
 
 
 def test_ids_are_those_of_transformers_tokenizer() -> None:
@@ -149,7 +159,7 @@ def test_memory_of_large_texts_is_given_back() -> None:
     code = """
 import sys
 from pathlib import Path
-from runtimes.tokens import TextTokenizer
+from runtimes.text.tokens import TextTokenizer
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
 tokenizer = TextTokenizer(Path(sys.argv[1]), max_tokens=64, pad_id=1)
@@ -194,8 +204,12 @@ def template(token: int) -> dict[str, Any]:
     special = {"id": "<s>", "ids": [token], "tokens": ["<s>"]}
     parts = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     second = {"Sequence": {"id": "B", "type_id": 1}}
-    return {"type": "TemplateProcessing", "single": parts, "pair": [*parts, second],
-            "special_tokens": {"<s>": special}}  # fmt: skip
+    return {
+        "type": "TemplateProcessing",
+        "single": parts,
+        "pair": [*parts, second],
+        "special_tokens": {"<s>": special},
+    }
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", "not json", '{"model": null}'])

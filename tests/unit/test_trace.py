@@ -10,11 +10,11 @@ import onnx
 import pytest
 import torch
 
-from export.checkpoint import Checkpoint
-from export.lowering import Kind
-from export.modules import POOLER
-from export.trace import PortableGraph, trace
-from export.weights import layout
+from export.checkpoint.names import POOLER
+from export.checkpoint.reader import Checkpoint
+from export.graph.trace import PortableGraph, trace
+from export.graph.weights import layout
+from runtimes.choices import GraphKind
 from tests.support import Array, graph_path, op_types, padded, session, write_graphs
 
 MAX_TOKENS = 8192
@@ -32,9 +32,17 @@ def test_two_traces_give_the_same_bytes(small: Checkpoint, graph: PortableGraph)
 
 
 def test_graph_holds_nothing_of_this_machine(graph: PortableGraph) -> None:
-    places = ["site-packages", "dist-packages", str(Path.home()), str(Path.cwd()),
-              str(Path(__file__).parents[2]), str(Path(torch.__file__).parent), ".py",
-              "stack_trace", "pytorch"]  # fmt: skip
+    places = [
+        "site-packages",
+        "dist-packages",
+        str(Path.home()),
+        str(Path.cwd()),
+        str(Path(__file__).parents[2]),
+        str(Path(torch.__file__).parent),
+        ".py",
+        "stack_trace",
+        "pytorch",
+    ]
     found = [place for place in places if place.encode() in graph.proto]
     assert found == []
 
@@ -123,11 +131,10 @@ def fp32(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, inputs: dict[str, Array]) -> Array:
-    return session(str(graph_path(folder, Kind.PORTABLE))).run(None, inputs)[0]
+    return session(str(graph_path(folder, GraphKind.PORTABLE))).run(None, inputs)[0]
 
 
-@pytest.mark.parametrize("lengths", [[1], [7], [2, 7], [1, 1, 1], [512], [64, 3, 511]],
-                         ids=str)  # fmt: skip
+@pytest.mark.parametrize("lengths", [[1], [7], [2, 7], [1, 1, 1], [512], [64, 3, 511]], ids=str)
 def test_any_batch_gives_each_text_its_own_vector(fp32: Path, lengths: list[int]) -> None:
     inputs = padded(lengths)
     together = run(fp32, inputs)

@@ -31,9 +31,11 @@ def repository(tmp_path: Path) -> Path:
 def options(repository: Path) -> dict[str, Any]:
     spec = server_spec(repository, repository)
     return {
-        "repository": repository, "http-port": spec.http_port, "grpc-port": spec.grpc_port,
+        "repository": repository,
+        "http-port": spec.http_port,
+        "grpc-port": spec.grpc_port,
         "metrics-port": spec.metrics_port,
-    }  # fmt: skip
+    }
 
 
 def serve(options: dict[str, Any]) -> int:

@@ -15,15 +15,30 @@ import numpy as np
 import pytest
 
 import runtimes
-from runtimes import AdaptrtError, InputError, MissingError, TritonEmbedder, triton_client
-from runtimes.serving import renumber
+from runtimes import AdaptrtError, InputError, MissingError, TritonEmbedder
+from runtimes.serving import client as triton_client
+from runtimes.serving.requests import renumber
 
 
 @pytest.mark.parametrize(
     "url",
-    ["localhost:8000", "http://", "", "grpc:x", "http://localhost", "grpc://:1", "http://x:port",
-     "http://x:0", "http://x:70000", "http://[::1", "http://x:1?y", "ftp://x:1", None, 5],
-)  # fmt: skip
+    [
+        "localhost:8000",
+        "http://",
+        "",
+        "grpc:x",
+        "http://localhost",
+        "grpc://:1",
+        "http://x:port",
+        "http://x:0",
+        "http://x:70000",
+        "http://[::1",
+        "http://x:1?y",
+        "ftp://x:1",
+        None,
+        5,
+    ],
+)
 def test_url_must_say_how_and_where(url: Any) -> None:
     with pytest.raises(InputError, match=r"url: got .*, expected http://host:port or grpc://"):
         TritonEmbedder(url)

@@ -32,9 +32,7 @@ def manifest(**changes: Any) -> Manifest:
         Artifact(path=f"encoder.{gpu}.engine", kind="tensorrt", bytes=1, sha256="0", gpu=gpu)
         for gpu in ("sm89", "sm120")
     )
-    return make_manifest(
-        architecture={"hidden": 8}, artifacts=engines, max_tokens=64, **changes
-    )  # fmt: skip
+    return make_manifest(architecture={"hidden": 8}, artifacts=engines, max_tokens=64, **changes)
 
 
 def config(backend: Backend, release: Release = NEW, **changes: Any) -> pb.ModelConfig:
@@ -73,8 +71,9 @@ def test_scheduling_is_what_the_settings_say() -> None:
     assert [w.name for w in made.model_warmup] == ["16 tokens"]  # 65 is more than it takes
     files = warmup_files(made)
     assert {n: v.shape for n, v in files.items()} == {
-        "input_ids-16": (16,), "attention_mask-16": (16,),
-    }  # fmt: skip
+        "input_ids-16": (16,),
+        "attention_mask-16": (16,),
+    }
     assert all(v.all() for v in files.values())
 
 
@@ -93,8 +92,9 @@ def test_batching_joins_requests_where_the_settings_say(
 def test_tensorrt_picks_the_engine_of_the_gpu() -> None:
     made = config(Backend.TENSORRT)
     assert dict(made.cc_model_filenames) == {
-        "8.9": "encoder.sm89.engine", "12.0": "encoder.sm120.engine",
-    }  # fmt: skip
+        "8.9": "encoder.sm89.engine",
+        "12.0": "encoder.sm120.engine",
+    }
     (group,) = made.instance_group
     assert (group.kind, list(group.gpus)) == (pb.ModelInstanceGroup.KIND_GPU, [0, 1])
     for backend in (Backend.PYTHON, Backend.ONNXRUNTIME):
@@ -118,9 +118,7 @@ def test_unknown_release_is_refused(name: str) -> None:
 
 def test_bundle_without_tensorrt_engines_says_what_to_do() -> None:
     with pytest.raises(InputError, match=r"ENCODER=tensorrt.*TARGET=tensorrt"):
-        encoder_config(
-            "e", replace(manifest(), artifacts=()), Backend.TENSORRT, Settings(), NEW
-        )  # fmt: skip
+        encoder_config("e", replace(manifest(), artifacts=()), Backend.TENSORRT, Settings(), NEW)
     with pytest.raises(InputError, match=r"INTERFACE=sentence"):
         config(Backend.ONNXRUNTIME, interface="official")
 
@@ -135,9 +133,11 @@ def test_front_takes_whole_requests_and_tells_clients_what_is_served() -> None:
     assert [i.name for i in made.input if not i.optional] == ["TEXT"]
     values = {name: p.string_value for name, p in made.parameters.items()}
     assert values == {
-        "tasks": "a,retrieval.query", "dimensions": "2,4,8", "max_tokens": "64",
+        "tasks": "a,retrieval.query",
+        "dimensions": "2,4,8",
+        "max_tokens": "64",
         "max_bytes": "1048576",
-    }  # fmt: skip
+    }
     assert (
         front_config(settings, [make_manifest()], ["a", "b"]).parameters["on_gpu"].string_value
         == "a,b"
@@ -230,9 +230,12 @@ def test_repository_for_other_backends(tmp_path: Path, small_bundle: Path) -> No
     ],
 )
 def test_refusal_keeps_the_former_repository(
-    tmp_path: Path, small_bundle: Path, capsys: pytest.CaptureFixture[str],
-    options: dict[str, str], words: str,
-) -> None:  # fmt: skip
+    tmp_path: Path,
+    small_bundle: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: dict[str, str],
+    words: str,
+) -> None:
     out = tmp_path / "r"
     assert triton(out, small_bundle) == 0
     before = listing(tmp_path)

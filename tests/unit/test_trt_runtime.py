@@ -15,12 +15,12 @@ import pytest
 import tensorrt_rtx_bindings as rtx
 
 from runtimes import Embedder
-from runtimes.cuda import Cuda
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
+from runtimes.executors.tensorrt.cuda import Cuda
+from runtimes.executors.tensorrt.engine import EngineFile
+from runtimes.executors.tensorrt.runtime import TrtRuntime, engine_file
 from runtimes.manifest import Artifact
 from runtimes.profiles import Profile, choose, largest_batch
-from runtimes.trt import TrtRuntime, engine_file
-from runtimes.trt_engine import EngineFile
 from tests.support import make_manifest, sample_tokenizer
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_trt import MEMORY, Scenario, expected, fake_module
@@ -34,9 +34,12 @@ def file(tmp_path: Path) -> EngineFile:
     path = tmp_path / "encoder.sm89.engine"
     path.write_bytes(b"plan")
     return EngineFile(
-        path=path, sha256=hashlib.sha256(b"plan").hexdigest(), gpu="sm89", version=VERSION,
+        path=path,
+        sha256=hashlib.sha256(b"plan").hexdigest(),
+        gpu="sm89",
+        version=VERSION,
         profiles=("short", "long"),
-    )  # fmt: skip
+    )
 
 
 class Bench:
@@ -275,8 +278,9 @@ def test_old_recordings_are_forgotten(file: EngineFile) -> None:
     assert bench.cuda.held == {}
 
 
-@pytest.mark.parametrize("failing", ["cudaStreamBeginCapture", "cudaStreamEndCapture",
-                                     "cudaGraphInstantiate"])  # fmt: skip
+@pytest.mark.parametrize(
+    "failing", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"]
+)
 def test_shape_that_cannot_be_recorded_still_runs(file: EngineFile, failing: str) -> None:
     bench = Bench(file, Scenario(), **{failing: 1})
     with bench.open() as runtime:
@@ -359,14 +363,23 @@ def test_engine_without_weights_takes_them_when_loaded(file: EngineFile) -> None
     ("scenario", "error", "message"),
     [
         (Scenario(), InputError, "cannot be refitted; build with --refittable"),
-        (Scenario(refittable=True, fail={"refit_from_file": 1}), AdaptrtError,
-         "do not fit the engine: node mlp.fc1: has another shape"),
-        (Scenario(refittable=True, fail={"refit_cuda_engine": 1}), AdaptrtError,
-         "refused the weights"),
-        (Scenario(refittable=True, missing=("emb_ln.bias",)), AdaptrtError,
-         "1 weights of the engine are not in the graph, for example emb_ln.bias"),
+        (
+            Scenario(refittable=True, fail={"refit_from_file": 1}),
+            AdaptrtError,
+            "do not fit the engine: node mlp.fc1: has another shape",
+        ),
+        (
+            Scenario(refittable=True, fail={"refit_cuda_engine": 1}),
+            AdaptrtError,
+            "refused the weights",
+        ),
+        (
+            Scenario(refittable=True, missing=("emb_ln.bias",)),
+            AdaptrtError,
+            "1 weights of the engine are not in the graph, for example emb_ln.bias",
+        ),
     ],
-)  # fmt: skip
+)
 def test_failed_refit_is_an_error(
     file: EngineFile, scenario: Scenario, error: type[AdaptrtError], message: str
 ) -> None:
@@ -380,9 +393,17 @@ LONG = Profile(name="long", min=(1, 512), opt=(1, 4096), max=(4, 8192))
 
 @pytest.mark.parametrize(
     ("shape", "index"),
-    [((1, 1), 0), ((32, 512), 0), ((1, 512), 0), ((1, 513), 1), ((4, 8192), 1), ((5, 513), None),
-     ((33, 1), None), ((1, 8193), None)],
-)  # fmt: skip
+    [
+        ((1, 1), 0),
+        ((32, 512), 0),
+        ((1, 512), 0),
+        ((1, 513), 1),
+        ((4, 8192), 1),
+        ((5, 513), None),
+        ((33, 1), None),
+        ((1, 8193), None),
+    ],
+)
 def test_tightest_profile_that_holds_the_shape(shape: tuple[int, int], index: int | None) -> None:
     assert choose((LONG, SHORT), *shape) == (None if index is None else 1 - index)
 
@@ -405,8 +426,20 @@ def test_embedder_sends_only_batches_that_a_profile_takes(file: EngineFile) -> N
 
 def engines(*gpus: str, stripped: bool = False) -> tuple[Artifact, ...]:
     graph = Artifact(path="model.tensorrt.onnx", kind="tensorrt", bytes=1, sha256="0")
-    return (graph, *(Artifact(path=f"encoder.{gpu}.engine", kind="tensorrt", bytes=1, sha256=gpu,
-                              gpu=gpu, stripped=stripped) for gpu in gpus))  # fmt: skip
+    return (
+        graph,
+        *(
+            Artifact(
+                path=f"encoder.{gpu}.engine",
+                kind="tensorrt",
+                bytes=1,
+                sha256=gpu,
+                gpu=gpu,
+                stripped=stripped,
+            )
+            for gpu in gpus
+        ),
+    )
 
 
 def test_engine_is_chosen_by_the_gpu_present() -> None:

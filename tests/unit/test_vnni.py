@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtimes.vnni import SlowInt8Warning, has_vnni, warn_without_vnni
+from runtimes.executors.vnni import SlowInt8Warning, has_vnni, warn_without_vnni
 
 OLD = "processor\t: 0\nflags\t\t: fpu sse4_2 avx2 avx512f\n"
 

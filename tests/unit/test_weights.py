@@ -16,10 +16,11 @@ from transformers.models.jina_embeddings_v3.modeling_jina_embeddings_v3 import (
     JinaEmbeddingsV3RotaryEmbedding,
 )
 
-import export.weights
-from export.checkpoint import Checkpoint, open_checkpoint
-from export.trace import trace
-from export.weights import WEIGHT_FILE, layout, rope_table
+import export.graph.weights
+from export.checkpoint.reader import Checkpoint, open_checkpoint
+from export.graph.trace import trace
+from export.graph.weights import layout, rope_table
+from runtimes.bundle_files import WEIGHT_FILE
 from runtimes.errors import InputError
 from tests.support import blocks, edit_tensors, merged_tensor, write_slots
 
@@ -54,7 +55,7 @@ def test_streamed_blocks_are_the_whole_table(
 ) -> None:
     adapter = small.adapter("classification")
     whole = small.read(WORD) + adapter.modules["embeddings.word_embeddings"].delta()
-    monkeypatch.setattr(export.weights, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(export.graph.weights, "BLOCK_ROWS", block_rows)
     streamed = blocks(small, adapter, WORD)
     assert len(streamed) == -(-16000 // block_rows)
     assert max(len(block) for block in streamed) == block_rows
@@ -129,9 +130,10 @@ def test_rope_table_is_transformers_bit_for_bit(
 ) -> None:
     hidden, heads = head
     config = JinaEmbeddingsV3Config(
-        hidden_size=hidden, num_attention_heads=heads,
+        hidden_size=hidden,
+        num_attention_heads=heads,
         rope_parameters={"rope_type": "default", "rope_theta": 20000.0},
-    )  # fmt: skip
+    )
     positions = torch.arange(8192)[None]
     cos, sin = JinaEmbeddingsV3RotaryEmbedding(config)(torch.zeros(1), positions)
     ours = replace(original.config, hidden=hidden, heads=heads)

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import export.engine
-from export.engine import EngineSpec
+import export.engines.builder
+from export.engines.builder import EngineSpec
 from export.spec import Limits
 
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
@@ -107,9 +107,10 @@ def _checked(name: str, signatures: list[inspect.Signature]) -> Callable[..., An
                 refusals.append(str(error))
                 continue
             wrong = [
-                n for n, v in bound.arguments.items()
+                n
+                for n, v in bound.arguments.items()
                 if not isinstance(v, signature.parameters[n].annotation)
-            ]  # fmt: skip
+            ]
             if not wrong:
                 return mock.DEFAULT
             refusals.append(f"wrong type for {', '.join(wrong)}")
@@ -127,22 +128,36 @@ def flavour(
     cache_fits: bool = True,
 ) -> Any:
     """The bindings with a Builder and an OnnxParser that need no driver."""
-    tensors = [double(real, real.ITensor, name=n, shape=(-1, -1))
-               for n in ("input_ids", "attention_mask")]  # fmt: skip
+    tensors = [
+        double(real, real.ITensor, name=n, shape=(-1, -1)) for n in ("input_ids", "attention_mask")
+    ]
     network = double(real, real.INetworkDefinition, num_inputs=len(tensors))
     network.get_input.side_effect = lambda index: tensors[index]
     cache = double(real, real.ITimingCache, serialize=b"timings")
     config = double(
-        real, real.IBuilderConfig, add_optimization_profile=profile, create_timing_cache=cache,
-        set_timing_cache=cache_fits, get_timing_cache=cache, num_optimization_profiles=1,
-    )  # fmt: skip
+        real,
+        real.IBuilderConfig,
+        add_optimization_profile=profile,
+        create_timing_cache=cache,
+        set_timing_cache=cache_fits,
+        get_timing_cache=cache,
+        num_optimization_profiles=1,
+    )
     builder = double(
-        real, real.Builder, create_network=network, create_builder_config=config,
+        real,
+        real.Builder,
+        create_network=network,
+        create_builder_config=config,
         create_optimization_profile=double(real, real.IOptimizationProfile),
         build_serialized_network=plan,
-    )  # fmt: skip
-    error = double(real, real.ParserError, node_name="encoder.layers.3.mlp.fc1.MatMul",
-                   node_operator="MatMul", desc="does not fit")  # fmt: skip
+    )
+    error = double(
+        real,
+        real.ParserError,
+        node_name="encoder.layers.3.mlp.fc1.MatMul",
+        node_operator="MatMul",
+        desc="does not fit",
+    )
     parser = double(real, real.OnnxParser, parse_from_file=parses, num_errors=1, get_error=error)
     loggers: list[Any] = []
 
@@ -162,8 +177,10 @@ def flavour(
     module = types.ModuleType("tensorrt")
     module.__dict__.update(
         {k: v for k, v in vars(real).items() if not k.startswith("__")},
-        Builder=make_builder, OnnxParser=make_parser, made=(builder, config, network),
-    )  # fmt: skip
+        Builder=make_builder,
+        OnnxParser=make_parser,
+        made=(builder, config, network),
+    )
     return module
 
 
@@ -176,7 +193,7 @@ def outcome(call: Callable[[], Any]) -> str:
 
 def with_slip(real: Any, slip: tuple[str, str], folder: Path) -> str:
     """The engine module with one name misspelt, run the same way."""
-    source = Path(export.engine.__file__).read_text()
+    source = Path(export.engines.builder.__file__).read_text()
     if source.count(slip[0]) != 1:
         return f"ok (the engine module no longer says {slip[0]!r} once)"
     module = types.ModuleType("misspelt")
@@ -186,7 +203,7 @@ def with_slip(real: Any, slip: tuple[str, str], folder: Path) -> str:
 
 
 def build(
-    trt: Any, folder: Path, build_engine: Any = export.engine.build_engine, **options: Any
+    trt: Any, folder: Path, build_engine: Any = export.engines.builder.build_engine, **options: Any
 ) -> Any:
     from dataclasses import replace
 
@@ -211,7 +228,7 @@ def monitor(real: Any) -> list[int]:
     """The real IProgressMonitor base, driving a bar."""
     bar = mock.Mock(total=0, n=0)
     bar.update.side_effect = lambda steps: setattr(bar, "n", bar.n + steps)
-    made = export.engine.make_monitor(real, bar)
+    made = export.engines.builder.make_monitor(real, bar)
     made.phase_start("parse", None, 3)
     made.phase_start("build", "parse", 4)
     goes_on = [made.step_complete("build", step) for step in range(4)]
@@ -231,8 +248,10 @@ def main() -> None:
         "engine": (folder / "engine").read_bytes().decode(),
         "timings": (folder / "cache" / "tensorrt.timing").read_bytes().decode(),
         "second build": outcome(lambda: build(flavour(real), folder)),
-        "profiles": [str(call.args) for call in
-                     good.made[0].create_optimization_profile().set_shape.call_args_list],
+        "profiles": [
+            str(call.args)
+            for call in good.made[0].create_optimization_profile().set_shape.call_args_list
+        ],
         "flags": good.made[0].create_network.call_args.args,
         "strongly typed": 1 << int(real.NetworkDefinitionCreationFlag.STRONGLY_TYPED),
         "refittable": refittable(real, folder),
@@ -244,7 +263,7 @@ def main() -> None:
         "slips": {name: with_slip(real, slip, folder) for name, slip in SLIPS.items()},
         "names": dotted_names(real),
         "runtime": runtime_results(real, "tensorrt", folder),
-    }  # fmt: skip
+    }
     print(json.dumps(result))
 
 

@@ -17,34 +17,47 @@ from unittest import mock
 
 import numpy as np
 
-from runtimes.cuda import Cuda
 from runtimes.errors import AdaptrtError
-from runtimes.trt import TrtRuntime
-from runtimes.trt_engine import EngineFile
+from runtimes.executors.tensorrt.cuda import Cuda
+from runtimes.executors.tensorrt.engine import EngineFile
+from runtimes.executors.tensorrt.runtime import TrtRuntime
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_trt import Scenario, expected, fake_module
 
 # One slip per kind of name, and where each module's work enters the executor.
 SLIPS = {
-    "engine's method": ("trt_engine", "get_tensor_profile_shape(", "get_tensor_profile_shapes("),
-    "engine's attribute": ("trt_engine", "engine.num_io_tensors", "engine.nb_io_tensors"),
-    "enum member": ("trt_engine", "TensorIOMode.INPUT", "TensorIOMode.IN"),
-    "class": ("trt_engine", "trt.Runtime(", "trt.Runner("),
-    "argument type": ("trt_engine", "deserialize_cuda_engine(data)",
-                      "deserialize_cuda_engine(data, data)"),
-    "context's method": ("trt_profile", "context.set_input_shape(", "context.set_shape("),
-    "argument count": ("trt_profile", "set_device_memory(self._activations, self.memory)",
-                       "set_device_memory(self._activations)"),
-    "execution": ("trt_profile", "if not context.execute_async_v3(", "if not context.enqueue_v3("),
-    "refitter's arguments": ("trt_refit", "trt.Refitter(engine, logger)",
-                             "trt.Refitter(logger, engine)"),
-    "parser's method": ("trt_refit", "refit_from_file(", "refit_from_path("),
-    "refitter's method": ("trt_refit", "refit_cuda_engine(", "refit_engine("),
-}  # fmt: skip
+    "engine's method": ("engine", "get_tensor_profile_shape(", "get_tensor_profile_shapes("),
+    "engine's attribute": ("engine", "engine.num_io_tensors", "engine.nb_io_tensors"),
+    "enum member": ("engine", "TensorIOMode.INPUT", "TensorIOMode.IN"),
+    "class": ("engine", "trt.Runtime(", "trt.Runner("),
+    "argument type": (
+        "engine",
+        "deserialize_cuda_engine(data)",
+        "deserialize_cuda_engine(data, data)",
+    ),
+    "context's method": ("profile_runner", "context.set_input_shape(", "context.set_shape("),
+    "argument count": (
+        "profile_runner",
+        "set_device_memory(self._activations, self.memory)",
+        "set_device_memory(self._activations)",
+    ),
+    "execution": (
+        "profile_runner",
+        "if not context.execute_async_v3(",
+        "if not context.enqueue_v3(",
+    ),
+    "refitter's arguments": (
+        "refit",
+        "trt.Refitter(engine, logger)",
+        "trt.Refitter(logger, engine)",
+    ),
+    "parser's method": ("refit", "refit_from_file(", "refit_from_path("),
+    "refitter's method": ("refit", "refit_cuda_engine(", "refit_engine("),
+}
 _ENTRIES = {
-    "trt_engine": ("runtimes.trt", "Engine"),
-    "trt_profile": ("runtimes.trt", "ProfileRunner"),
-    "trt_refit": ("runtimes.trt_engine", "refit"),
+    "engine": ("runtimes.executors.tensorrt.runtime", "Engine"),
+    "profile_runner": ("runtimes.executors.tensorrt.runtime", "ProfileRunner"),
+    "refit": ("runtimes.executors.tensorrt.engine", "refit"),
 }
 
 
@@ -60,8 +73,13 @@ def run(real: Any, name: str, folder: Path) -> None:
     """Open a stripped engine, refit it, run both profiles, repeat shapes, close."""
     path = folder / "encoder.sm89.engine"
     path.write_bytes(b"plan")
-    file = EngineFile(path=path, sha256=hashlib.sha256(b"plan").hexdigest(), gpu="sm89",
-                      version="here", weights=folder / "model.tensorrt.onnx")  # fmt: skip
+    file = EngineFile(
+        path=path,
+        sha256=hashlib.sha256(b"plan").hexdigest(),
+        gpu="sm89",
+        version="here",
+        weights=folder / "model.tensorrt.onnx",
+    )
     cuda = FakeCuda()
     for stripped in (file, replace(file, weights=None)):
         module = fake_module(real, cuda, Scenario(refittable=True), name)
@@ -79,10 +97,10 @@ def run(real: Any, name: str, folder: Path) -> None:
 
 def with_slip(real: Any, name: str, folder: Path, module: str, right: str, wrong: str) -> str:
     """The same run with one name misspelt in one module."""
-    file = importlib.import_module(f"runtimes.{module}").__file__
+    file = importlib.import_module(f"runtimes.executors.tensorrt.{module}").__file__
     source = Path(str(file)).read_text()
     if source.count(right) != 1:
-        return f"ok (runtimes.{module} no longer says {right!r} once)"
+        return f"ok (runtimes.executors.tensorrt.{module} no longer says {right!r} once)"
     misspelt = types.ModuleType("misspelt_runtime")
     sys.modules["misspelt_runtime"] = misspelt  # dataclasses look their module up
     exec(compile(source.replace(right, wrong), "misspelt_runtime", "exec"), misspelt.__dict__)

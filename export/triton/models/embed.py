@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from triton_io import Arrays, answer, call
 
-from runtimes.base import RuntimeBase
+from runtimes.arrays import Ids
 from runtimes.embedder import Embedder
+from runtimes.executors.base import RuntimeBase
 from runtimes.manifest import Manifest, read_manifest
-from runtimes.scheduler import GPU, Budget
-from runtimes.serving import Router
-from runtimes.tokens import Ids, Offsets, TextTokenizer
+from runtimes.serving.requests import Router
+from runtimes.text.batching import GPU, Budget
+from runtimes.text.tokens import Offsets, TextTokenizer
 
 
 class ServedTokenizer(TextTokenizer):

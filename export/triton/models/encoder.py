@@ -10,8 +10,8 @@ import numpy as np
 from triton_io import Arrays, answer, inputs_of, outputs
 
 from runtimes.errors import AdaptrtError, InputError
+from runtimes.executors.ort import OrtRuntime, PooledOrtRuntime
 from runtimes.manifest import read_manifest
-from runtimes.ort import OrtRuntime, PooledOrtRuntime
 
 
 class TritonPythonModel:

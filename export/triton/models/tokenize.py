@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from triton_io import Arrays, answer
 
-from runtimes.serving import decode
-from runtimes.tokens import TextTokenizer, check_size
+from runtimes.serving.requests import decode
+from runtimes.text.tokens import TextTokenizer, check_size
 
 
 class TritonPythonModel:

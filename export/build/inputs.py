@@ -1,0 +1,79 @@
+"""Everything a build needs, opened and checked before work begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+from export.build.requirements import check_installed
+from export.checkpoint.identity import model_sha256
+from export.checkpoint.reader import Checkpoint, open_checkpoint
+from export.checkpoint.source import Source, resolve
+from export.console.progress import stage
+from export.engines.builder import check_gpus
+from export.engines.profiles import engine_profiles
+from export.engines.reuse import EngineSource
+from export.spec import BuildSpec
+from runtimes.bundle_files import TOKENIZER_FILE
+from runtimes.choices import Target
+from runtimes.errors import InputError, MissingError
+from runtimes.executors.tensorrt.cuda import device_sm
+from runtimes.executors.tensorrt.library import load_tensorrt
+from runtimes.text.tokens import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What every bundle of one build shares."""
+
+    spec: BuildSpec
+    source: Source
+    checkpoint: Checkpoint
+    tokenizer: TextTokenizer
+    sha256: str
+    trt: ModuleType | None
+    engines: EngineSource | None  # taken over instead of built
+
+
+def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> Opened:
+    """Check everything that can be checked before work begins, and before torch is loaded.
+
+    ``engines`` are taken over instead of built.
+    """
+    check_installed()
+    with stage("checkpoint"):
+        return _open(spec, engines)
+
+
+def _open(spec: BuildSpec, engines: EngineSource | None) -> Opened:
+    source = resolve(spec.model, spec.revision)
+    checkpoint = open_checkpoint(
+        source.folder,
+        name=source.name,
+        revision=source.revision,
+        adapter_path=spec.adapter_path,
+        adapter_task=spec.task,
+    )
+    if spec.limits.max_tokens > checkpoint.config.max_tokens:
+        raise InputError(
+            f"MAX_TOKENS: got {spec.limits.max_tokens}, the model's positions end at "
+            f"{checkpoint.config.max_tokens}"
+        )
+    tokenizer = TextTokenizer(
+        source.folder / TOKENIZER_FILE,
+        max_tokens=spec.limits.max_tokens,
+        pad_id=checkpoint.config.pad_id,
+        vocab=checkpoint.config.vocab,
+    )
+    engine_profiles(spec.profiles, spec.limits)
+    trt = None
+    if spec.target.builds_here and engines is None:
+        trt = load_tensorrt(spec.target)
+        if spec.target is Target.TENSORRT_RTX:
+            check_gpus(trt, spec.gpus)
+        if spec.refittable and device_sm() is None:
+            raise MissingError(
+                "--refittable: TensorRT compiles the code that puts weights in on a GPU, and no "
+                "NVIDIA GPU is visible; build it where one is, then `adaptrt refit` needs none"
+            )
+    return Opened(spec, source, checkpoint, tokenizer, model_sha256(checkpoint), trt, engines)

@@ -1,0 +1,185 @@
+"""Turns what was asked for into what one bundle is: its graph's form, its weights, its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from export.checkpoint.lora import Adapter, Bank, adapter_rank
+from export.checkpoint.names import TOKEN_TYPE, WORD
+from export.checkpoint.reader import Checkpoint
+from export.graph.weights import Contents
+from export.spec import BuildSpec, GraphForm, Limits
+from runtimes.bundle_files import engine_file
+from runtimes.choices import (
+    BASE_TASK,
+    AdapterMode,
+    GraphKind,
+    HeadName,
+    Interface,
+    Precision,
+    Target,
+)
+from runtimes.errors import InputError
+
+_EMBEDDINGS = (WORD, TOKEN_TYPE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BundlePlan:
+    """One bundle: ``tasks`` in the order of ``task_id`` (one for a merged bundle).
+
+    ``stem`` says what the weights before rounding are; ``name``, the folder's, every choice.
+    """
+
+    stem: str
+    name: str
+    form: GraphForm
+    contents: Contents
+    tasks: tuple[str, ...]
+    prefixes: Mapping[str, str]
+
+    def task_id(self, task: str) -> int | None:
+        """What the graph takes for a task: -1 for the base model, None where it takes nothing."""
+        if self.form.adapter is not AdapterMode.SWITCHABLE:
+            return None
+        return -1 if task == BASE_TASK else self.tasks.index(task)
+
+    @property
+    def verified_tasks(self) -> tuple[str, ...]:
+        """Every task the gate compares: the base model too where the graph can give it."""
+        switchable = self.form.adapter is AdapterMode.SWITCHABLE
+        return (*self.tasks, BASE_TASK) if switchable else self.tasks
+
+    @property
+    def kinds(self) -> tuple[GraphKind, ...]:
+        """The graphs the bundle holds. Only ONNX Runtime fills slots and has official clients."""
+        if self.form.interface is Interface.OFFICIAL:
+            return (GraphKind.ONNXRUNTIME,)
+        if self.form.adapter is AdapterMode.SLOT:
+            return (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME)
+        return tuple(GraphKind)
+
+
+def plan_bundle(spec: BuildSpec, checkpoint: Checkpoint, task: str, *, shared: bool) -> BundlePlan:
+    """The plan for one task (or for all of them, switchable).
+
+    ``shared`` keeps a merged bundle's embedding adapter beside the table, so that the table is
+    the same for every task. Raises :class:`InputError` for combinations that make no sense.
+    """
+    _check(spec)
+    head = "-chunks" if spec.head is HeadName.CHUNKS else ""
+    match spec.adapter:
+        case AdapterMode.SWITCHABLE:
+            return _switchable(spec, checkpoint, head)
+        case AdapterMode.SLOT:
+            form = GraphForm(AdapterMode.SLOT, rank=spec.rank, embedding_rank=spec.rank)
+            contents = Contents(checkpoint, checkpoint.adapter(task), Bank((), spec.rank))
+            stem = f"{task}{_own(spec, checkpoint)}-slot"
+        case AdapterMode.MERGED:
+            form, contents = _merged(checkpoint, checkpoint.adapter(task), shared=shared)
+            form = replace(form, head=spec.head)
+            stem = f"{task}{_own(spec, checkpoint)}{head}"
+    return BundlePlan(
+        stem=stem,
+        name=_name(spec, stem),
+        form=form,
+        contents=contents,
+        tasks=(task,),
+        prefixes={task: checkpoint.config.prefix(task)},
+    )
+
+
+def used_profiles(spec: BuildSpec) -> tuple[str, ...]:
+    """The named profiles that engines of the target have; ONNX Runtime has none."""
+    return () if spec.target is Target.ONNXRUNTIME else spec.profiles
+
+
+def _name(spec: BuildSpec, stem: str) -> str:
+    """The folder's name: the user's own, or every choice that is not the default."""
+    ort_only = spec.adapter is AdapterMode.SLOT or spec.interface is Interface.OFFICIAL
+    usual = spec.target is Target.TENSORRT_RTX or ort_only
+    sizes = (
+        ("r", spec.rank, BuildSpec.rank if spec.adapter is AdapterMode.SLOT else spec.rank),
+        ("b", spec.limits.max_batch, Limits.max_batch),
+        ("t", spec.limits.max_tokens, Limits.max_tokens),
+    )
+    parts = [
+        stem,
+        spec.precision.value,
+        *([] if usual else [spec.target.value]),
+        *used_profiles(spec),
+        *(["refittable"] if spec.refittable else []),
+        *(f"{letter}{size}" for letter, size, default in sizes if size != default),
+    ]
+    return spec.name or "-".join(parts)
+
+
+def _own(spec: BuildSpec, checkpoint: Checkpoint) -> str:
+    """The mark of the user's adapter where no task's name tells it from the published ones."""
+    published = spec.adapter is AdapterMode.SWITCHABLE or spec.task in checkpoint.config.tasks
+    return "-own" if spec.adapter_path is not None and published else ""
+
+
+def _switchable(spec: BuildSpec, checkpoint: Checkpoint, head: str) -> BundlePlan:
+    bank = Bank.of([checkpoint.adapter(task) for task in checkpoint.tasks])
+    official = spec.interface is Interface.OFFICIAL
+    stem = f"{'official' if official else 'switchable'}{_own(spec, checkpoint)}{head}"
+    return BundlePlan(
+        stem=stem,
+        name=_name(spec, stem),
+        form=GraphForm(
+            spec.adapter,
+            spec.interface,
+            rank=bank.width,
+            embedding_rank=bank.width,
+            head=spec.head,
+        ),
+        contents=Contents(checkpoint, Adapter(BASE_TASK, {}), bank),
+        tasks=checkpoint.tasks,
+        prefixes={t: checkpoint.config.prefix(t) for t in (*checkpoint.tasks, BASE_TASK)},
+    )
+
+
+def _merged(
+    checkpoint: Checkpoint, adapter: Adapter, *, shared: bool
+) -> tuple[GraphForm, Contents]:
+    if not shared:
+        return GraphForm(), Contents(checkpoint, adapter)
+    linear = {n: p for n, p in adapter.modules.items() if n not in _EMBEDDINGS}
+    beside = Adapter(
+        adapter.task, {n: adapter.modules[n] for n in _EMBEDDINGS if n in adapter.modules}
+    )
+    contents = Contents(checkpoint, Adapter(adapter.task, linear), Bank.of([beside]))
+    return GraphForm(embedding_rank=adapter_rank(beside)), contents
+
+
+def _check(spec: BuildSpec) -> None:
+    official = spec.interface is Interface.OFFICIAL
+    if spec.head is HeadName.CHUNKS and (official or spec.adapter is AdapterMode.SLOT):
+        raise InputError("HEAD=chunks: expected ADAPTER=merged or switchable, INTERFACE=sentence")
+    if official and spec.adapter is not AdapterMode.SWITCHABLE:
+        raise InputError(
+            "INTERFACE=official has a task_id, so it needs every adapter: add ADAPTER=switchable"
+        )
+    ort_only = official or spec.adapter is AdapterMode.SLOT
+    if ort_only and spec.target is not Target.ONNXRUNTIME:
+        raise InputError(
+            "ADAPTER=slot and INTERFACE=official are for ONNX Runtime: add TARGET=onnxruntime"
+        )
+    if spec.adapter is AdapterMode.SLOT and spec.precision is Precision.BF16:
+        raise InputError("ADAPTER=slot: ONNX Runtime adapter files hold no BF16; use fp32 or fp16")
+    if spec.adapter is AdapterMode.SLOT and spec.precision is Precision.INT8:
+        raise InputError(
+            "ADAPTER=slot: INT8's ranges cannot know the adapter that will fill the slot; use fp32 "
+            "or fp16, or build your adapter in with ADAPTER_PATH"
+        )
+
+
+def engine_names(spec: BuildSpec) -> list[tuple[str | None, str]]:
+    """The GPU to build for (None: the one present) and the file's name, engine by engine."""
+    if spec.target is Target.TENSORRT_RTX:
+        return [(gpu, engine_file(gpu)) for gpu in spec.gpus]
+    if spec.target is Target.TENSORRT:
+        return [(None, engine_file(spec.gpus[0]))]
+    return []

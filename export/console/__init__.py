@@ -1,0 +1,1 @@
+"""The edges of a command: arguments, standard streams, progress, exit codes."""

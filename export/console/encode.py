@@ -1,0 +1,117 @@
+"""``adaptrt encode``'s two ends: where texts come from, and where vectors go."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from runtimes.arrays import Vectors
+from runtimes.errors import AdaptrtError, InputError, one_line, shown
+from runtimes.text.lines import parse_object, read_lines
+from runtimes.text.tokens import MAX_BYTES, check_text
+
+STANDARD_INPUT = Path("-")
+Write = Callable[[Sequence[str], Vectors], None]
+
+
+def read_texts(texts: Sequence[str], file: Path | None) -> list[str]:
+    """The texts given, or a file's; without either, standard input's.
+
+    A file holds a text per line, or where its name ends in ``.jsonl`` an object per line with
+    ``text``. Raises :class:`InputError`, which names the line, for one that cannot be embedded:
+    vectors line up with lines, so none is skipped.
+    """
+    if texts and file is not None:
+        raise InputError("texts and --file: got both, expected one of them")
+    if texts:
+        return list(texts)
+    if file is None or file == STANDARD_INPUT:
+        if sys.stdin is None:
+            raise InputError("standard input is closed; give texts or --file")
+        if sys.stdin.isatty():
+            print("reading texts from the keyboard, one per line; Ctrl-D ends", file=sys.stderr)
+        return _checked(read_lines(sys.stdin.buffer, "standard input"))
+    try:
+        with file.open("rb") as stream:
+            return _checked(_file_texts(stream, file))
+    except OSError as error:
+        raise InputError(f"--file: cannot read {shown(str(file))} ({error.strerror})") from error
+
+
+@contextmanager
+def vector_output(out: Path | None) -> Iterator[Write]:
+    """Writes the vectors: as JSON lines on standard output, or whole into a ``.npy`` file.
+
+    Raises :class:`InputError` for an output that cannot be written, before the block begins
+    where that can be known; a former file stays until the new one is complete.
+    """
+    if out is None:
+        if sys.stdout is None:
+            raise InputError("standard output is closed; name a file with --out")
+        yield _write_json_lines
+        return
+    if out.suffix != ".npy":
+        raise InputError(f"--out: got {shown(str(out))}, expected a name that ends in .npy")
+    target = out.resolve()  # a link keeps pointing to the file
+    if target.is_dir():
+        raise InputError(f"--out: {shown(str(out))} is a folder, expected a file's name")
+    staged = target.with_name(f".adaptrt-{secrets.token_hex(8)}.npy")
+    try:
+        staged.open("xb").close()  # hours of work may lie between here and the vectors
+    except OSError as error:
+        raise InputError(f"--out: cannot write {shown(str(out))} ({error.strerror})") from error
+
+    def write(texts: Sequence[str], vectors: Vectors) -> None:
+        try:
+            _save(staged, vectors)
+            staged.replace(target)
+        except OSError as error:  # numpy's says how much was written, not why
+            reason = error.strerror or f"{error}; is the disk full?"
+            raise AdaptrtError(f"--out: cannot write {shown(str(out))} ({reason})") from error
+
+    try:
+        yield write
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def _save(path: Path, vectors: Vectors) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, vectors)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _write_json_lines(texts: Sequence[str], vectors: Vectors) -> None:
+    """UTF-8, whatever the terminal's encoding: JSON has no other."""
+    for text, vector in zip(texts, vectors, strict=True):
+        record = {"text": text, "embedding": [float(x) for x in vector]}
+        sys.stdout.buffer.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+
+
+def _file_texts(stream: BinaryIO, file: Path) -> Iterator[tuple[str, object]]:
+    name = one_line(str(file))
+    if file.suffix.lower() != ".jsonl":
+        yield from read_lines(stream, name)
+        return
+    for place, line in read_lines(stream, name):
+        record = parse_object(line, place)
+        if "text" not in record:
+            raise InputError(f'{place}: has no \'text\', expected {{"text": "..."}}')
+        yield place, record["text"]
+
+
+def _checked(lines: Iterable[tuple[str, object]]) -> list[str]:
+    texts = []
+    for place, text in lines:
+        check_text(text, place, MAX_BYTES)
+        texts.append(str(text))
+    return texts

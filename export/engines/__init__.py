@@ -1,0 +1,1 @@
+"""TensorRT engines: their shapes, the builder, engines reused, files for a device."""

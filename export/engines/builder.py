@@ -1,0 +1,161 @@
+"""The TensorRT builder, for both flavours: the module is a value.
+
+``tensorrt_rtx`` builds ahead of time for any RTX architecture with no GPU present;
+``tensorrt`` builds for the GPU it runs on. Both build strongly typed networks: precision is what
+the graph says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tqdm import tqdm
+
+from export.engines.profiles import engine_profiles, input_shapes
+from export.spec import Limits
+from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.executors.tensorrt.library import make_logger
+from runtimes.files import replacing
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """One engine: its shapes, a GPU architecture (None: the GPU present), workspace bytes.
+
+    ``profiles`` are names (see :mod:`export.engines.profiles`); without any, one profile spans the
+    limits. ``refittable`` leaves the weights out: they are put in when the engine is loaded.
+    """
+
+    limits: Limits
+    gpu: str | None
+    workspace: int
+    timing_cache: Path | None = None
+    profiles: tuple[str, ...] = ()
+    refittable: bool = False
+
+
+def check_gpus(trt: ModuleType, gpus: tuple[str, ...]) -> None:
+    """Refuse an architecture this TensorRT-RTX release cannot build for."""
+    known = sorted(n.lower() for n in dir(trt.ComputeCapability) if n.startswith("SM"))
+    if unknown := [gpu for gpu in gpus if gpu not in known]:
+        raise InputError(
+            f"GPU: {unknown[0]} is not one TensorRT-RTX {trt.__version__} builds for, "
+            f"expected some of {', '.join(known)}; data-centre GPUs need TARGET=tensorrt"
+        )
+
+
+def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[int, ...] | None:
+    """Build ``graph`` (with the external data beside it) into the engine file ``out``.
+
+    Returns the bytes of device memory for activations in each profile, as the builder reports
+    them, or None where it does not. Raises :class:`AdaptrtError` with the parser's words and the
+    node's name, or the builder's last errors.
+    """
+    logger = make_logger(trt)
+    try:
+        builder = trt.Builder(logger)
+    except TypeError as error:  # how the bindings say that their library made none
+        raise MissingError(
+            f"TensorRT made no builder ({'; '.join(logger.errors) or error}); "
+            "it needs an NVIDIA driver and a GPU"
+        ) from error
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        raise AdaptrtError(f"{graph.name}: TensorRT cannot read the graph: {_parse_errors(parser)}")
+    config = _configure(trt, builder, network, spec)
+    with tqdm(total=0, desc=f"engine {spec.gpu or 'local'}", disable=None, leave=False) as bar:
+        monitor = make_monitor(trt, bar)
+        config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
+    if monitor.interrupted:
+        raise KeyboardInterrupt
+    if plan is None:
+        words = logger.last_words()
+        if "OutOfMemory" in words:  # activations at the largest shape
+            words += (
+                f"; WORKSPACE is {spec.workspace / 2**30:g} GiB: raise it, or lower MAX_BATCH or "
+                "MAX_TOKENS"
+            )
+        raise AdaptrtError(f"{graph.name}: TensorRT built no engine for {spec.gpu}: {words}")
+    with out.open("wb") as stream:
+        stream.write(plan)
+    if spec.timing_cache is not None:
+        spec.timing_cache.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(spec.timing_cache) as staged:
+            staged.write_bytes(config.get_timing_cache().serialize())
+    memory = tuple(logger.activation_memory)
+    return memory if len(memory) == config.num_optimization_profiles else None
+
+
+def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace)
+    for shapes in engine_profiles(spec.profiles, spec.limits):
+        profile = builder.create_optimization_profile()
+        for index in range(network.num_inputs):
+            value = network.get_input(index)
+            profile.set_shape(value.name, *input_shapes(shapes, len(value.shape)))
+        if config.add_optimization_profile(profile) < 0:
+            raise AdaptrtError(f"TensorRT refused the optimisation profile {shapes}")
+    if spec.refittable:
+        config.set_flag(trt.BuilderFlag.REFIT)
+        config.set_flag(trt.BuilderFlag.STRIP_PLAN)
+    if spec.gpu is not None:
+        config.num_compute_capabilities = 1
+        if not config.set_compute_capability(getattr(trt.ComputeCapability, spec.gpu.upper()), 0):
+            raise AdaptrtError(f"TensorRT-RTX refused the architecture {spec.gpu}")
+    if spec.timing_cache is not None:  # RTX ahead-of-time builds run no kernel, so time nothing
+        known = spec.timing_cache.read_bytes() if spec.timing_cache.is_file() else b""
+        cache = config.create_timing_cache(known)
+        if not config.set_timing_cache(cache, ignore_mismatch=False):
+            # Another TensorRT or GPU wrote it; a cache only saves time, so it begins anew.
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+    return config
+
+
+def _parse_errors(parser: Any) -> str:
+    errors = [parser.get_error(i) for i in range(parser.num_errors)]
+    return "; ".join(f"node {e.node_name()} ({e.node_operator()}): {e.desc()}" for e in errors)
+
+
+def make_monitor(trt: Any, bar: Any) -> Any:
+    """A progress monitor that moves ``bar``; Ctrl-C ends the build at its next step.
+
+    An exception would be lost in TensorRT's code that calls these methods, so an interrupt is
+    kept in ``interrupted`` and answered by cancelling; the caller raises it again.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.interrupted = False
+
+        def phase_start(self, name: str, parent: str | None, steps: int) -> None:
+            with self._kept():
+                bar.total += steps
+                bar.set_postfix_str(name)
+
+        def step_complete(self, name: str, step: int) -> bool:
+            with self._kept():
+                bar.update(1)
+            return not self.interrupted
+
+        def phase_finish(self, name: str) -> None:
+            with self._kept():
+                bar.refresh()
+
+        @contextmanager
+        def _kept(self) -> Iterator[None]:
+            try:
+                yield
+            except KeyboardInterrupt:
+                self.interrupted = True
+
+    return Monitor()

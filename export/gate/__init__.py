@@ -1,0 +1,1 @@
+"""The parity gate: texts, reference, comparison and verdict; verifying a bundle again."""

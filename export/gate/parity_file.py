@@ -1,0 +1,81 @@
+"""What a bundle says of its own comparison: ``parity.json`` and the reference's vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from msgspec import Meta
+
+from calibration.retrieval import Retrieval
+from runtimes.arrays import Vectors
+from runtimes.errors import GateError, InputError
+from runtimes.typed_json import Plain, as_record, read_object
+
+_HINT = "copy the bundle again or build it anew"
+_Cosine = Annotated[float, Meta(ge=-1, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedText:
+    """Which text a row of the reference is of."""
+
+    name: str
+    task: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedReport:
+    """One comparison: a :class:`export.gate.compare.ParityReport` as far as it is needed again."""
+
+    reference: Plain
+    executed: Plain
+    min_cosine: _Cosine
+    mean_cosine: _Cosine
+    threshold: _Cosine
+    mean_threshold: _Cosine | None = None  # bundles of before have no such entry
+    texts: Annotated[tuple[RecordedText, ...], Meta(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRetrieval:
+    """INT8's figures, by report and task."""
+
+    retrieval: Mapping[str, Mapping[str, Retrieval]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """``parity.json``; the reports by name, the one that speaks for the target first."""
+
+    texts_sha256: str
+    parity_tokens: Annotated[int, Meta(ge=1, le=10**7)]
+    graphs: Annotated[Mapping[Plain, RecordedReport], Meta(min_length=1)]
+    int8: RecordedRetrieval | None = None
+
+
+def read_recorded(path: Path) -> Recorded:
+    """``parity.json``; :class:`InputError` names what is missing or wrong."""
+    return as_record(read_object(path), Recorded, path, _HINT)
+
+
+def read_vectors(path: Path, shape: tuple[int, int]) -> Vectors:
+    """The reference's FP32 vectors; :class:`GateError` where they are not of this shape."""
+    try:
+        # Mapped: a header that promises more than the file holds takes no memory.
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # its header goes through Python's own parsers
+        raise InputError(f"{path}: not an array of numbers; {_HINT}") from error
+    if not isinstance(mapped, np.ndarray) or mapped.dtype != np.float32:
+        raise InputError(f"{path}: not an array of FP32 numbers; {_HINT}")
+    if mapped.shape != shape:
+        raise GateError(
+            f"{path}: shape {list(mapped.shape)}, expected {list(shape)}, a row for each text"
+        )
+    vectors: Vectors = np.array(mapped)
+    if not np.isfinite(vectors).all():
+        raise InputError(f"{path}: holds numbers that are not finite; {_HINT}")
+    return vectors

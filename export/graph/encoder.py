@@ -1,0 +1,270 @@
+"""The encoder that is traced: XLM-RoBERTa with rotary positions, mean pooling, L2 norm.
+
+Its parameters carry the checkpoint's canonical names, so weights are attached to the traced graph
+by name. This module is also where precision is decided. Matrix products, their biases, GELU, RoPE
+and attention run in ``dtype``, and so is what a layer hands to the next stored: it is LayerNorm's
+output, of order 1. The residual sum, LayerNorm, pooling and the norm run in FP32: FP16 overflows
+above 65504, the sum of 8192 token vectors loses bits, and TensorRT runs a LayerNorm in its
+input's type whatever ``stash_type`` says. RoPE's angles, cos and sin are computed in FP32 (FP16
+holds integers exactly only to 2048) and only the tables are cast. DESIGN.md has the figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.onnx import ops
+
+from export.checkpoint.config import EncoderConfig
+from export.graph.weights import Slot
+from export.spec import GraphForm
+from runtimes.choices import AdapterMode, Interface
+
+
+class LowRank(nn.Module):
+    """Adds the low-rank path of a bank or a slot to a module; absent at width 0."""
+
+    def add_bank(self, inputs: int, outputs: int, dtype: torch.dtype, width: int) -> None:
+        """Parameters ``lora_down [inputs, width]`` and ``lora_up [width, outputs]``."""
+        self.width = width
+        if width:
+            self.lora_down = nn.Parameter(torch.empty(inputs, width, dtype=dtype))
+            self.lora_up = nn.Parameter(torch.empty(width, outputs, dtype=dtype))
+
+    def lift(self, low: Tensor, select: Tensor | None) -> Tensor:
+        """``(low ⊙ select)·up``; a slot has one adapter and nothing to select."""
+        return torch.matmul(low if select is None else low * select, self.lora_up)
+
+
+class Table(LowRank):
+    """An embedding table ``[entries, width]``; a bank is gathered before it is multiplied."""
+
+    def __init__(self, entries: int, width: int, dtype: torch.dtype, bank: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(entries, width, dtype=dtype))
+        self.add_bank(entries, width, dtype, bank)
+
+    def forward(self, ids: Tensor, select: Tensor | None) -> Tensor:
+        """``[...]`` → FP32 ``[..., width]``: ``E[ids] + (A[ids] ⊙ select)·B``."""
+        rows = nn.functional.embedding(ids, self.weight).float()
+        if not self.width:
+            return rows
+        low = nn.functional.embedding(ids, self.lora_down)
+        return rows + self.lift(low, select).float()
+
+
+class Linear(LowRank):
+    """``x·W + ((x·A) ⊙ select)·B + b`` with W ``[in, out]``: no transpose in the graph.
+
+    The bias comes last, where executors fuse it with what follows.
+    """
+
+    def __init__(self, inputs: int, outputs: int, dtype: torch.dtype, bank: int = 0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(outputs, dtype=dtype))
+        self.add_bank(inputs, outputs, dtype, bank)
+
+    def forward(self, x: Tensor, select: Tensor | None) -> Tensor:
+        """``[..., in]`` → ``[..., out]``."""
+        y = torch.matmul(x, self.weight)
+        if self.width:
+            y = y + self.lift(torch.matmul(x, self.lora_down), select)
+        return y + self.bias
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every layer shares in one call: RoPE's tables and positions, the mask, the task."""
+
+    cos: Tensor
+    sin: Tensor
+    positions: Tensor
+    mask: Tensor
+    select: Tensor | None
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer: residual sums and LayerNorm in FP32."""
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
+        super().__init__()
+        h, ff = config.hidden, config.intermediate
+        self.heads, self.dtype = config.heads, dtype
+        self.mixer = nn.ModuleDict(
+            {"Wqkv": Linear(h, 3 * h, dtype, bank), "out_proj": Linear(h, h, dtype, bank)}
+        )
+        self.mlp = nn.ModuleDict(
+            {"fc1": Linear(h, ff, dtype, bank), "fc2": Linear(ff, h, dtype, bank)}
+        )
+        self.norm1 = nn.LayerNorm(h, config.layer_norm_eps)
+        self.norm2 = nn.LayerNorm(h, config.layer_norm_eps)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        """``x [batch, sequence, hidden]`` → the same in FP32."""
+        x = x.to(self.dtype)
+        y = self._attend(x, context)
+        x = self.norm1(x.float() + y.float()).to(self.dtype)
+        y = nn.functional.gelu(self.mlp["fc1"](x, context.select))
+        y = self.mlp["fc2"](y, context.select)
+        normed: Tensor = self.norm2(x.float() + y.float())
+        return normed
+
+    def _attend(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = self.mixer["Wqkv"](x, context.select).chunk(3, dim=-1)
+        rope = (context.cos, context.sin, context.positions)
+        q = ops.rotary_embedding(q, *rope, num_heads=self.heads)
+        k = ops.rotary_embedding(k, *rope, num_heads=self.heads)
+        mixed = ops.attention(
+            q, k, v, context.mask, q_num_heads=self.heads, kv_num_heads=self.heads
+        )[0]
+        projected: Tensor = self.mixer["out_proj"](mixed, context.select)
+        return projected
+
+
+class Rope(nn.Module):
+    """The cos and sin tables, ``[max_tokens, head_dim / 2]``."""
+
+    def __init__(self, config: EncoderConfig, max_tokens: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        shape = (max_tokens, config.head_dim // 2)
+        self.cos = nn.Parameter(torch.empty(shape, dtype=dtype))
+        self.sin = nn.Parameter(torch.empty(shape, dtype=dtype))
+
+
+class Embeddings(nn.Module):
+    """Word vectors plus the vector of token type 0, the only one the model uses."""
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
+        super().__init__()
+        self.word_embeddings = Table(config.vocab, config.hidden, dtype, bank)
+        types = torch.float32  # a single row: no reason to round it
+        self.token_type_embeddings = Table(config.token_types, config.hidden, types, bank)
+
+    def forward(self, input_ids: Tensor, select: Tensor | None) -> Tensor:
+        """``[batch, sequence]`` → FP32 ``[batch, sequence, hidden]``."""
+        first = torch.zeros((1, 1), dtype=torch.int64, device=input_ids.device)
+        exact = None if select is None else select.float()
+        token_type: Tensor = self.token_type_embeddings(first, exact)
+        words: Tensor = self.word_embeddings(input_ids, select)
+        return words + token_type
+
+
+class Layers(nn.Module):
+    """The stack; a module of its own for the parameters' names."""
+
+    def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layer(config, dtype, bank) for _ in range(config.layers))
+
+
+class TaskColumns(nn.Module):
+    """Which task owns each column of the bank, int64 ``[width]``."""
+
+    task: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.task = nn.Buffer(torch.empty(width, dtype=torch.int64))
+
+
+class Encoder(nn.Module):
+    """Token ids to unit vectors (or, with the official interface, to token vectors)."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        dtype: torch.dtype,
+        max_tokens: int,
+        form: GraphForm = GraphForm(),  # noqa: B008  (frozen)
+    ) -> None:
+        super().__init__()
+        self.dtype, self.form = dtype, form
+        self.embeddings = Embeddings(config, dtype, form.embedding_rank)
+        self.emb_ln = nn.LayerNorm(config.hidden, config.layer_norm_eps)
+        self.encoder = Layers(config, dtype, form.rank)
+        self.rope = Rope(config, max_tokens, dtype)
+        if form.adapter is AdapterMode.SWITCHABLE:
+            self.bank = TaskColumns(form.rank)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        task_id: Tensor | None = None,
+        chunk_weights: Tensor | None = None,
+    ) -> Tensor:
+        """``input_ids``, ``attention_mask`` int64 ``[batch, sequence]`` → FP32 ``[batch, hidden]``.
+
+        Every row must have at least one unmasked token; rows of the result have length 1. A
+        switchable encoder takes ``task_id`` int64 ``[batch]`` (a scalar with the official
+        interface), -1 for the base model. With a chunk head, ``chunk_weights`` FP32 ``[batch,
+        chunks, sequence]`` is given and the result is ``[batch, chunks, hidden]``.
+        """
+        batch, sequence = input_ids.shape
+        positions = torch.arange(sequence, device=input_ids.device).unsqueeze(0)
+        keys = attention_mask.to(torch.bool)[:, None, None, :]
+        context = Context(
+            cos=self.rope.cos,
+            sin=self.rope.sin,
+            positions=positions.expand(batch, sequence),
+            # ONNX Runtime wants the query length in the mask's shape; TensorRT's copy drops it.
+            mask=keys.expand(batch, 1, sequence, sequence),
+            select=None if task_id is None else self._select(task_id),
+        )
+        x = self.emb_ln(self.embeddings(input_ids, context.select))
+        for layer in self.encoder.layers:
+            x = layer(x, context)
+        if self.form.interface is Interface.OFFICIAL:
+            tokens: Tensor = x
+            return tokens
+        if chunk_weights is not None:
+            return unit_chunks(x, chunk_weights)
+        return unit_mean(x, attention_mask)
+
+    def _select(self, task_id: Tensor) -> Tensor:
+        """One where the row's task owns the column, else zero, ``[batch, 1, width]``."""
+        owned: Tensor = torch.eq(task_id.reshape(-1, 1, 1), self.bank.task)
+        return owned.to(self.dtype)
+
+
+def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:
+    """The L2-normalised mean of the unmasked token vectors, in FP32."""
+    weights = attention_mask.to(torch.float32).unsqueeze(-1)
+    mean = (x * weights).sum(1) / weights.sum(1)
+    unit: Tensor = mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+    return unit
+
+
+def unit_chunks(x: Tensor, weights: Tensor) -> Tensor:
+    """L2-normalised weighted sums of token vectors, FP32 ``[batch, chunks, hidden]``.
+
+    A chunk without weights, which callers use to fill up, gives zeros and no NaN.
+    """
+    sums = torch.matmul(weights, x)
+    norms = torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
+    unit: Tensor = sums / norms.clamp_min(torch.finfo(torch.float32).tiny)
+    return unit
+
+
+def load_encoder(
+    config: EncoderConfig,
+    dtype: str,
+    max_tokens: int,
+    folder: Path,
+    slots: tuple[Slot, ...],
+    form: GraphForm = GraphForm(),  # noqa: B008  (frozen)
+) -> Encoder:
+    """The module with the very weights of a bundle, mapped from its weight files."""
+    with torch.device("meta"):
+        encoder = Encoder(config, getattr(torch, dtype), max_tokens, form).eval()
+    state = {}
+    for slot in slots:
+        raw = np.memmap(folder / slot.file, np.uint8, "c", slot.offset, (slot.nbytes,))
+        state[slot.name] = torch.from_numpy(raw).view(getattr(torch, slot.dtype)).view(slot.shape)
+    encoder.load_state_dict(state, strict=True, assign=True)
+    return encoder

@@ -1,0 +1,53 @@
+"""The matrix products that INT8 is about: the four of each layer, by their modules' names.
+
+Embeddings are gathers, the low-rank path of an adapter is 1 % of the work, and attention's two
+products take activations on both sides, so these four are all there is to quantise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+import onnx_ir as ir
+
+from export.checkpoint.config import EncoderConfig
+from export.checkpoint.names import Module, adaptable_modules
+from export.graph.rewrite import nodes
+
+_GEMM = re.compile(r"encoder\.layers\.\d+\.(mixer\.Wqkv|mixer\.out_proj|mlp\.fc1|mlp\.fc2)")
+
+
+def gemm_modules(config: EncoderConfig) -> dict[str, Module]:
+    """Every GEMM's module in the order of computation; ``rows`` is K, ``columns`` N."""
+    return {n: m for n, m in adaptable_modules(config).items() if _GEMM.fullmatch(n)}
+
+
+def gemm_nodes(model: ir.Model) -> dict[str, ir.Node]:
+    """Every GEMM's MatMul in a graph whose weights carry canonical names, in graph order.
+
+    The weight may be widened or dequantised on its way to the product.
+    """
+    found = {}
+    for node in nodes(model, "MatMul"):
+        if (name := _weight_of(node)) is not None:
+            found[name] = node
+    return found
+
+
+def work(modules: Mapping[str, Module], names: Collection[str]) -> float:
+    """The share of all GEMMs' multiplications that the named ones have."""
+    total = sum(m.rows * m.columns for m in modules.values())
+    return sum(modules[n].rows * modules[n].columns for n in names) / total
+
+
+def _weight_of(node: ir.Node) -> str | None:
+    value = node.inputs[1]
+    while value is not None and (made_by := value.producer()) is not None:
+        if made_by.op_type not in ("Cast", "DequantizeLinear"):
+            return None
+        value = made_by.inputs[0]
+    if value is None or value.name is None:
+        return None
+    owner, _, part = value.name.rpartition(".")
+    return owner if part == "weight" and _GEMM.fullmatch(owner) else None

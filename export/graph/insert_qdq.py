@@ -1,0 +1,97 @@
+"""INT8 in the graph: Q/DQ pairs around the GEMMs of a precision plan.
+
+The rules are TensorRT's for strongly typed networks (and ONNX Runtime's CPU lowering starts from
+the same nodes): symmetric, zero point 0, one scale per activation tensor, one per output channel
+of a weight, which is stored as INT8. DequantizeLinear gives its scale's type, so the scales have
+the element type of the rest of the graph. Everything but the GEMMs stays as it was: the residual
+sum and an adapter's low-rank path read the activation before it is smoothed and quantised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass, PassResult
+
+from export.graph.gemms import gemm_nodes
+from export.graph.precision_plan import FACTORS, INPUT_SCALE, WEIGHT_SCALE, PrecisionPlan
+from export.graph.rewrite import constant, node
+from export.graph.trace import PortableGraph, attach_slots
+from export.graph.weights import layout
+from runtimes.bundle_files import SHARED_FILE
+
+
+def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
+    """The portable graph with the plan's GEMMs in INT8, and the layout of its new tensors."""
+    model = InsertQdq(plan)(graph.model()).model
+    tensors = {slot.name: (slot.dtype, slot.shape) for slot in graph.slots}
+    for name in plan.int8:
+        for part in ("weight", WEIGHT_SCALE, INPUT_SCALE, FACTORS):
+            value = model.graph.initializers.get(f"{name}.{part}")
+            if value is not None and value.dtype is not None and value.shape is not None:
+                tensors[f"{name}.{part}"] = (str(value.dtype.numpy()), tuple(value.shape.numpy()))
+    slots = layout(tensors, share=any(slot.file == SHARED_FILE for slot in graph.slots))
+    attach_slots(model, slots)
+    return PortableGraph(
+        ir.to_proto(model).SerializeToString(deterministic=True), slots, graph.dtype
+    )
+
+
+class InsertQdq(InPlacePass):
+    """MatMul(x, W) → MatMul(DQ(Q(x · factors)), DQ(W as INT8)) for the plan's GEMMs.
+
+    requires: weights under canonical names, as the second operand. ensures: each of the plan's
+    GEMMs has Q/DQ on both operands; their new tensors are initializers without values.
+    """
+
+    def __init__(self, plan: PrecisionPlan) -> None:
+        self.plan = plan
+
+    def call(self, model: ir.Model) -> PassResult:
+        """Run the pass."""
+        found = gemm_nodes(model)
+        if missing := self.plan.int8.keys() - found.keys():
+            raise ValueError(f"the graph has no product of {', '.join(sorted(missing))}")
+        for name, entry in self.plan.int8.items():
+            _quantise(model, found[name], name, smoothed=entry.alpha > 0)
+        return PassResult(model, modified=bool(self.plan.int8))
+
+
+def _quantise(model: ir.Model, gemm: ir.Node, name: str, *, smoothed: bool) -> None:
+    x, weight = gemm.inputs[:2]
+    if x is None or weight is None or x.type is None or weight.shape is None:
+        raise ValueError(f"{gemm.name}: the type of an operand is unknown")
+    rows, columns = weight.shape.numpy()
+    made: list[ir.Node] = []
+
+    def op(op_type: str, inputs: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
+        like = weight if suffix.startswith("weight") else x
+        made.append(node(op_type, inputs, like, name=f"{name}.{suffix}", **attributes))
+        return made[-1].outputs[0]
+
+    scale = _tensor(model, f"{name}.{INPUT_SCALE}", (), x.type)
+    columns_scale = _tensor(model, f"{name}.{WEIGHT_SCALE}", (columns,), x.type)
+    zero = constant(model, "qdq.zero", np.array(0, np.int8))
+    smooth = x
+    if smoothed:
+        factors = _tensor(model, f"{name}.{FACTORS}", (rows,), x.type)
+        smooth = op("Mul", [x, factors], "smooth")
+    quantised = op("QuantizeLinear", [smooth, scale, zero], "quantise")
+    quantised.type = _INT8
+    activation = op("DequantizeLinear", [quantised, scale], "dequantise")
+    matrix = op("DequantizeLinear", [weight, columns_scale], "weight_dequantise", axis=1)
+    weight.type = _INT8
+    for index, value in enumerate((activation, matrix)):
+        gemm.replace_input_with(index, value)
+    model.graph.insert_before(gemm, made)
+
+
+_INT8 = ir.TensorType(ir.DataType.INT8)
+
+
+def _tensor(model: ir.Model, name: str, shape: tuple[int, ...], kind: ir.TypeProtocol) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=kind)
+    model.graph.initializers.add(value)
+    return value

@@ -1,0 +1,187 @@
+"""Traces the encoder once per architecture into the portable graph, without any weights.
+
+The module lies on PyTorch's meta device, so tracing needs no memory for weights; the graph's
+initializers then point into the weight file that :mod:`export.graph.weights` writes per task.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+import torch
+
+from export.checkpoint.config import EncoderConfig
+from export.graph.encoder import Encoder
+from export.graph.weights import Slot, layout
+from export.spec import GraphForm
+from runtimes.choices import AdapterMode, Interface
+from runtimes.text.chunks import MAX_CHUNKS
+
+OPSET = 23  # the first with Attention and RotaryEmbedding
+# Any lengths do; batch and sequence differ so that the exporter cannot take them for one symbol.
+_TRACED = (2, 7)
+_CHUNKS = 3
+
+
+@dataclass(frozen=True)
+class PortableGraph:
+    """The traced graph as a serialised model whose weights lie in the slots' files."""
+
+    proto: bytes
+    slots: tuple[Slot, ...]
+    dtype: str
+
+    def model(self) -> ir.Model:
+        """A fresh copy to lower or to save."""
+        model: ir.Model = ir.from_proto(onnx.ModelProto.FromString(self.proto))
+        return model
+
+
+@lru_cache(maxsize=4)
+def trace(
+    config: EncoderConfig,
+    dtype: str,
+    max_batch: int,
+    max_tokens: int,
+    form: GraphForm = GraphForm(),  # noqa: B008  (frozen)
+) -> PortableGraph:
+    """The portable graph for one architecture, type and form; cached, so tasks share it."""
+    batch = torch.export.Dim("batch", min=1, max=max(max_batch, 2))
+    sequence = torch.export.Dim("sequence", min=1, max=max_tokens)
+    scalar = form.interface is Interface.OFFICIAL
+    chunks = torch.export.Dim("chunks", min=1, max=MAX_CHUNKS)
+    shapes = {
+        "input_ids": _TRACED,
+        "attention_mask": _TRACED,
+        "task_id": () if scalar else _TRACED[:1],
+        "chunk_weights": (_TRACED[0], _CHUNKS, _TRACED[1]),
+    }
+    axes = {
+        "input_ids": {0: batch, 1: sequence},
+        "attention_mask": {0: batch, 1: sequence},
+        "task_id": {} if scalar else {0: batch},
+        "chunk_weights": {0: batch, 1: chunks, 2: sequence},
+    }
+    types = {"chunk_weights": torch.float32}
+    with torch.device("meta"):
+        encoder = Encoder(config, getattr(torch, dtype), max_tokens, form).eval()
+        # One tensor each: the exporter would take one passed twice for a single input.
+        example = {
+            n: torch.ones(shapes[n], dtype=types.get(n, torch.int64)) for n in form.input_names
+        }
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            encoder,
+            kwargs=example,
+            dynamo=True,
+            optimize=False,  # below, once the weights are out of its sight
+            opset_version=OPSET,
+            input_names=list(form.input_names),
+            output_names=[form.output_name],
+            dynamic_shapes={n: axes[n] for n in form.input_names},
+            verbose=False,
+        )
+        if program is None:  # only with the exporter's legacy arguments
+            raise RuntimeError("torch.onnx.export returned nothing")
+        model = program.model
+        weights = _detach_weights(model, set(encoder.state_dict()))
+        _optimize(model)
+    share = form.adapter is AdapterMode.MERGED and form.embedding_rank > 0
+    slots = layout({name: _typed_shape(weights[name]) for name in weights}, share=share)
+    attach_slots(model, slots)
+    _clean(model)
+    if form.adapter is AdapterMode.SLOT:
+        _open_slot(model)
+    return PortableGraph(ir.to_proto(model).SerializeToString(deterministic=True), slots, dtype)
+
+
+def _detach_weights(model: ir.Model, names: set[str]) -> dict[str, ir.Value]:
+    """Initializers lose their (meta) values, so that no pass tries to read or fold them."""
+    weights = {n: v for n, v in model.graph.initializers.items() if n in names}
+    for value in weights.values():
+        value.const_value = None
+    return weights
+
+
+def _optimize(model: ir.Model) -> None:
+    import onnxscript.optimizer
+
+    onnxscript.optimizer.optimize_ir(model)
+
+
+def _typed_shape(value: ir.Value) -> tuple[str, tuple[int, ...]]:
+    if value.dtype is None or value.shape is None:
+        raise RuntimeError(f"the exporter left {value.name} without a type")
+    return str(value.dtype.numpy()), tuple(value.shape.numpy())
+
+
+def attach_slots(model: ir.Model, slots: tuple[Slot, ...]) -> None:
+    """Point the graph's initializers at their places in the weight files."""
+    for slot in slots:
+        value = model.graph.initializers[slot.name]
+        dtype = value.dtype
+        if dtype is None:
+            raise RuntimeError(f"the exporter left {slot.name} without a type")
+        value.const_value = ir.ExternalTensor(
+            slot.file,
+            slot.offset,
+            slot.nbytes,
+            dtype,
+            shape=ir.Shape(slot.shape),
+            name=slot.name,
+            base_dir=Path(),
+        )
+
+
+def _open_slot(model: ir.Model) -> None:
+    """Make the low-rank tensors optional inputs: initializers that a caller may override."""
+    for name, value in model.graph.initializers.items():
+        if name.endswith((".lora_down", ".lora_up")):
+            model.graph.inputs.append(value)
+
+
+def _clean(model: ir.Model) -> None:
+    """Drop the exporter's notes (paths of this machine among them); name nodes by their weights.
+
+    ``encoder.layers.3.mlp.fc1`` is what a person looks for in a parser's error.
+    """
+    model.producer_name, model.producer_version = "adaptrt", None
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.graph.name = "encoder"
+    counts: dict[str, int] = {}
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        value.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        for output in node.outputs:
+            output.metadata_props.clear()
+        owners = [v.name.rpartition(".")[0] for v in node.inputs if v and v.name and "." in v.name]
+        stem = f"{owners[0]}.{node.op_type}" if owners else node.op_type
+        index = counts[stem] = counts.get(stem, -1) + 1
+        node.name = stem if owners and not index else f"{stem}.{index}"
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporter says of weights that are missing on purpose."""
+    names = ("onnx_ir", "onnxscript", "torch.onnx")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            for name in names:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

@@ -1,0 +1,214 @@
+"""From checkpoint tensors to the graph's: merged, transposed, cast once, streamed to one file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from export.checkpoint.config import EncoderConfig
+from export.checkpoint.lora import Adapter, Bank, Matrix, merge
+from export.checkpoint.names import adaptable_modules
+from export.checkpoint.reader import Checkpoint
+from export.graph.precision_plan import PrecisionPlan
+from runtimes.bundle_files import SHARED_FILE, WEIGHT_FILE
+from runtimes.errors import InputError
+from runtimes.files import link_or_copy
+
+BLOCK_ROWS = 16384  # rows of an embedding table in memory at a time: 64 MB at 1024 columns
+Array = NDArray[Any]
+_PAGE = 4096  # mapped files want page-aligned tensors
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int64": np.dtype(np.int64),
+    "int8": np.dtype(np.int8),
+}
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one tensor of the graph lies in the weight file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    file: str
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes."""
+        return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
+
+
+@dataclass(frozen=True)
+class CastReport:
+    """Weights that the element type cannot hold well, by tensor name."""
+
+    flushed: Mapping[str, float]  # share of nonzero values that became zero, where above 1 %
+
+
+def layout(
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, share: bool = False
+) -> tuple[Slot, ...]:
+    """Offsets for named (dtype, shape) tensors, in name order, each on a page of its own.
+
+    Depends on nothing but the graph, so every task's weight file has the same layout and one
+    traced graph serves all of them. With ``share``, tensors that no adapter changes go into a
+    file of their own, which the tasks of one build have in common.
+    """
+    slots: list[Slot] = []
+    ends = {WEIGHT_FILE: 0, SHARED_FILE: 0}
+    for name in sorted(tensors):
+        file = SHARED_FILE if share and not _changes_with_task(name) else WEIGHT_FILE
+        slot = Slot(name, *tensors[name], ends[file], file)
+        slots.append(slot)
+        ends[file] += -(-slot.nbytes // _PAGE) * _PAGE
+    return tuple(slots)
+
+
+def _changes_with_task(name: str) -> bool:
+    """Linear layers' matrices are merged; embedding tables keep their adapters beside them."""
+    linear = r"(Wqkv|out_proj|fc1|fc2)\.(weight|weight_scale|input_scale|input_factors)$"
+    return ".lora_" in name or re.search(linear, name) is not None
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What fills a graph's weight file: an adapter to merge, a bank to lay beside (or neither).
+
+    ``plan`` says which matrices are stored in INT8.
+    """
+
+    checkpoint: Checkpoint
+    adapter: Adapter
+    bank: Bank | None = None
+    plan: PrecisionPlan | None = None
+
+
+def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Array]:
+    """One tensor of the graph, merged and in FP32 (or integers), as consecutive blocks of rows."""
+    checkpoint, adapter = contents.checkpoint, contents.adapter
+    config = checkpoint.config
+    if name.startswith("rope."):
+        yield rope_table(config, name.removeprefix("rope."), max_tokens)
+        return
+    owner, _, part = name.rpartition(".")
+    if contents.bank is not None and (owner == "bank" or part.startswith("lora_")):
+        yield _bank_tensor(contents.bank, config, owner, part)
+        return
+    if contents.plan is not None and owner in contents.plan.int8 and part != "bias":
+        yield contents.plan.tensor(owner, part, merged_matrix(contents, owner))
+        return
+    module = adaptable_modules(config).get(owner) if part == "weight" else None
+    if module is None:
+        yield checkpoint.read(name)
+        return
+    if not module.embedding:
+        yield merged_matrix(contents, owner)
+        return
+    pair = adapter.modules.get(owner)
+    for start in range(0, module.rows, BLOCK_ROWS):
+        rows = slice(start, min(start + BLOCK_ROWS, module.rows))
+        yield merge(checkpoint.read(name, rows), pair, rows)
+
+
+def merged_matrix(contents: Contents, module: str) -> Matrix:
+    """A linear layer's weight as the graph multiplies it, FP32 ``[in, out]``."""
+    weight = np.ascontiguousarray(contents.checkpoint.read(f"{module}.weight").T)
+    return merge(weight, contents.adapter.modules.get(module))
+
+
+def _bank_tensor(bank: Bank, config: EncoderConfig, owner: str, part: str) -> Array:
+    if owner == "bank":
+        return bank.tasks()
+    module = adaptable_modules(config)[owner]
+    if part == "lora_down":
+        return bank.down(owner, module.rows)
+    return bank.up(owner, module.columns)
+
+
+def rope_table(config: EncoderConfig, which: str, max_tokens: int) -> Matrix:
+    """cos or sin of position · base^(-2i/d), ``[max_tokens, d/2]`` in FP32 (Su et al. 2021).
+
+    Computed by the same torch operations in the same order as the reference's: one unit in the
+    last place of a frequency is an angle of 5e-4 at position 8191.
+    """
+    import torch
+
+    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+    frequencies = 1.0 / (config.rope_theta**exponents)
+    angles = torch.arange(max_tokens, dtype=torch.float32)[:, None] * frequencies[None, :]
+    table: Matrix = {"cos": torch.cos, "sin": torch.sin}[which](angles).numpy()
+    return table
+
+
+def write_weights(
+    folder: Path,
+    slots: tuple[Slot, ...],
+    contents: Contents,
+    max_tokens: int,
+    shared: Path | None = None,
+) -> CastReport:
+    """Write the weight files of a bundle; memory stays near one block of one tensor.
+
+    ``shared`` is a file of this layout's shared tensors that was written before; it is hard-linked
+    (copied where the file system cannot). Raises :class:`InputError` naming every tensor with a
+    value the element type cannot hold.
+    """
+    if shared is not None:
+        (folder / SHARED_FILE).unlink(missing_ok=True)  # INT8 may write its weights again
+        link_or_copy(shared, folder / SHARED_FILE)
+        slots = tuple(slot for slot in slots if slot.file != SHARED_FILE)
+    counts: dict[str, _Counts] = {}
+    for file in sorted({slot.file for slot in slots}):
+        mine = [slot for slot in slots if slot.file == file]
+        with (folder / file).open("wb") as stream:
+            for slot in tqdm(mine, desc="weights", unit="tensor", disable=None, leave=False):
+                stream.seek(slot.offset)
+                counts[slot.name] = _write_slot(stream, slot, contents, max_tokens)
+            stream.truncate(-(-stream.tell() // _PAGE) * _PAGE)
+    if overflowed := {name: c.overflowed for name, c in counts.items() if c.overflowed}:
+        names = ", ".join(f"{name} ({count} values)" for name, count in overflowed.items())
+        raise InputError(
+            f"weights above 65504 do not fit in FP16: {names}; use PRECISION=bf16 or fp32"
+        )
+    return CastReport(
+        {name: c.flushed / c.nonzero for name, c in counts.items() if c.flushed > 0.01 * c.nonzero}
+    )
+
+
+@dataclass
+class _Counts:
+    overflowed: int = 0
+    flushed: int = 0
+    nonzero: int = 0
+
+
+def _write_slot(stream: BinaryIO, slot: Slot, contents: Contents, max_tokens: int) -> _Counts:
+    counts = _Counts()
+    dtype = DTYPES[slot.dtype]
+    for block in tensor_blocks(contents, slot.name, max_tokens):
+        cast = _cast(block, dtype)
+        if cast.dtype != block.dtype:
+            counts.overflowed += int((~np.isfinite(cast)).sum())
+            counts.flushed += int(((cast == 0) & (block != 0)).sum())
+            counts.nonzero += int(np.count_nonzero(block))
+        stream.write(np.ascontiguousarray(cast).tobytes())
+    if (written := stream.tell() - slot.offset) != slot.nbytes:
+        raise InputError(f"{slot.name}: {written} bytes, expected {slot.nbytes}")
+    return counts
+
+
+def _cast(block: Array, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:
+    with np.errstate(over="ignore", under="ignore"):  # both are counted by the caller
+        return block.astype(dtype, copy=False)

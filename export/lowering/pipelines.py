@@ -1,0 +1,46 @@
+"""Rewrites the portable graph for each executor. One pass per file, one pipeline per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+from onnx_ir.passes import InPlacePass
+
+from export.lowering.adapt_attention import AdaptAttention
+from export.lowering.expand_attention import ExpandAttention
+from export.lowering.expand_gelu import ExpandGelu
+from export.lowering.expand_rotary import ExpandRotary
+from export.lowering.fuse_bias_gelu import FuseBiasGelu
+from export.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
+from export.lowering.set_opset import SetOpset
+from export.lowering.stack_low_rank import StackLowRank
+from export.lowering.use_contrib_attention import UseContribAttention
+from export.lowering.use_contrib_rotary import UseContribRotary
+from export.lowering.use_integer_mat_mul import UseIntegerMatMul
+from export.lowering.use_key_lengths import UseKeyLengths
+from export.lowering.widen_to_float32 import WidenToFloat32
+from runtimes.choices import GraphKind
+
+_PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
+    GraphKind.PORTABLE: (),
+    GraphKind.ONNXRUNTIME: (
+        WidenToFloat32,
+        StackLowRank,
+        UseContribRotary,
+        UseContribAttention,
+        FuseSkipLayerNorm,
+        FuseBiasGelu,
+        UseIntegerMatMul,
+    ),
+    GraphKind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
+    GraphKind.TENSORRT: (AdaptAttention,),
+    GraphKind.PRIMITIVE: (ExpandRotary, ExpandAttention, ExpandGelu, SetOpset),
+}
+
+
+def lower(model: ir.Model, kind: GraphKind) -> ir.Model:
+    """Rewrite ``model`` in place for ``kind`` and return it."""
+    for make_pass in _PIPELINES[kind]:
+        model = make_pass()(model).model
+    return model

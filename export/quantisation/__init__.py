@@ -1,0 +1,1 @@
+"""Quantised products: calibration, sensitivity, fallback and what a bundle records."""

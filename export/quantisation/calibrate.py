@@ -1,0 +1,238 @@
+"""Calibration of one bundle: texts → ranges, smoothing and sensitivity of every GEMM.
+
+The FP32 model is written once into a temporary folder. ONNX Runtime streams the corpus through
+its CPU graph, which takes memory linear in a text's length; the traced module, mapped from the
+same weights, then tries single GEMMs in INT8 on a few short texts.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+from tqdm import tqdm
+
+from calibration.collect import Activation, collect
+from calibration.corpus import Text, corpus_sha256, load_corpus
+from calibration.observers import OBSERVERS, Histogram
+from calibration.quantise import Matrix, stored_scale
+from calibration.smoothing import choose_alpha
+from calibration.stratify import Sample, counts, stratify
+from calibration.table import Calibration, Range, read_calibration, write_calibration
+from export.bundle.plan import BundlePlan
+from export.checkpoint.reader import Checkpoint
+from export.console.progress import stage
+from export.gate.compare import row_cosines
+from export.graph.encoder import load_encoder
+from export.graph.gemms import gemm_modules, gemm_nodes
+from export.graph.precision_plan import GemmRange
+from export.graph.trace import PortableGraph, trace
+from export.graph.weights import write_weights
+from export.lowering.pipelines import lower
+from export.quantisation.sensitivity import Probe
+from export.spec import BuildSpec, GraphForm
+from runtimes.bundle_files import CALIBRATION_FOLDER
+from runtimes.choices import GraphKind, HeadName, Interface, Observer
+from runtimes.errors import InputError, shown
+from runtimes.files import require_file_place
+from runtimes.text.tokens import TextTokenizer, shorten
+
+GRAPH = "model.onnx"
+# Short texts for trying single GEMMs: one run each, 96 runs at the real model's depth.
+_PROBE_TEXTS, _PROBE_TOKENS, _PROBE_ROWS = 8, 48, 512
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is calibrated: one bundle's weights."""
+
+    spec: BuildSpec
+    checkpoint: Checkpoint
+    model_sha256: str
+    tokenizer: TextTokenizer
+    plan: BundlePlan
+
+    @property
+    def path(self) -> Path:
+        """Where the result is kept, beside the bundles."""
+        folder = self.spec.out / self.checkpoint.name / CALIBRATION_FOLDER
+        return folder / f"{self.task}.json"
+
+    @property
+    def task(self) -> str:
+        """What is calibrated, as the table names it: the encoder, whatever head its bundle has."""
+        chunks = self.plan.form.head is HeadName.CHUNKS
+        return self.plan.stem.removesuffix("-chunks") if chunks else self.plan.stem
+
+    @property
+    def form(self) -> GraphForm:
+        """The graph that is run: one vector per text, whatever the bundle's gives."""
+        return replace(self.plan.form, interface=Interface.SENTENCE, head=HeadName.SENTENCE)
+
+    def former(self) -> Calibration | None:
+        """What is kept at ``path``; :class:`InputError` where that is no calibration.
+
+        None where nothing is there, or where it does not matter: the user names another file.
+        """
+        if self.spec.calibration.table is not None:
+            return None
+        require_file_place(self.path)
+        return read_calibration(self.path) if self.path.is_file() else None
+
+    @property
+    def task_ids(self) -> dict[str, int] | None:
+        """The numbers a switchable graph takes; None where the graph has one task."""
+        ids = {task: self.plan.task_id(task) for task in self.plan.tasks}
+        known = {task: number for task, number in ids.items() if number is not None}
+        return known or None
+
+
+def calibration_of(subject: Subject, *, progress: bool = True) -> tuple[Calibration, bool]:
+    """The calibration at ``subject.path`` where model, task, corpus and settings are its own.
+
+    Otherwise a new one, written there; the second value says whether it was reused. A table that
+    the user names is used whatever its settings; raises :class:`InputError` where it belongs to
+    another model, task or corpus.
+    """
+    texts = load_corpus(subject.spec.calibration.data)
+    if subject.spec.calibration.table is not None:
+        return _given(subject, subject.spec.calibration.table, texts), True
+    samples = _samples(subject, texts)
+    header = _header(subject, texts, samples)
+    found = subject.former()
+    if found is not None and found.key == header.key:
+        return found, True
+    made = replace(header, tensors=_measure(subject, samples, progress))
+    write_calibration(subject.path, made)
+    return made, False
+
+
+def _given(subject: Subject, path: Path, texts: Sequence[Text]) -> Calibration:
+    found = read_calibration(path)
+    for what, got, expected in (
+        ("model", found.model_sha256, subject.model_sha256),
+        ("task", found.task, subject.task),
+    ):
+        if got != expected:
+            raise InputError(
+                f"CALIBRATION: {path}: its {what} is {shown(got)}, expected {expected!r}"
+            )
+    found.require_corpus(corpus_sha256(texts))
+    channels = {name: m.rows for name, m in gemm_modules(subject.checkpoint.config).items()}
+    if {name: len(entry.channel_max) for name, entry in found.tensors.items()} != channels:
+        raise InputError(f"CALIBRATION: {path}: its GEMMs are not the model's; calibrate again")
+    return found
+
+
+def _samples(subject: Subject, texts: Sequence[Text]) -> list[Sample]:
+    """The corpus by task, language and length; a switchable bundle's tasks share the count."""
+    spec, tasks = subject.spec, subject.plan.tasks
+    share, rest = divmod(spec.calibration.texts, len(tasks))
+    samples: list[Sample] = []
+    for number, task in enumerate(tasks):
+        samples += stratify(
+            texts,
+            subject.tokenizer,
+            subject.plan.prefixes[task],
+            spec.limits.max_tokens,
+            count=share + (number < rest),
+            seed=spec.calibration.seed + number,
+            task=task,
+        )
+    return samples
+
+
+def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) -> Calibration:
+    """The calibration without its tensors, which is what its key is made of."""
+    spec = subject.spec
+    return Calibration(
+        model_sha256=subject.model_sha256,
+        task=subject.task,
+        corpus={"sha256": corpus_sha256(texts), "counts": counts(samples)},
+        settings={
+            "observer": spec.calibration.observer.value,
+            "texts": spec.calibration.texts,
+            "max_tokens": spec.limits.max_tokens,
+            "seed": spec.calibration.seed,
+            "prefixes": json.dumps(dict(subject.plan.prefixes), sort_keys=True),
+        },
+        tensors={},
+    )
+
+
+def _measure(subject: Subject, samples: Sequence[Sample], progress: bool) -> dict[str, Range]:
+    with tempfile.TemporaryDirectory(prefix="adaptrt-calibration-") as name:
+        folder = Path(name)
+        with stage("calibration: FP32 graph"):
+            graph, reads = _write_fp32(subject, folder)
+        with stage("calibration: ranges"):
+            activations = collect(
+                folder / GRAPH, reads, samples, progress=progress, task_ids=subject.task_ids
+            )
+        with stage("calibration: sensitivity"):
+            probe = _probe(subject, folder, graph, samples)
+            quiet = None if progress else True
+            bar = tqdm(activations.items(), "sensitivity", unit="GEMM", disable=quiet, leave=False)
+            observer = subject.spec.calibration.observer
+            return {name: _range(observer, name, seen, probe) for name, seen in bar}
+
+
+def _write_fp32(subject: Subject, folder: Path) -> tuple[PortableGraph, dict[str, str]]:
+    """The FP32 CPU graph and its weights; the name of the tensor every GEMM reads."""
+    limits = subject.spec.limits
+    config = subject.checkpoint.config
+    graph = trace(config, "float32", limits.max_batch, limits.max_tokens, subject.form)
+    found = gemm_nodes(graph.model())  # the passes keep tensors' names, not every product
+    reads = {name: str(n.inputs[0].name) for name, n in found.items() if n.inputs[0] is not None}
+    model = lower(graph.model(), GraphKind.ONNXRUNTIME)
+    (folder / GRAPH).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    write_weights(folder, graph.slots, subject.plan.contents, limits.max_tokens)
+    return graph, reads
+
+
+def _probe(
+    subject: Subject, folder: Path, graph: PortableGraph, samples: Sequence[Sample]
+) -> Probe:
+    """The traced module on some of the short samples, evenly chosen over tasks and languages."""
+    limits, config = subject.spec.limits, subject.checkpoint.config
+    encoder = load_encoder(config, "float32", limits.max_tokens, folder, graph.slots, subject.form)
+    ranked = sorted(samples, key=lambda s: abs(len(s.ids) - _PROBE_TOKENS))[: 4 * _PROBE_TEXTS]
+    chosen = ranked[:: max(1, len(ranked) // _PROBE_TEXTS)][:_PROBE_TEXTS]
+    tokens = subject.tokenizer.pad([shorten(s.ids, 2 * _PROBE_TOKENS) for s in chosen])
+    ids = subject.task_ids
+    return Probe(encoder, tokens, None if ids is None else [ids[s.task] for s in chosen])
+
+
+def _range(observer: Observer, name: str, seen: Activation, probe: Probe) -> Range:
+    """One GEMM's range, its best alpha, and what it costs alone in INT8."""
+    observe, weight = OBSERVERS[observer], probe.weight(name)
+    plain = observe(seen.histogram)
+
+    rows = probe.rows(name, _PROBE_ROWS)
+
+    def amplitude(factors: Matrix) -> float:
+        """Of the smoothed input: its channels' exact maxima, and rows for the histogram's body."""
+        if (factors == 1).all():
+            return plain
+        smoothed = Histogram()
+        smoothed.add(rows * factors)
+        smoothed.add(seen.channel_max * factors)
+        return observe(smoothed)
+
+    best = choose_alpha(rows, weight, seen.channel_max, amplitude)
+    entry = GemmRange(best.amplitude, seen.channel_max, best.alpha)
+    cosine = float(row_cosines(probe.exact, probe.vectors({name: entry})).mean())
+    return Range(
+        observer=observer.value,
+        amplitude=best.amplitude,
+        scale=float(stored_scale(best.amplitude, "float32")),
+        histogram_digest=seen.histogram.digest(),
+        channel_max=seen.channel_max.tolist(),
+        alpha=best.alpha,
+        output_error=best.error,
+        cosine=cosine,
+    )

@@ -1,0 +1,1 @@
+"""report.html: what quantising did to the vectors."""

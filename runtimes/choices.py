@@ -1,0 +1,106 @@
+"""The closed choices a bundle is built and run with; they type its manifest."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Self
+
+from runtimes.errors import InputError, shown
+
+BASE_TASK = "base"  # the model without an adapter
+ALL_TASKS = "all"  # every adapter the checkpoint has
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # names become folders
+
+
+class Choice(StrEnum):
+    """A closed choice that knows how to refuse anything else."""
+
+    @classmethod
+    def parse(cls, variable: str, value: str, *more: str) -> Self:
+        """The member named ``value``; ``more`` are names the caller handles itself."""
+        try:
+            return cls(value)
+        except ValueError as error:
+            known = ", ".join([*more, *(member.value for member in cls)])
+            raise InputError(f"{variable}: got {shown(value)}, expected one of {known}") from error
+
+
+class Precision(Choice):
+    """The element type of weights and matrix products."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    BF16 = "bf16"
+    INT8 = "int8"  # the GEMMs of the layers; the rest as BuildSpec.dtype says
+
+    @property
+    def min_cosine(self) -> float:
+        """The parity gate: the least cosine to the FP32 reference any text may have."""
+        return {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99}[self.value]
+
+    @property
+    def dtype(self) -> str:
+        """The NumPy (and ml_dtypes, and torch) name of the element type."""
+        names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16"}
+        return names[self.value]
+
+    @property
+    def mean_cosine(self) -> float:
+        """The least mean over all texts; only INT8's gate asks more of it than of each text."""
+        return 0.998 if self is Precision.INT8 else self.min_cosine
+
+
+class Target(Choice):
+    """Which executor a bundle is built for."""
+
+    TENSORRT_RTX = "tensorrt_rtx"
+    TENSORRT = "tensorrt"
+    TENSORRT10 = "tensorrt10"  # a graph and a script; the engine is built on the device
+    ONNXRUNTIME = "onnxruntime"
+
+    @property
+    def builds_here(self) -> bool:
+        """Whether engines are part of the bundle."""
+        return self in (Target.TENSORRT_RTX, Target.TENSORRT)
+
+
+class Observer(Choice):
+    """How a calibration turns what was seen of an activation into its range."""
+
+    MIN_MAX = "min-max"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+    MSE = "mse"
+
+
+class AdapterMode(Choice):
+    """How adapters enter the graph."""
+
+    MERGED = "merged"  # one task, added into the weights
+    SWITCHABLE = "switchable"  # every task beside the weights, chosen per row by task_id
+    SLOT = "slot"  # an empty low-rank slot beside the weights, filled at run time
+
+
+class Interface(Choice):
+    """Which inputs and outputs the graph has."""
+
+    SENTENCE = "sentence"  # task_id [batch]; sentence_embedding [batch, hidden]
+    OFFICIAL = "official"  # the official file's: scalar task_id; text_embeds [batch, seq, hidden]
+
+
+class HeadName(Choice):
+    """What is made of the token vectors."""
+
+    SENTENCE = "sentence"  # their mean
+    CHUNKS = "chunks"  # means by the input chunk_weights [batch, chunks, sequence]
+
+
+class GraphKind(Choice):
+    """What a graph in a bundle is for; also its name in the manifest."""
+
+    PORTABLE = "portable"
+    ONNXRUNTIME = "onnxruntime"  # on a CPU
+    ONNXRUNTIME_CUDA = "onnxruntime_cuda"
+    TENSORRT = "tensorrt"
+    PRIMITIVE = "primitive"

@@ -1,0 +1,1 @@
+"""What executes a graph or an engine, behind one seam."""

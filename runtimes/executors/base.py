@@ -1,0 +1,133 @@
+"""The one seam between text handling and whatever executes the graph."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+
+from runtimes.arrays import Arrays
+from runtimes.errors import AdaptrtError
+from runtimes.text.batching import Budget
+
+Owner = TypeVar("Owner", bound="RuntimeBase")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+class Runtime(Protocol):
+    """Named arrays in, named arrays out.
+
+    The encoder takes ``input_ids`` and ``attention_mask`` (int64 ``[batch, sequence]``) and gives
+    ``sentence_embedding`` (FP32 ``[batch, hidden]``, rows of length 1).
+    """
+
+    @property
+    def name(self) -> str:
+        """What executes, as manifests record it, for example ``onnxruntime-cpu``."""
+
+    @property
+    def budget(self) -> Budget:
+        """How large the calls should be that this executor gets."""
+
+    def run(self, inputs: Arrays) -> Arrays:
+        """Execute once."""
+
+    def close(self) -> None:
+        """Free what the runtime holds."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+_STATE = threading.Lock()  # over the two fields below, of all runtimes; held for a comparison
+
+
+class RuntimeBase:
+    """Context management, the end of a runtime's life, and a budget for those on a CPU.
+
+    Closing twice does no harm, and closing while other threads are inside waits for nobody: calls
+    under way are finished, the last of them frees. Using it afterwards is an
+    :class:`AdaptrtError`. Subclasses say what to free in :meth:`_free` and mark what needs it
+    with :func:`while_open`.
+    """
+
+    budget = Budget()
+    reopen = "load it again"
+    _closed = False
+    _users = 0
+    _reload: Callable[[], Any] | None = None  # makes the same again, in another process too
+
+    def close(self) -> None:
+        """Free what it holds."""
+        with _STATE:
+            last = not self._closed and self._users == 0
+            self._closed = True
+        if last:
+            self._free()
+
+    def check_open(self) -> None:
+        """Raise :class:`AdaptrtError` where it was closed."""
+        if self._closed:
+            raise AdaptrtError(f"this {type(self).__name__} is closed; {self.reopen}")
+
+    def _free(self) -> None:
+        """Free what it holds; called once, when nobody is inside."""
+
+    @contextmanager
+    def _in_use(self) -> Iterator[None]:
+        with _STATE:
+            self.check_open()
+            self._users += 1
+        try:
+            yield
+        finally:
+            with _STATE:
+                self._users -= 1
+                last = self._closed and self._users == 0
+            if last:
+                self._free()
+
+    def __enter__(self) -> Self:
+        self.check_open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickling and copying: what can be loaded again from its arguments is, nothing else."""
+        self.check_open()
+        if self._reload is None:
+            raise TypeError(
+                f"{type(self).__name__} cannot be pickled or copied: what it holds belongs to "
+                "this process; make another one where it is needed"
+            )
+        return self._reload, ()
+
+
+def while_open(
+    method: Callable[Concatenate[Owner, Given], Result],
+) -> Callable[Concatenate[Owner, Given], Result]:
+    """A method that nothing is freed under, and that a closed runtime refuses."""
+
+    @wraps(method)
+    def guarded(self: Owner, /, *args: Given.args, **options: Given.kwargs) -> Result:
+        with self._in_use():
+            return method(self, *args, **options)
+
+    return guarded

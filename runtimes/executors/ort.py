@@ -1,0 +1,151 @@
+"""ONNX Runtime, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from runtimes.arrays import Arrays
+from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.executors.base import RuntimeBase, while_open
+from runtimes.executors.vnni import has_vnni
+from runtimes.tasks import check_task_ids
+from runtimes.text.batching import GPU, Budget
+
+ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Without VNNI UINT8 × INT8 saturates. The CPU graph's weights then become UINT8, whose kernels are
+# exact; Q/DQ of a portable graph are computed as they stand, not fused into integer kernels.
+_WITHOUT_VNNI = ("session.x64quantprecision", "session.disable_quant_qdq")
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+class OrtRuntime(RuntimeBase):
+    """A graph in ONNX Runtime on the device that was asked for, and on no other."""
+
+    def __init__(
+        self,
+        graph: Path | bytes,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        adapter: Path | None = None,
+        tasks: Sequence[str] = (),
+        spinning: bool = True,
+        folder: Path | None = None,
+    ) -> None:
+        """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
+
+        ``spinning`` threads go on spinning between calls and start the next one sooner; where
+        other processes use the cores too, as in a server, they would take their time. A graph may
+        also be the bytes of a model whose weights lie in ``folder``. Raises :class:`MissingError`
+        where ``device`` is ``cuda`` and its provider does not load.
+        """
+        self.name = f"onnxruntime-{device}"
+        self.budget = Budget() if device == "cpu" else GPU
+        if isinstance(graph, Path) and not graph.is_file():
+            raise InputError(f"{graph}: no such file")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        # Shapes differ from call to call, so a memory plan per shape would only pile up.
+        options.enable_mem_pattern = False
+        if not spinning:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+        if folder is not None:
+            options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
+        if not has_vnni():
+            for setting in _WITHOUT_VNNI:
+                options.add_session_config_entry(setting, "1")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = ort.InferenceSession(
+                graph, sess_options=options, providers=[_provider(device)]
+            )
+        except _ORT_ERRORS as error:
+            name = graph if isinstance(graph, Path) else folder
+            raise AdaptrtError(f"{name}: ONNX Runtime cannot load it: {error}") from error
+        if self._session.get_providers()[0] != _PROVIDERS[device]:  # it would go on on the CPU
+            raise MissingError(f"{_PROVIDERS[device]} did not start: {_CUDA_HINT}")
+        self._tasks = tuple(tasks)
+        self._options = ort.RunOptions()
+        if adapter is not None:
+            self._adapter = ort.LoraAdapter()  # must outlive every run
+            self._adapter.Load(str(adapter))
+            self._options.add_active_adapter(self._adapter)
+        self.outputs = tuple(o.name for o in self._session.get_outputs())
+
+    @while_open
+    def run(self, inputs: Arrays) -> Arrays:
+        """Execute once; every output of the graph by name."""
+        return self._run(inputs)
+
+    def _run(self, inputs: Arrays) -> Arrays:
+        check_task_ids(inputs, self._tasks)
+        try:
+            values = self._session.run(None, dict(inputs), self._options)
+        except _ORT_ERRORS as error:
+            shapes = {name: list(array.shape) for name, array in inputs.items()}
+            raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+    def _free(self) -> None:
+        del self._session
+
+
+class PooledOrtRuntime(OrtRuntime):
+    """A graph with the official interface behind the encoder's contract: mean-pools outside.
+
+    The official ``task_id`` is one number per call, so rows of different tasks run apart.
+    """
+
+    @while_open
+    def run(self, inputs: Arrays) -> Arrays:
+        """Execute once per task among the rows."""
+        mask, tasks = inputs["attention_mask"], inputs["task_id"]
+        vectors: dict[int, NDArray[np.float32]] = {}
+        for task in np.unique(tasks):
+            rows = np.flatnonzero(tasks == task)
+            feeds = {
+                "input_ids": inputs["input_ids"][rows],
+                "attention_mask": mask[rows],
+                "task_id": np.array(task, np.int64),
+            }
+            tokens = self._run(feeds)["text_embeds"]
+            weights = mask[rows][..., None].astype(np.float32)
+            means = (tokens * weights).sum(axis=1) / weights.sum(axis=1)
+            vectors |= dict(
+                zip(rows, means / np.linalg.norm(means, axis=1, keepdims=True), strict=True)
+            )
+        return {"sentence_embedding": np.stack([vectors[i] for i in range(len(tasks))])}
+
+
+_CUDA_HINT = (
+    "onnxruntime-gpu, an NVIDIA driver and CUDA with cuDNN are needed; "
+    "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+)
+
+
+def _provider(device: str) -> str:
+    name = _PROVIDERS[device]
+    if name not in ort.get_available_providers():
+        raise MissingError(f"this ONNX Runtime has no {name}: {_CUDA_HINT}")
+    return name
+
+
+# Every class of its own, whatever the release has, and the built-in ones that its bindings raise
+# for names, types and shapes of inputs that the graph does not have.
+_ORT_ERRORS: tuple[type[Exception], ...] = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    *(
+        value
+        for value in vars(ort.capi.onnxruntime_pybind11_state).values()
+        if isinstance(value, type) and issubclass(value, Exception)
+    ),
+)

@@ -1,0 +1,147 @@
+"""TensorRT and TensorRT-RTX behind the :class:`~runtimes.executors.base.Runtime` seam."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runtimes.arrays import Arrays
+from runtimes.errors import InputError, MissingError
+from runtimes.executors.base import RuntimeBase, while_open
+from runtimes.executors.tensorrt.buffers import Resources, check_inputs
+from runtimes.executors.tensorrt.cuda import Cuda, device_sm, load_cuda
+from runtimes.executors.tensorrt.engine import Engine, EngineFile
+from runtimes.executors.tensorrt.library import is_rtx, load_tensorrt
+from runtimes.executors.tensorrt.profile_runner import ProfileRunner
+from runtimes.manifest import Artifact, Manifest
+from runtimes.profiles import choose
+from runtimes.tasks import check_task_ids
+from runtimes.text.batching import GPU
+
+
+class TrtRuntime(RuntimeBase):
+    """An engine on one GPU, on a stream of its own.
+
+    A profile's memory is taken when the first batch needs it and kept. Calls from several threads
+    run one after the other. A failed execution leaves the GPU's state unknown, so it closes the
+    runtime; a refused input does not.
+    """
+
+    def __init__(
+        self, trt: Any, file: EngineFile, cuda: Cuda, sm: str, *, tasks: Sequence[str] = ()
+    ) -> None:
+        """``trt`` is the flavour's module; ``tasks`` are the names that ``task_id`` counts."""
+        self.name = f"{'tensorrt_rtx' if is_rtx(trt) else 'tensorrt'}-{sm}"
+        self._cuda, self._tasks = cuda, tuple(tasks)
+        self._lock = threading.Lock()
+        self._runners: dict[int, ProfileRunner] = {}
+        self._engine = Engine(trt, file, sm)
+        self.profiles = self._engine.profiles
+        self.budget = replace(GPU, profiles=self.profiles)
+        self._resources = Resources()
+        self._stream = self._resources.keep(cuda.create_stream(), cuda.destroy_stream)
+
+    @while_open
+    def run(self, inputs: Arrays) -> Arrays:
+        """Execute once; every output of the engine by name."""
+        with self._lock:
+            self.check_open()  # the call that was waited for may have failed
+            check_inputs(self._engine.tensors, inputs)
+            check_task_ids(inputs, self._tasks)
+            runner = self._runner(inputs)
+            try:
+                return runner.run(inputs)
+            except BaseException:
+                self.close()
+                raise
+
+    @while_open
+    def profile_memory(self) -> list[int]:
+        """Bytes of device memory for activations, per profile."""
+        return [self._engine.memory(index) for index in range(len(self.profiles))]
+
+    def _runner(self, inputs: Arrays) -> ProfileRunner:
+        shape = inputs["input_ids"].shape
+        if len(shape) != 2:
+            raise InputError(f"input_ids: got shape {list(shape)}, expected [batch, tokens]")
+        for name, array in inputs.items():
+            # task_id lacks the tokens, chunk_weights has the chunks between.
+            expected = (
+                shape[: array.ndim] if array.ndim < 3 else (shape[0], array.shape[1], shape[1])
+            )
+            if array.shape != expected:
+                raise InputError(
+                    f"{name}: got shape {list(array.shape)} beside input_ids {list(shape)}"
+                )
+        index = choose(self.profiles, *shape)
+        if index is None:
+            known = ", ".join(map(str, self.profiles))
+            raise InputError(f"input_ids: shape {list(shape)} fits no profile of {known}")
+        if index not in self._runners:
+            self._runners[index] = ProfileRunner(self._engine, index, self._cuda, self._stream)
+        return self._runners[index]
+
+    def _free(self) -> None:
+        for runner in self._runners.values():
+            runner.close()
+        self._runners.clear()
+        self._resources.close()
+        del self._engine
+
+
+def open_engine(folder: Path, manifest: Manifest, flavour: str) -> TrtRuntime:
+    """The executor for a bundle's engine on the GPU that is present.
+
+    Raises :class:`InputError` for a bundle without engines of this flavour and
+    :class:`MissingError` without the library, without a GPU, or where no engine was built for it.
+    """
+    engines = _engines(manifest, flavour)
+    if not engines:
+        raise InputError(
+            f"{folder}: no {flavour} engine, the bundle was built for "
+            f"{manifest.target['name']}; build one with `make engine TARGET={flavour}`"
+        )
+    trt = load_tensorrt(flavour)
+    cuda = load_cuda()
+    sm = device_sm() or "unknown"
+    file = engine_file(folder, manifest, flavour, sm)
+    tasks = manifest.tasks if manifest.adapter == "switchable" else ()
+    return TrtRuntime(trt, file, cuda, sm, tasks=tasks)
+
+
+def engine_file(folder: Path, manifest: Manifest, flavour: str, sm: str) -> EngineFile:
+    """The engine of a bundle that was built for ``sm``."""
+    version = manifest.versions.get("tensorrt", "an unrecorded version")
+    engines = _engines(manifest, flavour)
+    for engine in engines:
+        if engine.gpu == sm:
+            return EngineFile(
+                path=folder / engine.path,
+                sha256=engine.sha256,
+                gpu=sm,
+                version=version,
+                weights=_weights(folder, manifest, engine),
+                profiles=tuple(profile.name for profile in manifest.profiles),
+            )
+    built = ", ".join(str(engine.gpu) for engine in engines)
+    raise MissingError(
+        f"{folder}: no engine for this GPU, {sm}; its engines were built for {built} by {version}. "
+        f"Build one: `make engine TARGET={flavour} GPU={sm}`"
+    )
+
+
+def _weights(folder: Path, manifest: Manifest, engine: Artifact) -> Path | None:
+    if not engine.stripped:
+        return None
+    graphs = [a for a in manifest.artifacts if a.kind == "tensorrt" and a.gpu is None]
+    if not graphs:
+        raise InputError(f"{folder}: {engine.path} has no weights, nor has the bundle their graph")
+    return folder / graphs[0].path
+
+
+def _engines(manifest: Manifest, flavour: str) -> list[Artifact]:
+    """Engines say which GPU they are for; the graph they are built from does not."""
+    return [a for a in manifest.artifacts if a.kind == flavour and a.gpu is not None]

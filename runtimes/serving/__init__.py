@@ -1,0 +1,1 @@
+"""Served models: what a request means, and the client."""

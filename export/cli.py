@@ -32,7 +32,7 @@ from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.manifest import Manifest
 
 if TYPE_CHECKING:
-    from export.build.inputs import Opened
+    from export.build.inputs import BuildInputs
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,12 +99,12 @@ def _engine(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _build(opened: Opened, tasks: tuple[str, ...] | None, start: float) -> None:
+def _build(inputs: BuildInputs, tasks: tuple[str, ...] | None, start: float) -> None:
     """Build and print; what loads torch is imported once nothing else is wrong."""
     with stage("loading PyTorch"):
         from export.build.pipeline import build_bundles
 
-    for path, manifest in build_bundles(opened, tasks):
+    for path, manifest in build_bundles(inputs, tasks):
         print(_summary(path, manifest, time.perf_counter() - start))
         start = time.perf_counter()
 
@@ -113,11 +113,11 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from export.build.inputs import open_build
 
     _announce_sample(arguments)
-    tasks, opened = _tasks(arguments), open_build(_common_spec(arguments))
+    tasks, inputs = _tasks(arguments), open_build(_common_spec(arguments))
     with stage("loading PyTorch"):
         from export.build.pipeline import calibrate_bundles
 
-    for path, calibration, reused in calibrate_bundles(opened, tasks):
+    for path, calibration, reused in calibrate_bundles(inputs, tasks):
         lengths = calibration.corpus["counts"]["length"]
         listed = ", ".join(f"{count} of up to {bound}" for bound, count in lengths.items())
         print(f"{path}{'  (as it was: nothing changed)' if reused else ''}")

@@ -1,4 +1,4 @@
-"""Everything a build needs, opened and checked before work begins."""
+"""What every bundle of a build needs, read and checked before work begins."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ from runtimes.text.tokens import TextTokenizer
 
 
 @dataclass(frozen=True)
-class Opened:
-    """What every bundle of one build shares."""
+class BuildInputs:
+    """What every bundle of one build shares.
+
+    ``sha256`` is the model's; ``trt`` the TensorRT flavour that builds engines, None where none
+    are built; ``engines`` those that are taken over instead.
+    """
 
     spec: BuildSpec
     source: Source
@@ -32,10 +36,10 @@ class Opened:
     tokenizer: TextTokenizer
     sha256: str
     trt: ModuleType | None
-    engines: EngineSource | None  # taken over instead of built
+    engines: EngineSource | None
 
 
-def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> Opened:
+def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> BuildInputs:
     """Check everything that can be checked before work begins, and before torch is loaded.
 
     ``engines`` are taken over instead of built.
@@ -45,7 +49,7 @@ def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> Opened:
         return _open(spec, engines)
 
 
-def _open(spec: BuildSpec, engines: EngineSource | None) -> Opened:
+def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
     source = resolve(spec.model, spec.revision)
     checkpoint = open_checkpoint(
         source.folder,
@@ -76,4 +80,4 @@ def _open(spec: BuildSpec, engines: EngineSource | None) -> Opened:
                 "--refittable: TensorRT compiles the code that puts weights in on a GPU, and no "
                 "NVIDIA GPU is visible; build it where one is, then `adaptrt refit` needs none"
             )
-    return Opened(spec, source, checkpoint, tokenizer, model_sha256(checkpoint), trt, engines)
+    return BuildInputs(spec, source, checkpoint, tokenizer, model_sha256(checkpoint), trt, engines)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from msgspec import convert
 
-from export.build.inputs import Opened
+from export.build.inputs import BuildInputs
 from export.bundle.plan import BundlePlan, engine_names
 from export.engines.profiles import engine_profiles
-from export.gate.judge import Verdict
-from export.graph.weights import CastReport
 from export.spec import BuildSpec
 from runtimes.bundle_files import (
     CALIBRATION_FILE,
@@ -29,7 +27,7 @@ from runtimes.bundle_files import (
     TOKENIZER_FILES,
     WEIGHT_FILE,
 )
-from runtimes.choices import AdapterMode, GraphKind, Target
+from runtimes.choices import AdapterMode, GraphKind, Precision, Target
 from runtimes.manifest import (
     SCHEMA,
     SCHEMA_MINOR,
@@ -44,36 +42,28 @@ from runtimes.manifest import (
 UNSTATED_LICENCE = "not stated; the published jina-embeddings-v3 weights are CC-BY-NC-4.0"
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """A staged bundle that passed its gate; engines' ``memory`` by file, a number per profile."""
-
-    verdict: Verdict
-    cast: CastReport
-    memory: Mapping[str, tuple[int, ...] | None]
+UNHASHED = "0" * 64  # a draft's
 
 
-def make_manifest(
-    folder: Path,
-    files: dict[GraphKind, str],
-    opened: Opened,
-    plan: BundlePlan,
-    made: Attempt,
-    quantisation: dict[str, Any] | None,
+def draft_manifest(
+    folder: Path, files: Mapping[GraphKind, str], inputs: BuildInputs, plan: BundlePlan
 ) -> Manifest:
-    """The manifest of a staged bundle."""
-    spec, config = opened.spec, opened.checkpoint.config
-    main = next(iter(made.verdict.reports.values()))
+    """The manifest of a staged bundle whose graphs and weights are written and not yet compared.
+
+    Executors are opened by it. Its files have no hashes, and engines, reference and parity are
+    not in it.
+    """
+    spec, config = inputs.spec, inputs.checkpoint.config
     task = plan.tasks[0] if len(plan.tasks) == 1 else "all"
     return Manifest(
         schema=SCHEMA,
         schema_minor=SCHEMA_MINOR,
         model={
-            "name": opened.source.name,
-            "format": opened.checkpoint.format,
-            "revision": opened.source.revision,
-            "sha256": opened.sha256,
-            "licence": opened.source.licence or UNSTATED_LICENCE,
+            "name": inputs.source.name,
+            "format": inputs.checkpoint.format,
+            "revision": inputs.source.revision,
+            "sha256": inputs.sha256,
+            "licence": inputs.source.licence or UNSTATED_LICENCE,
         },
         architecture=convert(config.architecture(), Architecture),
         task=task,
@@ -89,27 +79,62 @@ def make_manifest(
         prefix=plan.prefixes.get(task, ""),
         prefixes=dict(plan.prefixes),
         pad_id=config.pad_id,
-        artifacts=tuple(_artifacts(folder, files, spec, made.memory)),
-        parity=convert(
-            main.summary()
-            | {
-                "reference_bf16_min_cosine": made.verdict.noise,
-                "flushed_weights": dict(made.cast.flushed),
-            },
-            Parity,
-        ),
-        versions=_versions(opened),
+        artifacts=tuple(_draft_artifacts(folder, files, spec.precision)),
+        parity={},
+        versions=_versions(inputs),
         profiles=(
             () if spec.target is Target.ONNXRUNTIME else engine_profiles(spec.profiles, spec.limits)
         ),
         head=spec.head.value,
+    )
+
+
+def final_manifest(
+    draft: Manifest,
+    folder: Path,
+    spec: BuildSpec,
+    memory: Mapping[str, tuple[int, ...] | None],
+    parity: dict[str, Any],
+    quantisation: dict[str, Any] | None,
+) -> Manifest:
+    """The manifest of a staged bundle that passed its gate: every file hashed.
+
+    ``memory`` is that of the engines' profiles by file, bytes; ``parity`` how the graph that
+    speaks for the target compared.
+    """
+    graphs = {GraphKind(a.kind): a.path for a in draft.artifacts if a.kind in set(GraphKind)}
+    return replace(
+        draft,
+        artifacts=tuple(_artifacts(folder, graphs, spec, memory)),
+        parity=convert(parity, Parity),
         quantisation=convert(quantisation, Quantisation | None),
     )
 
 
+def _draft_artifacts(
+    folder: Path, files: Mapping[GraphKind, str], precision: Precision
+) -> Iterator[Artifact]:
+    listed = [(name, kind.value) for kind, name in files.items()]
+    for name, kind in (*listed, *_weight_files(folder), (TOKENIZER_FILE, "tokenizer")):
+        yield Artifact(
+            path=name,
+            kind=kind,
+            bytes=(folder / name).stat().st_size,
+            sha256=UNHASHED,
+            precision=None if kind == "tokenizer" else precision.value,
+        )
+
+
+def _weight_files(folder: Path) -> Iterator[tuple[str, str]]:
+    for prefix in ("", f"{OFFICIAL_FOLDER}/"):
+        for name in (WEIGHT_FILE, SHARED_FILE):
+            if (folder / prefix / name).is_file():
+                yield prefix + name, "weights"
+
+
 def _artifacts(
     folder: Path,
-    files: dict[GraphKind, str],
+    files: Mapping[GraphKind, str],
     spec: BuildSpec,
     memory: Mapping[str, tuple[int, ...] | None],
 ) -> Iterator[Artifact]:
@@ -124,10 +149,8 @@ def _artifacts(
     for name in DEVICE_FILES:
         if (folder / name).is_file():
             yield make_artifact(folder, name, "device")
-    for prefix in ("", f"{OFFICIAL_FOLDER}/"):
-        for name in (WEIGHT_FILE, SHARED_FILE):
-            if (folder / prefix / name).is_file():
-                yield make_artifact(folder, prefix + name, "weights", precision=precision)
+    for name, label in _weight_files(folder):
+        yield make_artifact(folder, name, label, precision=precision)
     yield make_artifact(folder, TOKENIZER_FILE, "tokenizer")
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
@@ -143,14 +166,14 @@ def _artifacts(
             yield make_artifact(folder, name, label)
 
 
-def _versions(opened: Opened) -> dict[str, str]:
+def _versions(inputs: BuildInputs) -> dict[str, str]:
     packages = ("adaptrt", "torch", "transformers", "peft", "onnx", "onnxruntime")
-    found = {name: _version(name) for name in packages}
-    if (trt := opened.trt) is not None:
-        found["tensorrt"] = f"{trt.__name__} {trt.__version__}"
-    elif opened.engines is not None:
-        found["tensorrt"] = opened.engines.manifest.versions.get("tensorrt", "not recorded")
-    return found
+    versions = {name: _version(name) for name in packages}
+    if (trt := inputs.trt) is not None:
+        versions["tensorrt"] = f"{trt.__name__} {trt.__version__}"
+    elif inputs.engines is not None:
+        versions["tensorrt"] = inputs.engines.manifest.versions.get("tensorrt", "not recorded")
+    return versions
 
 
 def _version(package: str) -> str:

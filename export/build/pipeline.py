@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from calibration.table import Calibration
-from export.build.inputs import Opened
-from export.build.manifest import Attempt, make_manifest
+from export.build.inputs import BuildInputs
+from export.build.manifest import draft_manifest, final_manifest
 from export.bundle.plan import BundlePlan, engine_names, plan_bundle
 from export.bundle.replacing import require_replaceable
 from export.bundle.staging import staging, write_json
@@ -21,6 +21,7 @@ from export.engines.builder import EngineSpec, build_engine
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
 from export.gate.gate import Gate
+from export.gate.judge import Verdict
 from export.graph.gemms import gemm_modules
 from export.graph.insert_qdq import quantise_graph
 from export.graph.precision_plan import PrecisionPlan
@@ -43,45 +44,56 @@ from runtimes.files import read_json
 from runtimes.manifest import Manifest
 
 
-def build_bundles(opened: Opened, tasks: tuple[str, ...] | None) -> Iterator[tuple[Path, Manifest]]:
+@dataclass(frozen=True)
+class Attempt:
+    """A staged bundle that passed its gate; engines' ``memory`` by file, a number per profile."""
+
+    verdict: Verdict
+    cast: CastReport
+    memory: Mapping[str, tuple[int, ...] | None]
+
+
+def build_bundles(
+    inputs: BuildInputs, tasks: tuple[str, ...] | None
+) -> Iterator[tuple[Path, Manifest]]:
     """Build one bundle per task (``None``: every adapter there is), or one switchable for all.
 
     The merged bundles of several tasks share one copy of the tensors no adapter changes, and of
     the engines where those are built without weights.
     """
-    spec, engines = opened.spec, opened.engines
+    spec, engines = inputs.spec, inputs.engines
     if spec.adapter is AdapterMode.SWITCHABLE:
         tasks = (spec.task,)
-    tasks = tasks or opened.checkpoint.tasks
+    tasks = tasks or inputs.checkpoint.tasks
     shared = engines.shared if engines else None
     share = len(tasks) > 1 or shared is not None
-    plans = [plan_bundle(spec, opened.checkpoint, task, shared=share) for task in tasks]
+    plans = [plan_bundle(spec, inputs.checkpoint, task, shared=share) for task in tasks]
     for plan in plans:
-        _check_places(opened, plan)
+        _check_places(inputs, plan)
     for index, plan in enumerate(plans):
-        folder, manifest = _build(opened, plan, index, shared)
+        folder, manifest = _build(inputs, plan, index, shared)
         yield folder, manifest
         shared = folder / SHARED_FILE if (folder / SHARED_FILE).is_file() else None
         if spec.refittable:
-            opened = replace(opened, engines=EngineSource(folder, manifest))
+            inputs = replace(inputs, engines=EngineSource(folder, manifest))
 
 
 def _build(
-    opened: Opened, plan: BundlePlan, index: int, shared: Path | None
+    inputs: BuildInputs, plan: BundlePlan, index: int, shared: Path | None
 ) -> tuple[Path, Manifest]:
-    spec = opened.spec
-    final = _final(opened, plan)
-    calibration = _calibration(opened, plan) if spec.precision is Precision.INT8 else None
+    spec = inputs.spec
+    final = _final(inputs, plan)
+    calibration = _calibration(inputs, plan) if spec.precision is Precision.INT8 else None
     with staging(final, lambda place: require_replaceable(place, spec, plan)) as folder:
         inner = folder / OFFICIAL_FOLDER if plan.form.interface is Interface.OFFICIAL else folder
         inner.mkdir(exist_ok=True)
         files = _graph_files(plan, spec.target)
-        _copy_tokenizer(folder, opened, plan)
+        _copy_tokenizer(folder, inputs, plan)
         if spec.target is Target.TENSORRT10:
             write_device_files(folder)
-        gate = Gate(folder, files, spec, plan, opened.checkpoint, opened.tokenizer, index)
+        gate = Gate(folder, files, spec, plan, inputs.checkpoint, inputs.tokenizer, index)
         with stage("trace"):
-            graph = _trace(opened, plan)
+            graph = _trace(inputs, plan)
 
         def attempt(graph: PortableGraph, precision: PrecisionPlan | None) -> Attempt:
             with stage("graphs and weights"):
@@ -89,7 +101,7 @@ def _build(
                 contents = replace(plan.contents, plan=precision)
                 cast = write_weights(inner, graph.slots, contents, spec.limits.max_tokens, shared)
             # Engines first: they take seconds and can fail, the gate takes minutes.
-            memory = _make_engines(folder, files, opened)
+            memory = _make_engines(folder, files, inputs)
             return Attempt(gate.run(graph), cast, memory)
 
         quantisation = None
@@ -97,7 +109,7 @@ def _build(
             made = attempt(graph, None)
             gate.write(made.verdict)
         else:
-            modules = gemm_modules(opened.checkpoint.config)
+            modules = gemm_modules(inputs.checkpoint.config)
             tried, made = until_it_passes(
                 lambda tried: attempt(quantise_graph(graph, tried), tried),
                 calibration,
@@ -108,32 +120,38 @@ def _build(
             quantisation = summary(tried, calibration, modules)
             figures = details(tried, calibration, modules, made.verdict)
             gate.write(made.verdict, int8=figures)
-            write_files(folder, _header(opened, plan), made.verdict, calibration, figures)
+            write_files(folder, _header(inputs, plan), made.verdict, calibration, figures)
         _warn_flushed(made.cast, spec.precision)
         with stage("hashes"):
-            manifest = make_manifest(folder, files, opened, plan, made, quantisation)
+            main = next(iter(made.verdict.reports.values())).summary()
+            parity = main | {
+                "reference_bf16_min_cosine": made.verdict.noise,
+                "flushed_weights": dict(made.cast.flushed),
+            }
+            draft = draft_manifest(folder, files, inputs, plan)
+            manifest = final_manifest(draft, folder, spec, made.memory, parity, quantisation)
         write_json(folder / MANIFEST_FILE, manifest.to_json())
     return final, manifest
 
 
-def _final(opened: Opened, plan: BundlePlan) -> Path:
-    return opened.spec.out / opened.checkpoint.name / plan.name
+def _final(inputs: BuildInputs, plan: BundlePlan) -> Path:
+    return inputs.spec.out / inputs.checkpoint.name / plan.name
 
 
-def _check_places(opened: Opened, plan: BundlePlan) -> None:
+def _check_places(inputs: BuildInputs, plan: BundlePlan) -> None:
     """Before the work: nothing may be in the way of what it will write."""
-    require_replaceable(_final(opened, plan), opened.spec, plan)
-    if opened.spec.precision is Precision.INT8:
-        _subject(opened, plan).former()
+    require_replaceable(_final(inputs, plan), inputs.spec, plan)
+    if inputs.spec.precision is Precision.INT8:
+        _subject(inputs, plan).former()
 
 
 def _make_engines(
-    folder: Path, files: dict[GraphKind, str], opened: Opened
+    folder: Path, files: dict[GraphKind, str], inputs: BuildInputs
 ) -> dict[str, tuple[int, ...] | None]:
     """Build the engines, or take over those of another bundle; the memory of their profiles."""
-    spec = opened.spec
-    if opened.engines is not None:
-        return opened.engines.link(folder / files[GraphKind.TENSORRT], folder)
+    spec = inputs.spec
+    if inputs.engines is not None:
+        return inputs.engines.link(folder / files[GraphKind.TENSORRT], folder)
     memory = {}
     for gpu, name in engine_names(spec):
         engine = EngineSpec(
@@ -146,23 +164,23 @@ def _make_engines(
         )
         graph = folder / files[GraphKind.TENSORRT]
         with stage(f"engine {gpu or spec.gpus[0]}"):
-            memory[name] = build_engine(opened.trt, graph, folder / name, engine)
+            memory[name] = build_engine(inputs.trt, graph, folder / name, engine)
     return memory
 
 
 def calibrate_bundles(
-    opened: Opened, tasks: tuple[str, ...] | None
+    inputs: BuildInputs, tasks: tuple[str, ...] | None
 ) -> Iterator[tuple[Path, Calibration, bool]]:
     """The calibration of every bundle that :func:`build_bundles` would build.
 
     Gives its file, its contents, and whether it was there already.
     """
-    spec = opened.spec
+    spec = inputs.spec
     if spec.adapter is AdapterMode.SWITCHABLE:
         tasks = (spec.task,)
     subjects = [
-        _subject(opened, plan_bundle(spec, opened.checkpoint, task, shared=False))
-        for task in tasks or opened.checkpoint.tasks
+        _subject(inputs, plan_bundle(spec, inputs.checkpoint, task, shared=False))
+        for task in tasks or inputs.checkpoint.tasks
     ]
     for subject in subjects:
         subject.former()
@@ -170,22 +188,22 @@ def calibrate_bundles(
         yield subject.path, *calibration_of(subject)
 
 
-def _subject(opened: Opened, plan: BundlePlan) -> Subject:
-    return Subject(opened.spec, opened.checkpoint, opened.sha256, opened.tokenizer, plan)
+def _subject(inputs: BuildInputs, plan: BundlePlan) -> Subject:
+    return Subject(inputs.spec, inputs.checkpoint, inputs.sha256, inputs.tokenizer, plan)
 
 
-def _calibration(opened: Opened, plan: BundlePlan) -> Calibration:
-    subject = _subject(opened, plan)
+def _calibration(inputs: BuildInputs, plan: BundlePlan) -> Calibration:
+    subject = _subject(inputs, plan)
     calibration, reused = calibration_of(subject)
     log.info("calibration: %s%s", subject.path, " (reused)" if reused else "")
     return calibration
 
 
-def _header(opened: Opened, plan: BundlePlan) -> dict[str, str]:
+def _header(inputs: BuildInputs, plan: BundlePlan) -> dict[str, str]:
     """The report's."""
-    spec = opened.spec
+    spec = inputs.spec
     return {
-        "model": opened.source.name,
+        "model": inputs.source.name,
         "task": ", ".join(plan.tasks),
         "precision": spec.precision.value,
         "target": spec.target.value,
@@ -201,9 +219,9 @@ def _graph_files(plan: BundlePlan, target: Target) -> dict[GraphKind, str]:
     return {kind: GRAPH_FILES[kind] for kind in plan.kinds}
 
 
-def _trace(opened: Opened, plan: BundlePlan) -> PortableGraph:
-    config, limits = opened.checkpoint.config, opened.spec.limits
-    return trace(config, opened.spec.dtype, limits.max_batch, limits.max_tokens, plan.form)
+def _trace(inputs: BuildInputs, plan: BundlePlan) -> PortableGraph:
+    config, limits = inputs.checkpoint.config, inputs.spec.limits
+    return trace(config, inputs.spec.dtype, limits.max_batch, limits.max_tokens, plan.form)
 
 
 def _write_graphs(folder: Path, files: dict[GraphKind, str], graph: PortableGraph) -> None:
@@ -212,14 +230,14 @@ def _write_graphs(folder: Path, files: dict[GraphKind, str], graph: PortableGrap
         (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
 
 
-def _copy_tokenizer(folder: Path, opened: Opened, plan: BundlePlan) -> None:
+def _copy_tokenizer(folder: Path, inputs: BuildInputs, plan: BundlePlan) -> None:
     for name in (TOKENIZER_FILE, *TOKENIZER_FILES):
-        if (opened.source.folder / name).is_file():
-            shutil.copyfile(opened.source.folder / name, folder / name)
+        if (inputs.source.folder / name).is_file():
+            shutil.copyfile(inputs.source.folder / name, folder / name)
     path = folder / "tokenizer_config.json"
     if plan.form.interface is Interface.OFFICIAL and path.is_file():
         # Clients take the smaller of these two for their limit; only one is the model's.
-        config = read_json(path) | {"model_max_length": opened.spec.limits.max_tokens}
+        config = read_json(path) | {"model_max_length": inputs.spec.limits.max_tokens}
         config.pop("max_length", None)
         path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

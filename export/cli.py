@@ -1,34 +1,24 @@
-"""The command line: parses, resolves "auto", calls the stages, prints what came out."""
+"""The command line: parses, calls the stages, prints what came out."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from export.build.requirements import require_builder
 from export.console.failures import CLOSED, INTERRUPTED, message_for
 from export.console.parser import make_parser
-from export.console.progress import log, show_on_stderr, stage
+from export.console.progress import show_on_stderr, stage
 from export.console.streams import complain, give_up_unwritable, prepare
-from export.spec import BuildSpec, CalibrationSpec, Limits
-from runtimes.choices import (
-    ALL_TASKS,
-    AdapterMode,
-    HeadName,
-    Interface,
-    Observer,
-    Precision,
-    Target,
-)
+from export.request import BuildRequest
 from runtimes.errors import InputError, MissingError
-from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -75,27 +65,19 @@ def _no_command(parser: argparse.ArgumentParser, arguments: argparse.Namespace) 
     return 0
 
 
-def _engine(arguments: argparse.Namespace) -> int:
-    from export.build.inputs import open_build
+def _request(arguments: argparse.Namespace) -> BuildRequest:
+    """What the options of ``engine`` or ``calibrate`` ask for; the latter has fewer."""
+    names = [field.name for field in fields(BuildRequest) if hasattr(arguments, field.name)]
+    return BuildRequest(**{name: getattr(arguments, name) for name in names})
 
-    _announce_sample(arguments)
-    target, gpus = resolve_target(arguments.target, arguments.gpu)
-    log.info("target: %s (asked for: %s)", target, arguments.target)
-    spec = replace(
-        _common_spec(arguments),
-        precision=Precision.parse("PRECISION", arguments.precision),
-        target=target,
-        requested_target=arguments.target,
-        gpus=gpus,
-        rank=arguments.rank,
-        workspace_gib=arguments.workspace,
-        parity_tokens=arguments.parity_tokens,
-        profiles=tuple(name.strip() for name in arguments.profiles.split(",") if name.strip()),
-        refittable=arguments.refittable,
-        name=arguments.name,
-    )
-    tasks, start = _tasks(arguments), time.perf_counter()
-    _build(open_build(spec), tasks, start)
+
+def _engine(arguments: argparse.Namespace) -> int:
+    require_builder()
+    from export.build.inputs import open_build
+    from export.build.resolve import engine_spec
+
+    request, start = _request(arguments), time.perf_counter()
+    _build(open_build(engine_spec(request)), request.tasks, start)
     return 0
 
 
@@ -110,83 +92,21 @@ def _build(inputs: BuildInputs, tasks: tuple[str, ...] | None, start: float) -> 
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
+    require_builder()
     from export.build.inputs import open_build
+    from export.build.resolve import calibration_spec
 
-    _announce_sample(arguments)
-    tasks, inputs = _tasks(arguments), open_build(_common_spec(arguments))
+    request = _request(arguments)
+    inputs = open_build(calibration_spec(request))
     with stage("loading PyTorch"):
         from export.build.pipeline import calibrate_bundles
 
-    for path, calibration, reused in calibrate_bundles(inputs, tasks):
+    for path, calibration, reused in calibrate_bundles(inputs, request.tasks):
         lengths = calibration.corpus["counts"]["length"]
         listed = ", ".join(f"{count} of up to {bound}" for bound, count in lengths.items())
         print(f"{path}{'  (as it was: nothing changed)' if reused else ''}")
         print(f"  {len(calibration.tensors)} GEMMs; texts by tokens: {listed}")
     return 0
-
-
-def _announce_sample(arguments: argparse.Namespace) -> None:
-    if arguments.model is None:
-        log.info(
-            "MODEL is not set: using the embedded sample (8.9 M parameters, to try things out; "
-            "takes about a minute, TASK=all and INT8 a few). The real model: "
-            "MODEL=jinaai/jina-embeddings-v3"
-        )
-
-
-def _tasks(arguments: argparse.Namespace) -> tuple[str, ...] | None:
-    if arguments.task == ALL_TASKS and arguments.adapter_path:
-        raise InputError("TASK=all with ADAPTER_PATH: name your adapter's task instead")
-    return None if arguments.task == ALL_TASKS else (arguments.task,)
-
-
-def _common_spec(arguments: argparse.Namespace) -> BuildSpec:
-    """What ``engine`` and ``calibrate`` both ask for; a calibration needs no TensorRT."""
-    from export.checkpoint.source import SAMPLE
-
-    return BuildSpec(
-        model=arguments.model or str(SAMPLE),
-        revision=arguments.revision,
-        task=arguments.task,
-        precision=Precision.INT8,
-        target=Target.ONNXRUNTIME,
-        adapter_path=arguments.adapter_path,
-        limits=Limits(max_batch=arguments.max_batch, max_tokens=arguments.max_tokens),
-        adapter=AdapterMode.parse("ADAPTER", arguments.adapter),
-        interface=Interface.parse("INTERFACE", arguments.interface),
-        head=HeadName.parse("HEAD", arguments.head),
-        out=arguments.out,
-        calibration=CalibrationSpec(
-            data=arguments.calibration_data,
-            table=arguments.calibration,
-            texts=arguments.calibration_texts,
-            observer=Observer.parse("OBSERVER", arguments.observer),
-            fallback_max=arguments.int8_fallback_max,
-        ),
-    )
-
-
-def resolve_target(asked: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
-    """The concrete target and GPU list.
-
-    ``auto`` is full TensorRT where its library and a GPU are there, else TensorRT-RTX. Full
-    TensorRT builds for the GPU that is present, whatever the list says.
-    """
-    gpus = tuple(dict.fromkeys(g.strip().lower() for g in gpu_list.split(",") if g.strip()))
-    if asked == "auto":
-        library = importlib.util.find_spec("tensorrt") is not None
-        asked = Target.TENSORRT if library and device_sm() else Target.TENSORRT_RTX
-    target = Target.parse("TARGET", asked, "auto")
-    if target is Target.TENSORRT:
-        present = device_sm()
-        if present is None:
-            raise MissingError(
-                "TARGET=tensorrt builds on the GPU it is for, and no NVIDIA GPU is visible "
-                "(driver or cuda-python missing); use TARGET=tensorrt_rtx for RTX GPUs, which "
-                "builds without one"
-            )
-        return target, (present,)
-    return target, gpus
 
 
 def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
@@ -245,6 +165,7 @@ def _encode(arguments: argparse.Namespace) -> int:
 
 
 def _adapter(arguments: argparse.Namespace) -> int:
+    require_builder()
     from export.bundle.slot_adapter import write_adapter
 
     write_adapter(arguments.peft, arguments.bundle, arguments.out)
@@ -253,6 +174,7 @@ def _adapter(arguments: argparse.Namespace) -> int:
 
 
 def _refit(arguments: argparse.Namespace) -> int:
+    require_builder()
     from export.build.inputs import open_build
     from export.checkpoint.source import SAMPLE
     from export.engines.reuse import EngineSource

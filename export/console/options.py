@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from export.request import BuildRequest as Default
 from runtimes.errors import shown
 
 _MOST = 2**31 - 1
@@ -110,35 +111,41 @@ def engine(command: ArgumentParser) -> None:
     _form(command)
     options = Options(command, "how it is built")
     add = options.add
-    add("--precision", "NAME", "fp32, fp16, bf16 or int8", "fp16")
+    add("--precision", "NAME", "fp32, fp16, bf16 or int8", Default.precision)
     add(
         "--target",
         "NAME",
         "tensorrt_rtx (RTX cards; needs no GPU to build), tensorrt (this machine's GPU), "
         "tensorrt10 (built later, on a Jetson), onnxruntime (no engine) or auto: tensorrt where "
         "it and a GPU are, else tensorrt_rtx",
-        "auto",
+        Default.target,
     )
-    add("--gpu", "LIST", "architectures for tensorrt_rtx", "sm86,sm89,sm120")
+    add("--gpu", "LIST", "architectures for tensorrt_rtx", Default.gpu)
     add(
         "--rank",
         "N",
         "of --adapter slot: the widest adapter it takes; the ranks of q, k and v add up where "
         "their A differ",
-        16,
+        Default.rank,
         kind=whole,
     )
     add(
         "--profiles",
         "LIST",
         "short,long: ranges of text lengths, each with its own memory (default: one range for all)",
-        "",
+        Default.profiles,
     )
     add("--name", "NAME", "the bundle's folder (default: one that says the choices)", kind=name)
     options.flag(
         "--refittable", "leave the weights out of the engines, for adaptrt refit; needs a GPU"
     )
-    add("--workspace", "GIB", "memory TensorRT may use while it builds", 8.0, kind=number)
+    add(
+        "--workspace",
+        "GIB",
+        "memory TensorRT may use while it builds",
+        Default.workspace,
+        kind=number,
+    )
     _parity(command)
     _ranges(command)
 
@@ -293,25 +300,31 @@ def _form(command: ArgumentParser) -> None:
         "NAME",
         "retrieval.query, retrieval.passage, separation, classification, text-matching, your own "
         "adapter's name, base for no adapter, or all for a bundle each",
-        "classification",
+        Default.task,
     )
     add(
         "--adapter",
         "MODE",
         "merged (one task in the weights), switchable (every task in one bundle) or slot (filled "
         "at run time)",
-        "merged",
+        Default.adapter,
     )
     add(
         "--interface",
         "NAME",
         "sentence, or official: inputs and outputs of the published ONNX file",
-        "sentence",
+        Default.interface,
     )
-    add("--head", "NAME", "sentence (a vector per text) or chunks (late chunking)", "sentence")
-    add("--max-batch", "N", "most texts in one call", 32, kind=whole)
-    add("--max-tokens", "N", "longest text in tokens, at most 8192", 8192, kind=whole)
-    add("--out", "FOLDER", "bundles go into FOLDER/<model>/", Path("build"), kind=path)
+    add("--head", "NAME", "sentence (a vector per text) or chunks (late chunking)", Default.head)
+    add("--max-batch", "N", "most texts in one call", Default.max_batch, kind=whole)
+    add(
+        "--max-tokens",
+        "N",
+        "longest text in tokens, at most 8192",
+        Default.max_tokens,
+        kind=whole,
+    )
+    add("--out", "FOLDER", "bundles go into FOLDER/<model>/", Default.out, kind=path)
 
 
 def _ranges(command: ArgumentParser) -> None:
@@ -328,23 +341,23 @@ def _ranges(command: ArgumentParser) -> None:
         "a calibration.json made before, of the same model, task and texts",
         kind=path,
     )
-    add("--calibration-texts", "N", "how many texts are run", 256, kind=whole)
+    add("--calibration-texts", "N", "how many texts are run", Default.calibration_texts, kind=whole)
     add(
         "--observer",
         "NAME",
         "how a range is chosen: min-max, percentile, entropy or mse",
-        "min-max",
+        Default.observer,
     )
     add(
         "--int8-fallback-max",
         "SHARE",
         "how much of the work may leave INT8 where vectors are not close enough, 0 to 1",
-        0.25,
+        Default.int8_fallback_max,
         kind=number,
     )
 
 
 def _parity(command: ArgumentParser) -> None:
     Options(command, "the comparison with PyTorch").add(
-        "--parity-tokens", "N", "its longest text in tokens", 2048, kind=whole
+        "--parity-tokens", "N", "its longest text in tokens", Default.parity_tokens, kind=whole
     )

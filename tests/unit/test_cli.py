@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import export.cli
-from export.cli import main, resolve_target
+from export.build import resolve
+from export.build.resolve import resolve_target
+from export.cli import main
 from export.spec import BuildSpec, CalibrationSpec, Limits
 from runtimes.choices import Precision, Target
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
@@ -164,7 +166,7 @@ def test_auto_is_full_tensorrt_where_library_and_gpu_are(
     """The driver's answer is all that is replaced; the list's GPUs give way to the one present."""
     spec = importlib.util.find_spec("json") if library else None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.setattr(export.cli, "device_sm", lambda: "sm90")
+    monkeypatch.setattr(resolve, "device_sm", lambda: "sm90")
     assert resolve_target("auto", "sm86") == expected
 
 

@@ -1,0 +1,100 @@
+"""From what was asked for to what is built: "auto", names and lists become concrete."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from export.checkpoint.source import SAMPLE
+from export.console.progress import log
+from export.request import AUTO, BuildRequest
+from export.spec import BuildSpec, CalibrationSpec, Limits
+from runtimes.choices import AdapterMode, HeadName, Interface, Observer, Precision, Target
+from runtimes.errors import MissingError
+from runtimes.executors.tensorrt.cuda import device_sm
+
+
+def engine_spec(request: BuildRequest) -> BuildSpec:
+    """What ``adaptrt engine`` builds. Raises :class:`InputError` for a choice there is not.
+
+    Raises :class:`MissingError` where the target needs a GPU that is not there.
+    """
+    _announce_sample(request)
+    target, gpus = resolve_target(request.target, request.gpu)
+    log.info("target: %s (asked for: %s)", target, request.target)
+    return _spec(request, Precision.parse("PRECISION", request.precision), target, gpus)
+
+
+def calibration_spec(request: BuildRequest) -> BuildSpec:
+    """What ``adaptrt calibrate`` works on: INT8's graph for ONNX Runtime, without TensorRT."""
+    _announce_sample(request)
+    return _spec(request, Precision.INT8, Target.ONNXRUNTIME, BuildSpec.gpus)
+
+
+def _spec(
+    request: BuildRequest, precision: Precision, target: Target, gpus: tuple[str, ...]
+) -> BuildSpec:
+    return BuildSpec(
+        model=request.model or str(SAMPLE),
+        revision=request.revision,
+        task=request.task,
+        precision=precision,
+        target=target,
+        requested_target=request.target,
+        gpus=gpus,
+        adapter_path=request.adapter_path,
+        limits=Limits(max_batch=request.max_batch, max_tokens=request.max_tokens),
+        adapter=AdapterMode.parse("ADAPTER", request.adapter),
+        interface=Interface.parse("INTERFACE", request.interface),
+        head=HeadName.parse("HEAD", request.head),
+        rank=request.rank,
+        workspace_gib=request.workspace,
+        parity_tokens=request.parity_tokens,
+        profiles=_listed(request.profiles),
+        refittable=request.refittable,
+        name=request.name,
+        out=request.out,
+        calibration=CalibrationSpec(
+            data=request.calibration_data,
+            table=request.calibration,
+            texts=request.calibration_texts,
+            observer=Observer.parse("OBSERVER", request.observer),
+            fallback_max=request.int8_fallback_max,
+        ),
+    )
+
+
+def resolve_target(asked: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
+    """The concrete target and GPU list.
+
+    ``auto`` is full TensorRT where its library and a GPU are there, else TensorRT-RTX. Full
+    TensorRT builds for the GPU that is present, whatever the list says.
+    """
+    gpus = tuple(dict.fromkeys(_listed(gpu_list.lower())))
+    if asked == AUTO:
+        library = importlib.util.find_spec("tensorrt") is not None
+        asked = Target.TENSORRT if library and device_sm() else Target.TENSORRT_RTX
+    target = Target.parse("TARGET", asked, AUTO)
+    if target is Target.TENSORRT:
+        present = device_sm()
+        if present is None:
+            raise MissingError(
+                "TARGET=tensorrt builds on the GPU it is for, and no NVIDIA GPU is visible "
+                "(driver or cuda-python missing); use TARGET=tensorrt_rtx for RTX GPUs, which "
+                "builds without one"
+            )
+        return target, (present,)
+    return target, gpus
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The items of a list separated by commas."""
+    return tuple(item.strip() for item in text.split(",") if item.strip())
+
+
+def _announce_sample(request: BuildRequest) -> None:
+    if request.model is None:
+        log.info(
+            "MODEL is not set: using the embedded sample (8.9 M parameters, to try things out; "
+            "takes about a minute, TASK=all and INT8 a few). The real model: "
+            "MODEL=jinaai/jina-embeddings-v3"
+        )

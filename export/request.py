@@ -1,0 +1,96 @@
+"""What ``adaptrt engine`` and :func:`adaptrt.build` are asked for, and the defaults of both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from export.spec import BuildSpec, CalibrationSpec, Limits
+from runtimes.arguments import check_flag, check_whole
+from runtimes.choices import ALL_TASKS, Precision
+from runtimes.errors import InputError, shown
+
+AUTO = "auto"
+_NAMES = ("model", "revision", "name")
+_CHOICES = ("task", "precision", "target", "gpu", "adapter", "interface", "head", "profiles")
+_PATHS = ("adapter_path", "out", "calibration_data", "calibration")
+_WHOLE = ("rank", "max_batch", "max_tokens", "parity_tokens", "calibration_texts")
+_NUMBERS = ("workspace", "int8_fallback_max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """A build as the user asks for it: names as text, ``auto`` not resolved yet.
+
+    The fields are the command line's options of the same names, with ``None`` for what was not
+    given. Raises :class:`InputError` for a value of another type, and for text that no file's name
+    can hold; which values are allowed, :class:`export.spec.BuildSpec` checks.
+    """
+
+    model: str | None = None  # a folder or hub id; None: the embedded sample
+    revision: str | None = None
+    adapter_path: Path | None = None
+    task: str = "classification"
+    precision: str = Precision.FP16
+    target: str = AUTO
+    gpu: str = ",".join(BuildSpec.gpus)
+    adapter: str = BuildSpec.adapter
+    interface: str = BuildSpec.interface
+    head: str = BuildSpec.head
+    rank: int = BuildSpec.rank
+    max_batch: int = Limits.max_batch
+    max_tokens: int = Limits.max_tokens
+    profiles: str = ",".join(BuildSpec.profiles)
+    refittable: bool = BuildSpec.refittable
+    workspace: float = BuildSpec.workspace_gib  # GiB
+    parity_tokens: int = BuildSpec.parity_tokens
+    name: str | None = None
+    out: Path = Path("build")
+    calibration_data: Path | None = None
+    calibration: Path | None = None
+    calibration_texts: int = CalibrationSpec.texts
+    observer: str = CalibrationSpec.observer
+    int8_fallback_max: float = CalibrationSpec.fallback_max
+
+    def __post_init__(self) -> None:
+        for field in _NAMES:
+            _check_name(field, getattr(self, field), str, "text")
+        for field in _PATHS:
+            _check_name(field, getattr(self, field), Path, "a path")
+        for field in (*_CHOICES, "observer"):
+            if not isinstance(value := getattr(self, field), str):
+                raise InputError(f"{field.upper()}: got {shown(value)}, expected text")
+        for field in _WHOLE:
+            check_whole(field.upper(), getattr(self, field))
+        for field in _NUMBERS:
+            _check_number(field, getattr(self, field))
+        check_flag("REFITTABLE", self.refittable)
+        if self.task == ALL_TASKS and self.adapter_path:
+            raise InputError("TASK=all with ADAPTER_PATH: name your adapter's task instead")
+
+    @property
+    def tasks(self) -> tuple[str, ...] | None:
+        """The tasks to build a bundle for; None: every task of the checkpoint."""
+        return None if self.task == ALL_TASKS else (self.task,)
+
+
+def _check_name(field: str, value: object, kind: type, expected: str) -> None:
+    """A name that a file can have. ONNX Runtime and safetensors open none that is not UTF-8."""
+    if value is None:
+        return
+    variable, text = field.upper(), str(value)
+    if not isinstance(value, kind) or not text:
+        raise InputError(f"{variable}: got {shown(value)}, expected {expected}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{variable}: got {shown(text)}, expected a name in UTF-8") from error
+    if "\0" in text:
+        raise InputError(f"{variable}: got {shown(text)}, expected a name without NUL characters")
+
+
+def _check_number(field: str, value: object) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value):  # type: ignore[arg-type]
+        raise InputError(f"{field.upper()}: got {shown(value)}, expected a number")

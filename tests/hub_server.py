@@ -11,9 +11,10 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Event, Thread
@@ -58,7 +59,7 @@ class Request:
     method: str
     path: str
     host: str
-    headers: Mapping[str, str]
+    headers: Message
 
 
 class Hub:
@@ -160,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404)
 
-    def _answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+    def _answer(self, status: int, body: bytes = b"", /, **headers: str) -> None:
         self.send_response(status)
         for name, value in {"Content_Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -30,13 +30,13 @@ from runtimes.bundle_files import GRAPH_FILES
 from runtimes.choices import GraphKind
 from runtimes.executors.base import RuntimeBase
 from runtimes.files import sha256
-from runtimes.manifest import SCHEMA, Manifest
+from runtimes.manifest import SCHEMA, Architecture, Manifest
 from runtimes.text.tokens import TextTokenizer
 
 SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
 PAD_ID = 1
 PREFIX = "query: "
-ARCHITECTURE = {
+ARCHITECTURE: Architecture = {
     "hidden": 8,
     "layers": 1,
     "heads": 2,
@@ -49,6 +49,7 @@ ARCHITECTURE = {
     "pad_id": PAD_ID,
 }
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
 
 def run_cli(*arguments: object) -> int:
@@ -149,6 +150,12 @@ def parse_graph(text: str, **weights: Array) -> ir.Model:
     return ir.from_proto(onnx.shape_inference.infer_shapes(proto, strict_mode=True))
 
 
+def present(value: T | None) -> T:
+    """``value``, which may not be None."""
+    assert value is not None
+    return value
+
+
 def op_types(model: ir.Model) -> list[str]:
     """``domain::op`` of every node of the main graph, in order; the standard domain is bare."""
     return [f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in model.graph]
@@ -156,7 +163,13 @@ def op_types(model: ir.Model) -> list[str]:
 
 def run_model(model: ir.Model, inputs: Mapping[str, Array]) -> Array:
     """The first output, by ONNX Runtime."""
-    return session(ir.to_proto(model).SerializeToString()).run(None, dict(inputs))[0]
+    return first_output(ir.to_proto(model).SerializeToString(), inputs)
+
+
+def first_output(model: bytes | str, inputs: Mapping[str, Array]) -> Array:
+    """The first output of a serialised graph or a file, by ONNX Runtime on the CPU."""
+    output: Array = session(model).run(None, dict(inputs))[0]
+    return output
 
 
 def session(model: bytes | str) -> ort.InferenceSession:
@@ -237,9 +250,8 @@ def padded(lengths: list[int], *, vocab: int = 16000, seed: int = 0) -> dict[str
 def cosines(a: Array, b: Array) -> Array:
     """Row by row in FP64; written apart from the product's own."""
     x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    return np.einsum("ij,ij->i", x, y) / np.sqrt(
-        np.einsum("ij,ij->i", x, x) * np.einsum("ij,ij->i", y, y)
-    )
+    found: Array = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+    return found
 
 
 class CallableRuntime(RuntimeBase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,9 @@ class Served:
     def url(self, protocol: str) -> str:
         return f"{protocol}://{self.address(protocol)}"
 
-    def ask(self, protocol: str, model: str = "embed", **inputs: Array) -> dict[str, Array | None]:
+    def ask(
+        self, protocol: str, inputs: Mapping[str, Array], model: str = "embed"
+    ) -> dict[str, Array | None]:
         """One raw request by NVIDIA's client; object arrays hold bytes."""
         module: Any = importlib.import_module(f"tritonclient.{protocol}")
         utils: Any = importlib.import_module("tritonclient.utils")

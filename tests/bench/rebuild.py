@@ -33,7 +33,7 @@ class RebuildingEncoder(nn.Module):
         self.up = nn.ParameterList([up for _, up in factors.values()])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, task_id: Tensor) -> Tensor:
-        weights = dict(self.encoder.named_parameters())
+        weights: dict[str, Tensor] = dict(self.encoder.named_parameters())
         for name, down, up in zip(self.names, self.down, self.up, strict=True):
             key = f"{name}.weight"
             low = down.index_select(0, task_id.reshape(1))[0]

@@ -126,7 +126,8 @@ def test_gate_sees_wrong_pooling(
     def smeared(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         weights = weights + 0.1 * weights.sum(1, keepdim=True)
         sums = torch.matmul(weights, x)
-        return sums / torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
+        unit: torch.Tensor = sums / torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
+        return unit
 
     monkeypatch.setattr(export.graph.encoder, "unit_chunks", smeared)
     export.graph.trace.trace.cache_clear()

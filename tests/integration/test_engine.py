@@ -152,7 +152,7 @@ def test_interrupt_during_a_build_ends_it_without_an_engine(
     """
     sent: list[int] = []
 
-    class InterruptingBar(tqdm):  # type: ignore[type-arg]
+    class InterruptingBar(tqdm):  # type: ignore[misc]  # has no types here
         pass
 
     def interrupt(self: InterruptingBar, *arguments: object) -> object:

@@ -17,9 +17,9 @@ from tests.support import (
     SAMPLE_HF,
     Array,
     cosines,
+    first_output,
     graph_path,
     sample_tokenizer,
-    session,
     write_graphs,
 )
 
@@ -58,7 +58,7 @@ def natively(rows: list[Array]) -> Vectors:
 
 def run(path: Path, rows: list[Array]) -> Array:
     tokens = sample_tokenizer().pad(rows)
-    return session(str(path)).run(["sentence_embedding"], tokens.inputs())[0]
+    return first_output(str(path), tokens.inputs())
 
 
 @pytest.mark.parametrize("task", TASKS)

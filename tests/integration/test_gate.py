@@ -98,7 +98,8 @@ def first_token_pooling(patch: Patch) -> None:
 
     def pooled(x: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         first = torch.tanh(x[:, 0] * attention_mask[:, :1])
-        return first / torch.linalg.vector_norm(first, dim=-1, keepdim=True)
+        unit: torch.Tensor = first / torch.linalg.vector_norm(first, dim=-1, keepdim=True)
+        return unit
 
     patch.setattr(export.graph.encoder, "unit_mean", pooled)
 
@@ -106,7 +107,8 @@ def first_token_pooling(patch: Patch) -> None:
 def padding_in_the_mean(patch: Patch) -> None:
     def mean_of_all(x: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         mean = (x + 0 * attention_mask.unsqueeze(-1)).mean(1)
-        return mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+        unit: torch.Tensor = mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
+        return unit
 
     patch.setattr(export.graph.encoder, "unit_mean", mean_of_all)
 

@@ -159,7 +159,7 @@ def test_graph_that_is_wrong_at_the_small_length_alone_fails_verify(
         output = graph.output[0].name
         for node in graph.node:
             node.output[:] = ["undisturbed" if name == output else name for name in node.output]
-        factors = np.concatenate([np.resize(np.float32([1.075, 0.925]), 32), np.ones(32)])
+        factors = np.concatenate([np.resize([1.075, 0.925], 32), np.ones(32)])
         graph.initializer.append(numpy_helper.from_array(factors.astype(np.float32), "factors"))
         graph.node.append(onnx.helper.make_node("Mul", ["undisturbed", "factors"], [output]))
 

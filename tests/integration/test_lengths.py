@@ -15,10 +15,10 @@ from runtimes.executors.torch_reference import FlashReference
 from tests.support import (
     Array,
     cosines,
+    first_output,
     graph_path,
     padded,
     sample_tokenizer,
-    session,
     write_graphs,
 )
 
@@ -37,7 +37,7 @@ def reference(original: Checkpoint) -> nn.Module:
 
 
 def run(folder: Path, inputs: dict[str, Array], kind: GraphKind = GraphKind.ONNXRUNTIME) -> Array:
-    return session(str(graph_path(folder, kind))).run(["sentence_embedding"], inputs)[0]
+    return first_output(str(graph_path(folder, kind)), inputs)
 
 
 def document(tokens: int) -> dict[str, Array]:

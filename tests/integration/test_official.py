@@ -11,6 +11,7 @@ from fastembed.text.multitask_embedding import JinaEmbeddingV3
 
 from export.cli import main
 from runtimes import Embedder
+from tests.support import Array
 
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
 TEXTS = ["The last train leaves at ten.", "東京は雨です。", "Wo ist der Bahnhof, bitte?"]
@@ -63,7 +64,7 @@ def test_fastembed_gives_our_vectors(bundle: Path, number: int) -> None:
         cuda=False,
         threads=2,
     )
-    theirs = np.stack(list(client.embed(TEXTS)))
+    theirs: Array = np.stack(list(client.embed(TEXTS)))
     with Embedder.load(bundle) as embedder:
         ours = embedder.encode(TEXTS, task=TASKS[number], prefix=False)
     assert np.abs(theirs - ours).max() <= 1e-5

@@ -21,12 +21,13 @@ SHELL = {name: value for name, value in os.environ.items() if name != "PYTHONUNB
 
 def run(*arguments: object, **more: Any) -> subprocess.CompletedProcess[bytes]:
     """``adaptrt`` as a process."""
-    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    if "input" in more:
-        del streams["stdin"]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    if "input" not in more:
+        streams["stdin"] = subprocess.DEVNULL
+    settings: dict[str, Any] = {"cwd": ROOT, "env": SHELL, "timeout": 120, "check": False}
     command = [*COMMAND, *map(str, arguments)]
-    settings = {"cwd": ROOT, "env": SHELL, "timeout": 120, "check": False}
-    return subprocess.run(command, **settings | streams | more)
+    done: subprocess.CompletedProcess[bytes] = subprocess.run(command, **settings | streams | more)
+    return done
 
 
 def error_line(done: subprocess.CompletedProcess[bytes]) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-import export.bundle.plan
 import export.graph.encoder
 import export.graph.weights
 from export.checkpoint.lora import Adapter, Bank, LoraPair
@@ -18,6 +17,7 @@ from export.checkpoint.reader import open_checkpoint
 from export.cli import main
 from export.gate.compare import ParityText, compare, embed, require
 from export.gate.reference import reference_model
+from export.graph.trace import trace
 from runtimes import Embedder, GateError, InputError
 from runtimes.executors.ort import OrtRuntime
 from runtimes.executors.torch_reference import FlashReference
@@ -181,7 +181,7 @@ def test_gate_refuses_a_wrong_bank(
     spoil: Callable[[list[Adapter]], list[Adapter]],
 ) -> None:
     make = Bank.of
-    monkeypatch.setattr(export.bundle.plan.Bank, "of", lambda adapters: make(spoil(adapters)))
+    monkeypatch.setattr(Bank, "of", lambda adapters: make(spoil(adapters)))
     assert build(checkpoint, tmp_path, "--precision", "fp32") == 3
     assert "worst texts" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -208,11 +208,11 @@ def test_gate_refuses_the_first_token_in_place_of_the_mean(
         "unit_mean",
         lambda x, mask: x[:, 0] / x[:, 0].norm(dim=-1, keepdim=True),
     )
-    export.graph.trace.trace.cache_clear()
+    trace.cache_clear()
     try:
         assert build(checkpoint, tmp_path, "--precision", "fp32") == 3
     finally:
-        export.graph.trace.trace.cache_clear()
+        trace.cache_clear()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -95,7 +95,7 @@ def test_serve_becomes_the_server_and_takes_its_signals(
             with TritonEmbedder(Served(spec).url("grpc"), deadline=0.2) as client:
                 assert retried(lambda: client.tasks) == ("separation",)
             with pytest.raises(InferenceServerException) as caught:
-                Served(spec).ask("grpc", TEXT=words("x"))
+                Served(spec).ask("grpc", {"TEXT": words("x")})
             assert Path(f"/proc/{process.pid}/exe").resolve().name == "tritonserver"
         finally:
             process.send_signal(signal.SIGINT)
@@ -155,7 +155,7 @@ def test_full_queue_is_refused_at_once_and_a_patient_client_gets_through(
 
     def once(_: int) -> str:
         try:
-            Served(spec).ask("grpc", TEXT=words(text))
+            Served(spec).ask("grpc", {"TEXT": words(text)})
         except InferenceServerException as error:
             return f"{error.status()} {error.message()}"
         return "answered"
@@ -191,11 +191,11 @@ def test_requests_whose_clients_have_hung_up_are_not_computed(
     (encoder,) = (path.name for path in spec.repository.glob("encoder-*"))
     with serve(spec, tmp_path / "log"), ThreadPoolExecutor(4) as pool:
         warmed = Served(spec).texts_encoded(encoder)
-        first = pool.submit(Served(spec).ask, "grpc", TEXT=words(*long))
+        first = pool.submit(Served(spec).ask, "grpc", {"TEXT": words(*long)})
         time.sleep(0.2)  # the only instance is at work now
         refused = list(pool.map(hastily, range(3)))
         first.result()
-        Served(spec).ask("grpc", TEXT=words("last"))
+        Served(spec).ask("grpc", {"TEXT": words("last")})
         computed = Served(spec).texts_encoded(encoder) - warmed
     assert all("no answer within 0.3 s" in message for message in refused)
     assert computed == len(long) + 1

@@ -122,7 +122,7 @@ def test_200_requests_of_8_clients_with_bad_ones_among_them(
         plan.append((texts, "nope" if number % 10 == 9 else TASKS[number % len(TASKS)]))
 
     def work(worker: int) -> list[tuple[int, Array | str]]:
-        found = []
+        found: list[tuple[int, Array | str]] = []
         with TritonEmbedder(triton.url(("http", "grpc")[worker % 2])) as client:
             for number in range(worker, len(plan), 8):
                 texts, task = plan[number]
@@ -238,10 +238,10 @@ def test_bad_request_is_a_clear_error_and_others_are_answered(
 ) -> None:
     inputs, message = BAD[case]
     with pytest.raises(InferenceServerException) as caught:
-        triton.ask(protocol, **inputs)
+        triton.ask(protocol, inputs)
     assert message in caught.value.message()
     assert caught.value.status() in ("400", "StatusCode.INVALID_ARGUMENT")
-    answer = triton.ask(protocol, TEXT=words("x"), **BASE)["EMBEDDING"]
+    answer = triton.ask(protocol, {"TEXT": words("x"), **BASE})["EMBEDDING"]
     assert answer is not None
     assert answer.shape == (1, 64)
 
@@ -254,7 +254,7 @@ def test_text_of_30_mb_blocks_nobody(triton: Served, protocol: str) -> None:
 
     def ask_giant(_: int) -> str:
         with pytest.raises(InferenceServerException) as caught:
-            triton.ask(protocol, TEXT=giant, **BASE)
+            triton.ask(protocol, {"TEXT": giant, **BASE})
         return str(caught.value.message())
 
     before = triton.own_memory()
@@ -262,7 +262,7 @@ def test_text_of_30_mb_blocks_nobody(triton: Served, protocol: str) -> None:
     with ThreadPoolExecutor(5) as pool:
         refused = pool.map(ask_giant, range(5))
         for _ in range(20):
-            triton.ask(protocol, TEXT=small, **BASE)
+            triton.ask(protocol, {"TEXT": small, **BASE})
         assert all(refusal in message for message in refused)
     assert time.perf_counter() - start < 20
     assert triton.own_memory() - before < 100e6
@@ -271,7 +271,7 @@ def test_text_of_30_mb_blocks_nobody(triton: Served, protocol: str) -> None:
 def test_memory_of_large_requests_is_given_back(triton: Served) -> None:
     before = triton.own_memory()
     large = words(*["The last train leaves at ten. " * 34_000] * 4)
-    triton.ask("grpc", TEXT=large, TRUNCATE=np.array([True]), **BASE)
+    triton.ask("grpc", {"TEXT": large, "TRUNCATE": np.array([True]), **BASE})
     assert triton.own_memory() - before < 150e6  # 4 texts of 1 MB; the tokenizer alone kept 400
 
 
@@ -368,7 +368,7 @@ def test_bad_request_to_an_inner_model_is_one_line_too(triton: Served, case: str
     """A traceback of the Python backend, and every request of the same batch failed with it."""
     model, inputs, message = INNER[case]
     with pytest.raises(InferenceServerException) as caught:
-        triton.ask("grpc", model, **inputs)
+        triton.ask("grpc", inputs, model)
     assert message in caught.value.message()
     assert "\n" not in caught.value.message()
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
@@ -429,7 +429,8 @@ def test_texts_are_the_chunks_where_no_spans_are_given(
     triton: Served, chunked: Embedder, protocol: str
 ) -> None:
     parts = ["The first part.", "Der zweite Teil.", "third"]
-    answer = triton.ask(protocol, TEXT=words(*parts), LATE_CHUNKING=np.array([True]), **BASE)
+    inputs = {"TEXT": words(*parts), "LATE_CHUNKING": np.array([True]), **BASE}
+    answer = triton.ask(protocol, inputs)
     expected = chunked.encode_chunks(" ".join(parts), [(0, 15), (16, 32), (33, 38)], task="base")
     assert answer["EMBEDDING"] is not None
     assert answer["SPANS"] is not None

@@ -18,7 +18,7 @@ from tests.support import build
 TEXTS = ["The last train leaves at ten.", "東京は雨です。", "Wo ist der Bahnhof, bitte?"]
 
 
-class Bundle(InputModule):
+class Bundle(InputModule):  # type: ignore[misc]  # has no types here
     """The embedder as the one module of a pipeline."""
 
     def __init__(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from cuda.bindings import runtime as real
 
-Work = Callable[[], None]
+Work = Callable[[], object]
 ERROR = real.cudaError_t.cudaErrorMemoryAllocation
 
 
@@ -107,7 +107,7 @@ class FakeCuda:
         for address, place in zip((to, start), places[kind], strict=True):
             assert self.held[address] == place
             assert size <= len(self._memory[address])
-        self.enqueue(lambda: ctypes.memmove(to, start, size) and None)
+        self.enqueue(lambda: ctypes.memmove(to, start, size))
 
     def _cudaStreamCreateWithFlags(self, flags: int) -> int:  # noqa: N802
         assert flags == real.cudaStreamNonBlocking

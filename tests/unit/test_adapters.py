@@ -155,7 +155,7 @@ def whole_numbers(rows: int, columns: int, seed: int) -> Array:
 
 
 A, B = whole_numbers(64, 7, 0), whole_numbers(64, 7, 1)
-SHARED = {
+SHARED: dict[str, tuple[list[Array | None], int]] = {
     "all three": ([A, A, A], 7),
     "q and k": ([A, A, B], 14),
     "k and v": ([B, A, A], 14),

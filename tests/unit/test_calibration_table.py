@@ -18,7 +18,7 @@ FC1 = "encoder.layers.0.mlp.fc1"
 
 
 def make_range(**changes: Any) -> Range:
-    fields = {
+    fields: dict[str, Any] = {
         "observer": "mse",
         "amplitude": 1.27,
         "scale": 0.01,
@@ -87,7 +87,7 @@ def test_key_is_of_everything_but_the_tensors() -> None:
 
 
 def test_key_does_not_depend_on_the_order_of_settings() -> None:
-    assert make(settings=dict(reversed(make().settings.items()))).key == make().key
+    assert make(settings=dict(reversed(list(make().settings.items())))).key == make().key
 
 
 def test_another_corpus_is_refused() -> None:

@@ -22,7 +22,7 @@ from tests.support import SAMPLE_HF, build, edit_json, edit_tensors, listing, wr
 NORM = "roberta.encoder.layers.1.norm2.weight"
 WQKV_A = "roberta.encoder.layers.0.mixer.Wqkv.parametrizations.weight.0.lora_A"
 FC1 = "roberta.encoder.layers.0.mlp.fc1.parametrizations.weight.original"
-Damage = Callable[[Path], None]
+Damage = Callable[[Path], object]
 
 
 def tensors(edit: Callable[[dict[str, Any]], Any]) -> Damage:
@@ -113,7 +113,7 @@ VALUES: dict[str, tuple[Damage, str]] = {
     "NaN in an adapter": (poison(WQKV_A, np.nan), f"{WQKV_A} holds NaN or infinity"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json: no such file"),
     "tokenizer that is none": (
-        lambda f: (f / "tokenizer.json").write_text("{}") and None,
+        lambda f: (f / "tokenizer.json").write_text("{}"),
         r"tokenizer\.json: not a tokenizer file",
     ),
 }
@@ -154,7 +154,7 @@ def test_sharded_checkpoint_reads_equal(small: Checkpoint, damaged: Path) -> Non
     state = load_file(damaged / "model.safetensors")
     (damaged / "model.safetensors").unlink()
     names = sorted(state)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(3):
         shard = f"model-{number + 1:05d}-of-00003.safetensors"
         part = {name: state[name] for name in names[number::3]}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from runtimes import Embedder, InputError
+from runtimes.executors.base import RuntimeBase
 from runtimes.text.batching import Budget
 from runtimes.text.chunks import ChunkVectors, Cut, Document, choose_spans, sentence_starts
 from tests.support import Array, cosines, make_manifest, sample_tokenizer
@@ -23,7 +24,7 @@ def token_vector(number: int) -> Array:
     return np.random.default_rng(number).standard_normal(WIDTH)
 
 
-class FakeChunkHead:
+class FakeChunkHead(RuntimeBase):
     """Token vectors that depend on the id alone, pooled by the weights given."""
 
     name = "fake"
@@ -39,8 +40,6 @@ class FakeChunkHead:
         sums = inputs["chunk_weights"] @ tokens
         unit = sums / np.linalg.norm(sums, axis=-1, keepdims=True)
         return {"chunk_embedding": unit.astype(np.float32)}
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture
@@ -206,7 +205,8 @@ def test_argument_of_another_type_is_named(
 def test_spans_may_be_an_array_or_a_generator(subject: Embedder) -> None:
     spans = [(0, 20), (20, 60)]
     expected = subject.encode_chunks(LONG, spans)
-    for chunks in (np.array(spans), (span for span in spans), [list(span) for span in spans]):
+    others: list[Any] = [np.array(spans), (s for s in spans), [list(s) for s in spans]]
+    for chunks in others:
         found = subject.encode_chunks(LONG, chunks)
         assert found.spans == expected.spans
         np.testing.assert_array_equal(found.vectors, expected.vectors)

@@ -207,6 +207,7 @@ def test_task_names_that_are_no_folder_names_are_refused(tmp_path: Path, task: s
 @pytest.mark.parametrize("field", ["data", "table"])
 def test_ranges_are_refused_where_nothing_is_quantised(tmp_path: Path, field: str) -> None:
     """Nothing that the user names is ignored in silence."""
+    ranges: dict[str, Any] = {field: tmp_path}
     with pytest.raises(InputError, match="are for PRECISION=int8, got PRECISION=fp16"):
         BuildSpec(
             model="m",
@@ -214,7 +215,7 @@ def test_ranges_are_refused_where_nothing_is_quantised(tmp_path: Path, field: st
             precision=Precision.FP16,
             target=Target.ONNXRUNTIME,
             out=tmp_path,
-            calibration=CalibrationSpec(**{field: tmp_path}),
+            calibration=CalibrationSpec(**ranges),
         )
 
 

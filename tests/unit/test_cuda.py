@@ -38,9 +38,9 @@ def called() -> dict[str, str]:
     functions = {}
     for method in (n for n in made.body if isinstance(n, ast.FunctionDef)):
         for node in ast.walk(method):
-            is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-            if is_call and node.func.attr == "_call" and isinstance(node.args[0], ast.Constant):
-                functions[method.name] = str(node.args[0].value)
+            match node:
+                case ast.Call(func=ast.Attribute(attr="_call"), args=[ast.Constant(value), *_]):
+                    functions[method.name] = str(value)
     return functions
 
 

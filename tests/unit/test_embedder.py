@@ -32,6 +32,11 @@ def embedder(max_tokens: int = 64, **changes: Any) -> Embedder:
     return Embedder(manifest, sample_tokenizer(max_tokens), CallableRuntime(fake))
 
 
+def runtime_of(subject: Embedder) -> CallableRuntime:
+    assert isinstance(subject.runtime, CallableRuntime)
+    return subject.runtime
+
+
 def expected(text: str, prefix: str = PREFIX) -> Array:
     return vector_of(sample_tokenizer().encode([prefix + text])[0])
 
@@ -44,14 +49,14 @@ def test_rows_are_in_the_order_of_the_texts() -> None:
     vectors = subject.encode(TEXTS)
     assert vectors.dtype == np.float32
     np.testing.assert_array_equal(vectors, np.stack([expected(t) for t in TEXTS]))
-    assert len(subject.runtime.calls) < len(TEXTS)  # short texts went together
+    assert len(runtime_of(subject).calls) < len(TEXTS)  # short texts went together
 
 
 def test_no_texts_give_an_empty_matrix_of_the_right_width() -> None:
     subject = embedder()
     assert subject.encode([]).shape == (0, WIDTH)
     assert subject.encode([], dimensions=4).shape == (0, 4)
-    assert subject.runtime.calls == []
+    assert runtime_of(subject).calls == []
 
 
 def test_prefix_is_on_unless_switched_off() -> None:
@@ -109,7 +114,7 @@ def test_strict_refuses_a_long_text_before_anything_runs() -> None:
     subject = embedder(16)
     with pytest.raises(InputError, match=r"text 1: .*the bundle takes 16; split the text"):
         subject.encode(["x", "word " * 40], strict=True)
-    assert subject.runtime.calls == []
+    assert runtime_of(subject).calls == []
 
 
 @pytest.mark.parametrize("text", ["\ud800", None, 5, b"x", "", "a\0", "é" * 60])
@@ -118,7 +123,7 @@ def test_what_is_no_text_is_refused(text: Any) -> None:
     subject.tokenizer.max_bytes = 119
     with pytest.raises(InputError, match="text 1: "):
         subject.encode(["x", text])
-    assert subject.runtime.calls == []
+    assert runtime_of(subject).calls == []
 
 
 class Frame:
@@ -165,7 +170,8 @@ def test_argument_of_another_type_is_named(arguments: dict[str, Any], message: s
 
 
 def test_numpys_numbers_and_flags_are_as_good() -> None:
-    vectors = embedder().encode(["x"], dimensions=np.int64(4), prefix=np.bool_(False))
+    options: dict[str, Any] = {"dimensions": np.int64(4), "prefix": np.bool_(False)}
+    vectors = embedder().encode(["x"], **options)
     np.testing.assert_array_equal(vectors, embedder().encode(["x"], dimensions=4, prefix=False))
 
 
@@ -196,8 +202,8 @@ def test_warning_points_at_the_callers_line() -> None:
 
 def test_context_manager_closes_the_runtime() -> None:
     with embedder() as subject:
-        assert not subject.runtime.closed
-    assert subject.runtime.closed
+        assert not runtime_of(subject).closed
+    assert runtime_of(subject).closed
 
 
 def test_dimensions_are_the_manifests() -> None:

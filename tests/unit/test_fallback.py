@@ -29,7 +29,7 @@ def calibration() -> Calibration:
     return Calibration(
         model_sha256="0" * 64,
         task="base",
-        corpus={"sha256": "0" * 64, "counts": {}},
+        corpus={"sha256": "0" * 64, "counts": {"task": {}, "language": {}, "length": {}}},
         settings={"observer": "min-max"},
         tensors={n: replace(entry, cosine=1 - c, output_error=0.01) for n, c in COST.items()},
     )

@@ -180,7 +180,7 @@ def test_summary_names_the_card_and_the_reasons() -> None:
 
 
 def compare(folder: Path, **arrays: Any) -> dict[str, Any]:
-    reference = {"a": np.eye(3, dtype=np.float32), "b": np.ones((1, 4), np.float32)}
+    reference: dict[str, Any] = {"a": np.eye(3, dtype=np.float32), "b": np.ones((1, 4), np.float32)}
     np.savez(folder / "reference.npz", **reference)
     np.savez(folder / "ours.npz", **reference | arrays)
     step = run_step(

@@ -297,7 +297,8 @@ def test_number_of_no_sense_is_refused_at_once(damaged: Path, key: str, literal:
 @pytest.mark.parametrize("key", ["num_hidden_layers", "max_position_embeddings"])
 def test_ten_million_layers_or_positions_cost_nothing(damaged: Path, key: str) -> None:
     """Names of ten million layers' tensors took minutes and gigabytes."""
-    edit_json(damaged / "config.json", **{key: 10_000_000})
+    changes: dict[str, Any] = {key: 10_000_000}
+    edit_json(damaged / "config.json", **changes)
     tracemalloc.start()
     try:
         line = refusal(lambda: open_checkpoint(damaged))

@@ -46,7 +46,7 @@ def locked(path: Path) -> list[Requirement]:
 
 def allowed(versions: dict[str, str]) -> bool:
     stated = {canonicalize_name(r.name): r for r in requirements("dev", "serve")}
-    return all(stated[name].specifier.contains(version) for name, version in versions.items())
+    return all(stated[canonicalize_name(n)].specifier.contains(v) for n, v in versions.items())
 
 
 def test_every_environment_has_a_lock() -> None:
@@ -84,7 +84,7 @@ def test_triton_lock_agrees_with_what_the_repository_asks_for() -> None:
 @pytest.mark.parametrize("name", [name for name in EXTRAS if name not in ("dev", "interop")])
 def test_environments_can_be_installed_over_each_other(name: str) -> None:
     """The development environment adds packages and changes none."""
-    dev = {r.name: set() for r in locked(ROOT / "locks" / "dev.txt")}
+    dev: dict[str, set[str]] = {r.name: set() for r in locked(ROOT / "locks" / "dev.txt")}
     for requirement in locked(ROOT / "locks" / "dev.txt"):
         dev[requirement.name].add(str(requirement.specifier))
     for requirement in locked(ROOT / "locks" / f"{name}.txt"):

@@ -14,7 +14,15 @@ from export.graph.trace import trace
 from export.lowering.pipelines import lower
 from runtimes.choices import GraphKind
 from runtimes.executors.tensorrt.library import make_logger
-from tests.support import Array, cosines, graph_path, op_types, padded, session, write_graphs
+from tests.support import (
+    Array,
+    cosines,
+    first_output,
+    graph_path,
+    op_types,
+    padded,
+    write_graphs,
+)
 
 STANDARD = ("Attention", "RotaryEmbedding", "LayerNormalization", "Gelu")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -28,7 +36,7 @@ def graphs(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def vectors(path: Path, inputs: dict[str, Array]) -> Array:
-    return session(str(path)).run(["sentence_embedding"], inputs)[0]
+    return first_output(str(path), inputs)
 
 
 @pytest.mark.parametrize("op", STANDARD)

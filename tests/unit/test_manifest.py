@@ -308,7 +308,7 @@ def test_every_entry_takes_nothing_but_what_it_should(folder: Path) -> None:
     """Each in turn is missing, and each value of some hostile ones: refused in a line, or read."""
     raw = whole()
     read(folder, raw)  # completes the artefact
-    hostile = [
+    hostile: list[Any] = [
         None,
         True,
         -1,

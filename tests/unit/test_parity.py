@@ -36,7 +36,8 @@ def texts(*lengths: int) -> list[ParityText]:
 
 def units(count: int, seed: int = 0) -> Array:
     rows = np.random.default_rng(seed).standard_normal((count, 16))
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    unit: Array = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit.astype(np.float32)
 
 
 def at_cosine(vector: Array, cosine: float) -> Array:
@@ -45,7 +46,8 @@ def at_cosine(vector: Array, cosine: float) -> Array:
     other = np.zeros_like(unit)
     other[0] = 1
     other -= (other @ unit) * unit
-    return cosine * unit + np.sqrt(1 - cosine**2) * other / np.linalg.norm(other)
+    at: Array = cosine * unit + np.sqrt(1 - cosine**2) * other / np.linalg.norm(other)
+    return at
 
 
 def report(reference: Array, vectors: Array, threshold: float = 0.9999) -> ParityReport:
@@ -87,7 +89,7 @@ def test_zero_vector_fails() -> None:
 def test_threshold_is_met_or_missed_at_its_edge(
     precision: Precision, offset: float, passes: bool
 ) -> None:
-    reference = units(4).astype(np.float64)
+    reference: Array = units(4).astype(np.float64)
     vectors = reference.copy()
     vectors[2] = at_cosine(reference[2], precision.min_cosine + offset)
     assert report(reference, vectors, precision.min_cosine).passed is passes
@@ -104,7 +106,7 @@ def test_published_thresholds() -> None:
 
 
 def test_mean_has_a_threshold_of_its_own() -> None:
-    reference = units(4).astype(np.float64)
+    reference: Array = units(4).astype(np.float64)
     vectors = np.stack([at_cosine(row, 0.995) for row in reference])
     found = compare(
         reference, vectors, texts(3, 3, 3, 3), names=NAMES, threshold=0.99, mean_threshold=0.998

@@ -24,11 +24,11 @@ DEFAULT = BuildSpec(
     target=Target.TENSORRT_RTX,
     out=Path("build"),
 )
-ORT = {"target": Target.ONNXRUNTIME}
-SWITCHABLE = {"adapter": AdapterMode.SWITCHABLE}
+ORT: dict[str, Any] = {"target": Target.ONNXRUNTIME}
+SWITCHABLE: dict[str, Any] = {"adapter": AdapterMode.SWITCHABLE}
 OFFICIAL = SWITCHABLE | {"interface": Interface.OFFICIAL}
-SLOT = {"adapter": AdapterMode.SLOT, "task": "base"}
-CHUNKS = {"head": HeadName.CHUNKS}
+SLOT: dict[str, Any] = {"adapter": AdapterMode.SLOT, "task": "base"}
+CHUNKS: dict[str, Any] = {"head": HeadName.CHUNKS}
 
 
 def plan(checkpoint: Checkpoint, **choices: Any) -> BundlePlan:
@@ -73,7 +73,7 @@ def test_name_says_the_choices(small: Checkpoint, choices: dict[str, Any], name:
 
 
 def combinations() -> Iterator[dict[str, Any]]:
-    forms = [
+    forms: list[dict[str, Any]] = [
         {},
         CHUNKS,
         {"task": "separation"},

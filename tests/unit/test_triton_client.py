@@ -73,17 +73,18 @@ def test_option_of_the_client_is_named(name: str, value: Any, expected: str) -> 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
 def test_wrong_input_is_refused_without_a_server(scheme: str) -> None:
     with TritonEmbedder(f"{scheme}://localhost:1", deadline=0.01) as client:
-        for texts, words in [
+        bad_texts: list[tuple[Any, str]] = [
             ("text", "got one str"),
             (["\ud800"], "lone surrogate"),
             ([None], "got"),
             (None, "texts: got None"),
             (["x", ""], "text 1: empty, expected at least one character"),
             (["x", "a\0"], "text 1: holds a NUL character"),
-        ]:
+        ]
+        for texts, words in bad_texts:
             with pytest.raises(InputError, match=words):
                 client.encode(texts, task="base")
-        for options, words in [
+        bad_options: list[tuple[dict[str, Any], str]] = [
             ({"task": 3}, "task: got 3"),
             ({"task": ["a", "b"]}, "task: got 2 tasks for 1 texts"),
             ({"dimensions": 32.0}, "dimensions: got 32.0, expected a whole number"),
@@ -92,16 +93,18 @@ def test_wrong_input_is_refused_without_a_server(scheme: str) -> None:
             ({"prefix": "no"}, "prefix: got 'no', expected True or False"),
             ({"strict": 0}, "strict: got 0, expected True or False"),
             ({"progress": 0}, "progress: got 0, expected True or False"),
-        ]:
+        ]
+        for options, words in bad_options:
             with pytest.raises(InputError, match=words):
                 client.encode(["x"], **options)
-        for options, words in [
+        bad_chunks: list[tuple[dict[str, Any], str]] = [
             ({"chunks": [(0, 1)], "sentences": 1}, "expected exactly one of chunks"),
             ({"chunks": [(0, 1.5)]}, "chunk 0: got 1.5, expected a whole number"),
             ({"chunks": [(0, 2**40)]}, "chunk 0: got 1099511627776, expected at most"),
             ({"sentences": 1, "document": ""}, "document: empty"),
             ({"sentences": 1, "prefix": "no"}, "prefix: got 'no'"),
-        ]:
+        ]
+        for options, words in bad_chunks:
             with pytest.raises(InputError, match=words):
                 client.encode_chunks(**{"document": "text", **options})
         assert client.encode([], dimensions=32).shape == (0, 32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -46,9 +47,13 @@ class Bench:
     """An executor over fakes."""
 
     def __init__(
-        self, file: EngineFile, scenario: Scenario, flavour: str = "tensorrt", **fail: int
+        self,
+        file: EngineFile,
+        scenario: Scenario,
+        flavour: str = "tensorrt",
+        fail: Mapping[str, int] | None = None,
     ):
-        self.cuda, self.scenario = FakeCuda(**fail), scenario
+        self.cuda, self.scenario = FakeCuda(**fail or {}), scenario
         self.module = fake_module(rtx, self.cuda, scenario, flavour)
         self.file = file
 
@@ -192,7 +197,7 @@ def test_refusal_of_any_call_is_an_error_and_frees(
 def test_cuda_error_names_its_place_and_frees(
     file: EngineFile, function: str, number: int, message: str
 ) -> None:
-    bench = Bench(file, Scenario(), **{function: number})
+    bench = Bench(file, Scenario(), fail={function: number})
     runtime = bench.open()
     with pytest.raises(AdaptrtError, match=message):
         runtime.run(batch(2, 4))
@@ -202,7 +207,7 @@ def test_cuda_error_names_its_place_and_frees(
 
 
 def test_refused_allocation_leaves_other_profiles_usable(file: EngineFile) -> None:
-    bench = Bench(file, Scenario(), cudaMalloc=5)
+    bench = Bench(file, Scenario(), fail={"cudaMalloc": 5})
     with bench.open() as runtime:
         check(runtime, batch(2, 4))
         with pytest.raises(AdaptrtError, match="profile long"):
@@ -212,7 +217,7 @@ def test_refused_allocation_leaves_other_profiles_usable(file: EngineFile) -> No
 
 def test_failed_execution_closes_the_runtime(file: EngineFile) -> None:
     """After a stream error the GPU's state is unknown, so nothing may run on it."""
-    bench = Bench(file, Scenario(), cudaStreamSynchronize=3)
+    bench = Bench(file, Scenario(), fail={"cudaStreamSynchronize": 3})
     runtime = bench.open()
     check(runtime, batch(2, 4))
     with pytest.raises(AdaptrtError, match="cudaStreamSynchronize"):
@@ -239,7 +244,7 @@ def test_call_that_waits_for_another_does_not_run_on_what_that_one_left(file: En
 
 
 def test_stream_that_cannot_be_made_is_an_error(file: EngineFile) -> None:
-    bench = Bench(file, Scenario(), cudaStreamCreateWithFlags=1)
+    bench = Bench(file, Scenario(), fail={"cudaStreamCreateWithFlags": 1})
     with pytest.raises(AdaptrtError, match="cudaStreamCreateWithFlags"):
         bench.open()
     assert bench.cuda.held == {}
@@ -247,7 +252,9 @@ def test_stream_that_cannot_be_made_is_an_error(file: EngineFile) -> None:
 
 def test_freeing_after_an_error_does_not_hide_it(file: EngineFile) -> None:
     """A CUDA error is reported by every later call too."""
-    bench = Bench(file, Scenario(), cudaStreamSynchronize=2, cudaFree=1, cudaFreeHost=1)
+    bench = Bench(
+        file, Scenario(), fail={"cudaStreamSynchronize": 2, "cudaFree": 1, "cudaFreeHost": 1}
+    )
     runtime = bench.open()
     with pytest.raises(AdaptrtError, match="cudaStreamSynchronize"):
         runtime.run(batch(2, 4))
@@ -282,7 +289,7 @@ def test_old_recordings_are_forgotten(file: EngineFile) -> None:
     "failing", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"]
 )
 def test_shape_that_cannot_be_recorded_still_runs(file: EngineFile, failing: str) -> None:
-    bench = Bench(file, Scenario(), **{failing: 1})
+    bench = Bench(file, Scenario(), fail={failing: 1})
     with bench.open() as runtime:
         check(runtime, batch(2, 4, 0))
         with pytest.warns(RuntimeWarning, match=f"no CUDA graphs.*{failing}"):
@@ -304,7 +311,7 @@ def test_execution_that_fails_while_recording_still_runs(file: EngineFile) -> No
 
 
 def test_failed_launch_frees_and_closes(file: EngineFile) -> None:
-    bench = Bench(file, Scenario(), cudaGraphLaunch=1)
+    bench = Bench(file, Scenario(), fail={"cudaGraphLaunch": 1})
     runtime = bench.open()
     check(runtime, batch(2, 4))
     check(runtime, batch(2, 4))

@@ -19,14 +19,17 @@ from runtimes.arguments import (
     list_texts,
 )
 from runtimes.arrays import Arrays, Ids, Vectors
+from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.choices import AdapterMode, GraphKind, HeadName, Precision
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
 from runtimes.manifest import Manifest, read_manifest
+from runtimes.open import find_executor, open_runtime
+from runtimes.tensors import SENTENCE_EMBEDDING, TASK_ID
 from runtimes.text.batching import schedule
 from runtimes.text.chunks import (
     OVERLAP,
-    ChunkHead,
     ChunkVectors,
     Cut,
     Document,
@@ -36,8 +39,6 @@ from runtimes.text.chunks import (
 )
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
 
-_ORT_DEVICES = {"onnxruntime": "cpu", "onnxruntime_cuda": "cuda"}
-_ENGINES = ("tensorrt_rtx", "tensorrt")
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 
 
@@ -58,8 +59,8 @@ class Embedder(RuntimeBase):
         runtime: Runtime,
         folder: Path | None = None,
     ) -> None:
-        self.manifest, self.tokenizer = manifest, tokenizer
-        self.runtime = ChunkHead(runtime) if manifest.head == "chunks" else runtime
+        """``runtime`` gives one vector per text, as :func:`runtimes.open.open_runtime` makes it."""
+        self.manifest, self.tokenizer, self.runtime = manifest, tokenizer, runtime
         self._folder = folder
 
     @classmethod
@@ -68,6 +69,7 @@ class Embedder(RuntimeBase):
         bundle: str | Path,
         *,
         runtime: str = "onnxruntime",
+        device: str | None = None,
         threads: int | None = None,
         adapter: str | Path | None = None,
         max_bytes: int = MAX_BYTES,
@@ -77,11 +79,12 @@ class Embedder(RuntimeBase):
         ``runtime`` names the executor and is never replaced by another: ``onnxruntime`` runs the
         bundle's CPU graph (half-precision weights, FP32 arithmetic), ``onnxruntime_cuda`` its
         graph for NVIDIA GPUs, ``tensorrt_rtx`` and ``tensorrt`` its engine for the GPU that is
-        present. ``threads`` are those of ONNX Runtime on a CPU (default: one per core). ``adapter``
-        is an ``.onnx_adapter`` file for a bundle with a slot. A text of more than ``max_bytes``
-        bytes of UTF-8 is refused: tokenising 1 MB takes up to 1.1 s and 360 MB. Raises
-        :class:`InputError` for a bundle that is incomplete or has nothing for the executor, and
-        for an adapter that was made for another model; :class:`MissingError` where the GPU, a
+        present. ``device``, ``cpu`` or ``cuda``, is checked against it: None takes the executor's
+        own, another one is an error. ``threads`` are those of ONNX Runtime on a CPU (default: one
+        per core). ``adapter`` is an ``.onnx_adapter`` file for a bundle with a slot. A text of more
+        than ``max_bytes`` bytes of UTF-8 is refused: tokenising 1 MB takes up to 1.1 s and 360 MB.
+        Raises :class:`InputError` for a bundle that is incomplete or has nothing for the executor,
+        and for an adapter that was made for another model; :class:`MissingError` where the GPU, a
         library or an engine for this GPU is missing.
         """
         folder = check_path("bundle", bundle)
@@ -91,12 +94,16 @@ class Embedder(RuntimeBase):
         check_whole("max_bytes", max_bytes, 1)
         manifest = read_manifest(folder)
         tokenizer = load_tokenizer(folder, manifest, max_bytes)  # first: it takes no GPU memory
-        executor = _open_executor(folder, manifest, runtime, threads, file)
-        embedder = cls(manifest, tokenizer, executor, folder)
+        _warn_of_slow_int8(manifest, runtime)
+        opened = open_runtime(
+            folder, manifest, runtime, device=device, threads=threads, adapter=file
+        )
+        embedder = cls(manifest, tokenizer, opened, folder)
         embedder._reload = partial(
             cls.load,
             folder.absolute(),
             runtime=runtime,
+            device=device,
             threads=threads,
             adapter=file and file.absolute(),
             max_bytes=max_bytes,
@@ -144,8 +151,8 @@ class Embedder(RuntimeBase):
         for batch in _with_progress(batches, lengths) if progress else batches:
             inputs: dict[str, Ids] = dict(self.tokenizer.pad([rows[i] for i in batch]).inputs())
             if self._switchable:
-                inputs["task_id"] = np.array([self._task_id(tasks[i]) for i in batch], np.int64)
-            vectors[batch] = self.runtime.run(inputs)["sentence_embedding"]
+                inputs[TASK_ID.name] = np.array([self._task_id(tasks[i]) for i in batch], np.int64)
+            vectors[batch] = self.runtime.run(inputs)[SENTENCE_EMBEDDING.name]
         return truncate(vectors, width)
 
     @while_open
@@ -168,7 +175,7 @@ class Embedder(RuntimeBase):
         each ``overlap`` tokens before its first chunk; the result says which. Needs a bundle
         built with ``HEAD=chunks``.
         """
-        if self.manifest.head != "chunks":
+        if self.manifest.head != HeadName.CHUNKS:
             raise InputError(
                 "late chunking: this bundle gives one vector per text; build one with HEAD=chunks"
             )
@@ -178,7 +185,7 @@ class Embedder(RuntimeBase):
         check_flag("prefix", prefix)
         (name,) = self._tasks(task, 1)
         text = Document(self.tokenizer, document, self.manifest.prefixes[name] if prefix else "")
-        number = {"task_id": np.array([self._task_id(name)])} if self._switchable else {}
+        number = {TASK_ID.name: np.array([self._task_id(name)])} if self._switchable else {}
 
         def run(inputs: Arrays) -> Arrays:
             return self.runtime.run({**inputs, **number})
@@ -191,7 +198,7 @@ class Embedder(RuntimeBase):
 
     @property
     def _switchable(self) -> bool:
-        return self.manifest.adapter == "switchable"
+        return self.manifest.adapter == AdapterMode.SWITCHABLE
 
     def _task_id(self, task: str) -> int:
         return -1 if task not in self.manifest.tasks else self.manifest.tasks.index(task)
@@ -214,7 +221,7 @@ class Embedder(RuntimeBase):
         own = self.manifest.task
         if self._folder is not None and self._folder.name.startswith(own):  # else named by NAME
             sibling = self._folder.with_name(task + self._folder.name.removeprefix(own))
-            if (sibling / "manifest.json").is_file():
+            if (sibling / MANIFEST_FILE).is_file():
                 return f"this bundle has {own}; load {sibling}"
         return f"this bundle has {own}; build one with `make engine TASK={task}`"
 
@@ -239,31 +246,11 @@ def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES)
     )
 
 
-def _open_executor(
-    folder: Path, manifest: Manifest, runtime: object, threads: int | None, adapter: Path | None
-) -> Runtime:
-    if not isinstance(runtime, str) or runtime not in (*_ORT_DEVICES, *_ENGINES):
-        known = ", ".join((*_ORT_DEVICES, *_ENGINES))
-        raise InputError(f"runtime: got {shown(runtime)}, expected one of {known}")
-    if runtime in _ENGINES:
-        from runtimes.executors.tensorrt.runtime import open_engine
-
-        if adapter is not None:
-            raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
-        return open_engine(folder, manifest, runtime)
-    from runtimes.executors.ort import OrtRuntime, PooledOrtRuntime
-
-    device = _ORT_DEVICES[runtime]
-    if manifest.precision == "int8" and device == "cpu":
+def _warn_of_slow_int8(manifest: Manifest, runtime: object) -> None:
+    """Where INT8's CPU graph is about to run on a CPU without its instructions."""
+    on_cpu = find_executor(runtime).graph == GraphKind.ONNXRUNTIME
+    if on_cpu and manifest.precision == Precision.INT8:
         warn_without_vnni()
-    if adapter is not None:
-        from runtimes.executors.adapter_file import check_adapter
-
-        adapter = check_adapter(adapter, manifest)
-    kind = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
-    graph = folder / manifest.artifact(runtime).path
-    tasks = manifest.tasks if manifest.adapter == "switchable" else ()
-    return kind(graph, device=device, threads=threads, adapter=adapter, tasks=tasks)
 
 
 def truncate(vectors: Vectors, width: int) -> Vectors:

@@ -23,6 +23,7 @@ from runtimes.arrays import Vectors
 from runtimes.bundle_files import CHUNKS_FILE, PARITY_FILE, REFERENCE_FILE
 from runtimes.choices import GraphKind, HeadName, Interface, Precision
 from runtimes.executors.base import Runtime
+from runtimes.heads import PooledTokens
 from runtimes.text.tokens import TextTokenizer
 
 _NOISE_TEXTS = 8
@@ -129,11 +130,11 @@ class Gate:
                 ),
                 self.plan.form.output_name,
             )
-        from runtimes.executors.ort import OrtRuntime, PooledOrtRuntime
+        from runtimes.executors.ort import OrtRuntime
 
+        runtime = OrtRuntime(self.folder / self.files[kind])
         official = self.plan.form.interface is Interface.OFFICIAL
-        runtime = PooledOrtRuntime if official else OrtRuntime
-        return runtime(self.folder / self.files[kind])
+        return PooledTokens(runtime) if official else runtime
 
     @cached_property
     def reference(self) -> Reference:

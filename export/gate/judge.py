@@ -21,7 +21,7 @@ from runtimes.arrays import Vectors
 from runtimes.choices import HeadName, Interface, Precision, Target
 from runtimes.embedder import truncate
 from runtimes.executors.base import Runtime
-from runtimes.text.chunks import ChunkHead
+from runtimes.heads import ChunkHead
 from runtimes.text.tokens import TextTokenizer
 
 

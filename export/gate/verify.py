@@ -25,7 +25,8 @@ from runtimes.choices import HeadName, Interface, Precision, Target
 from runtimes.embedder import load_tokenizer
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, one_line, shown
 from runtimes.executors.base import Runtime
-from runtimes.executors.ort import OrtRuntime, PooledOrtRuntime
+from runtimes.executors.ort import OrtRuntime
+from runtimes.heads import PooledTokens
 from runtimes.manifest import Manifest
 from runtimes.text.tokens import TextTokenizer
 
@@ -173,7 +174,8 @@ class _Published:
         if self._needs_torch(kind):
             return None
         official = self.manifest.interface == Interface.OFFICIAL
-        return (PooledOrtRuntime if official else OrtRuntime)(self._file(kind))
+        runtime = OrtRuntime(self._file(kind))
+        return PooledTokens(runtime) if official else runtime
 
     def _texts(self) -> Iterator[ParityText]:
         """The recorded texts in their order, tokenised anew with each one's task's prefix."""

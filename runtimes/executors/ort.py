@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from runtimes.arrays import Arrays
 from runtimes.errors import AdaptrtError, InputError, MissingError
@@ -82,9 +80,6 @@ class OrtRuntime(RuntimeBase):
     @while_open
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every output of the graph by name."""
-        return self._run(inputs)
-
-    def _run(self, inputs: Arrays) -> Arrays:
         check_task_ids(inputs, self._tasks)
         try:
             values = self._session.run(None, dict(inputs), self._options)
@@ -95,33 +90,6 @@ class OrtRuntime(RuntimeBase):
 
     def _free(self) -> None:
         del self._session
-
-
-class PooledOrtRuntime(OrtRuntime):
-    """A graph with the official interface behind the encoder's contract: mean-pools outside.
-
-    The official ``task_id`` is one number per call, so rows of different tasks run apart.
-    """
-
-    @while_open
-    def run(self, inputs: Arrays) -> Arrays:
-        """Execute once per task among the rows."""
-        mask, tasks = inputs["attention_mask"], inputs["task_id"]
-        vectors: dict[int, NDArray[np.float32]] = {}
-        for task in np.unique(tasks):
-            rows = np.flatnonzero(tasks == task)
-            feeds = {
-                "input_ids": inputs["input_ids"][rows],
-                "attention_mask": mask[rows],
-                "task_id": np.array(task, np.int64),
-            }
-            tokens = self._run(feeds)["text_embeds"]
-            weights = mask[rows][..., None].astype(np.float32)
-            means = (tokens * weights).sum(axis=1) / weights.sum(axis=1)
-            vectors |= dict(
-                zip(rows, means / np.linalg.norm(means, axis=1, keepdims=True), strict=True)
-            )
-        return {"sentence_embedding": np.stack([vectors[i] for i in range(len(tasks))])}
 
 
 _CUDA_HINT = (

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from runtimes.arguments import check_whole, list_of
 from runtimes.arrays import Arrays, Ids, Vectors
 from runtimes.errors import InputError, shown
-from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.text.tokens import TextTokenizer, check_text
 
 Span = tuple[int, int]
@@ -52,26 +51,6 @@ class ChunkVectors:
     spans: tuple[Span, ...]
     windows: tuple[Window, ...]
     window_of: tuple[int, ...]
-
-
-class ChunkHead(RuntimeBase):
-    """Gives a graph with a chunk head the encoder's contract too: one chunk over each text."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime, self.name, self.budget = runtime, runtime.name, runtime.budget
-
-    @while_open
-    def run(self, inputs: Arrays) -> Arrays:
-        """With ``chunk_weights`` as the graph does, without them ``sentence_embedding``."""
-        if "chunk_weights" in inputs:
-            return self._runtime.run(inputs)
-        mask = inputs["attention_mask"].astype(np.float32)
-        whole = (mask / mask.sum(axis=1, keepdims=True))[:, None]
-        vectors = self._runtime.run({**inputs, "chunk_weights": whole})["chunk_embedding"]
-        return {"sentence_embedding": vectors[:, 0]}
-
-    def _free(self) -> None:
-        self._runtime.close()
 
 
 class Document:

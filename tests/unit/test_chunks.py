@@ -11,6 +11,7 @@ import pytest
 
 from runtimes import Embedder, InputError
 from runtimes.executors.base import RuntimeBase
+from runtimes.heads import ChunkHead
 from runtimes.text.batching import Budget
 from runtimes.text.chunks import ChunkVectors, Cut, Document, choose_spans, sentence_starts
 from tests.support import Array, cosines, make_manifest, sample_tokenizer
@@ -45,7 +46,7 @@ class FakeChunkHead(RuntimeBase):
 @pytest.fixture
 def subject() -> Embedder:
     manifest = replace(make_manifest(), head="chunks", prefixes={"retrieval.query": PREFIX})
-    return Embedder(manifest, sample_tokenizer(64), FakeChunkHead())
+    return Embedder(manifest, sample_tokenizer(64), ChunkHead(FakeChunkHead()))
 
 
 def document(text: str = TEXT, prefix: str = PREFIX) -> Document:

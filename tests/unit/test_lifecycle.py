@@ -19,12 +19,12 @@ from onnx_ir import to_proto
 
 from runtimes import AdaptrtError, Embedder, TritonEmbedder
 from runtimes.executors.base import RuntimeBase, while_open
-from runtimes.executors.ort import OrtRuntime, PooledOrtRuntime
+from runtimes.executors.ort import OrtRuntime
 from runtimes.executors.tensorrt.cuda import Cuda
 from runtimes.executors.tensorrt.engine import EngineFile
 from runtimes.executors.tensorrt.runtime import TrtRuntime
 from runtimes.executors.torch_reference import FlashReference, TorchModule
-from runtimes.text.chunks import ChunkHead
+from runtimes.heads import ChunkHead, PooledTokens
 from tests.support import CallableRuntime, make_manifest, parse_graph, sample_tokenizer
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_trt import Scenario, fake_module
@@ -84,8 +84,8 @@ def run(runtime: Any) -> Any:
 
 CASES: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any]]] = {
     "OrtRuntime": (lambda _: OrtRuntime(graph(SENTENCE)), run),
-    "PooledOrtRuntime": (
-        lambda _: PooledOrtRuntime(graph(OFFICIAL)),
+    "PooledTokens": (
+        lambda _: PooledTokens(OrtRuntime(graph(OFFICIAL))),
         lambda r: r.run(INPUTS | TASKS),
     ),
     "ChunkHead": (lambda _: ChunkHead(fake()), lambda r: r.run(INPUTS | CHUNKS)),

@@ -10,8 +10,8 @@ import numpy as np
 from triton_io import Arrays, answer, inputs_of, outputs
 
 from runtimes.errors import AdaptrtError, InputError
-from runtimes.executors.ort import OrtRuntime, PooledOrtRuntime
 from runtimes.manifest import read_manifest
+from runtimes.open import open_runtime
 
 
 class TritonPythonModel:
@@ -23,12 +23,8 @@ class TritonPythonModel:
         manifest = read_manifest(folder)
         parameters = json.loads(args["model_config"])["parameters"]
         threads = int(parameters["threads"]["string_value"])
-        executor = PooledOrtRuntime if manifest.interface == "official" else OrtRuntime
-        self._runtime = executor(
-            folder / manifest.artifact("onnxruntime").path,
-            threads=threads or None,
-            spinning=False,
-            tasks=manifest.tasks if manifest.adapter == "switchable" else (),
+        self._runtime = open_runtime(
+            folder, manifest, "onnxruntime", threads=threads or None, spinning=False
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -19,6 +19,7 @@ from runtimes.executors.tensorrt.profile_runner import ProfileRunner
 from runtimes.manifest import Artifact, Manifest
 from runtimes.profiles import choose
 from runtimes.tasks import check_task_ids
+from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, TASK_ID, Tensor, check_shapes
 from runtimes.text.batching import GPU
 
 
@@ -31,11 +32,21 @@ class TrtRuntime(RuntimeBase):
     """
 
     def __init__(
-        self, trt: Any, file: EngineFile, cuda: Cuda, sm: str, *, tasks: Sequence[str] = ()
+        self,
+        trt: Any,
+        file: EngineFile,
+        cuda: Cuda,
+        sm: str,
+        *,
+        inputs: Sequence[Tensor] = (INPUT_IDS, ATTENTION_MASK, TASK_ID),
+        tasks: Sequence[str] = (),
     ) -> None:
-        """``trt`` is the flavour's module; ``tasks`` are the names that ``task_id`` counts."""
+        """``trt`` is the flavour's module; ``inputs`` describe the axes that shapes are held to.
+
+        ``tasks`` are the names that ``task_id`` counts.
+        """
         self.name = f"{'tensorrt_rtx' if is_rtx(trt) else 'tensorrt'}-{sm}"
-        self._cuda, self._tasks = cuda, tuple(tasks)
+        self._cuda, self._inputs, self._tasks = cuda, tuple(inputs), tuple(tasks)
         self._lock = threading.Lock()
         self._runners: dict[int, ProfileRunner] = {}
         self._engine = Engine(trt, file, sm)
@@ -64,18 +75,8 @@ class TrtRuntime(RuntimeBase):
         return [self._engine.memory(index) for index in range(len(self.profiles))]
 
     def _runner(self, inputs: Arrays) -> ProfileRunner:
-        shape = inputs["input_ids"].shape
-        if len(shape) != 2:
-            raise InputError(f"input_ids: got shape {list(shape)}, expected [batch, tokens]")
-        for name, array in inputs.items():
-            # task_id lacks the tokens, chunk_weights has the chunks between.
-            expected = (
-                shape[: array.ndim] if array.ndim < 3 else (shape[0], array.shape[1], shape[1])
-            )
-            if array.shape != expected:
-                raise InputError(
-                    f"{name}: got shape {list(array.shape)} beside input_ids {list(shape)}"
-                )
+        check_shapes(self._inputs, inputs)
+        shape = inputs[INPUT_IDS.name].shape
         index = choose(self.profiles, *shape)
         if index is None:
             known = ", ".join(map(str, self.profiles))
@@ -92,9 +93,16 @@ class TrtRuntime(RuntimeBase):
         del self._engine
 
 
-def open_engine(folder: Path, manifest: Manifest, flavour: str) -> TrtRuntime:
+def open_engine(
+    folder: Path,
+    manifest: Manifest,
+    flavour: str,
+    inputs: Sequence[Tensor],
+    tasks: Sequence[str],
+) -> TrtRuntime:
     """The executor for a bundle's engine on the GPU that is present.
 
+    ``inputs`` and ``tasks`` as :class:`TrtRuntime` takes them.
     Raises :class:`InputError` for a bundle without engines of this flavour and
     :class:`MissingError` without the library, without a GPU, or where no engine was built for it.
     """
@@ -108,8 +116,7 @@ def open_engine(folder: Path, manifest: Manifest, flavour: str) -> TrtRuntime:
     cuda = load_cuda()
     sm = device_sm() or "unknown"
     file = engine_file(folder, manifest, flavour, sm)
-    tasks = manifest.tasks if manifest.adapter == "switchable" else ()
-    return TrtRuntime(trt, file, cuda, sm, tasks=tasks)
+    return TrtRuntime(trt, file, cuda, sm, inputs=inputs, tasks=tasks)
 
 
 def engine_file(folder: Path, manifest: Manifest, flavour: str, sm: str) -> EngineFile:

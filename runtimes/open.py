@@ -1,0 +1,233 @@
+"""Executors: what can run a bundle, one row each, and the one place that opens them.
+
+An executor is a library on a device together with the graph it runs, or the graph its engine was
+built from. :func:`open_runtime` serves the embedder, the gate, ``verify`` and Triton's encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Precision, Target
+from runtimes.errors import InputError, shown
+from runtimes.executors.base import Runtime
+from runtimes.heads import graph_inputs, head_of
+from runtimes.manifest import Manifest
+
+CPU, CUDA = "cpu", "cuda"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """How an executor is opened, beyond what the bundle says.
+
+    ``threads`` are those of ONNX Runtime on a CPU (None: one per core), which go on ``spinning``
+    between calls or not. ``adapter`` is the file that fills a slot.
+    """
+
+    threads: int | None = None
+    adapter: Path | None = None
+    spinning: bool = True
+
+
+# Opens a bundle's graph or engine as it stands, without the head's contract.
+Opener = Callable[[Path, Manifest, OpenOptions], Runtime]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executor:
+    """One row. ``graph`` is what it runs, or what its engine was built from.
+
+    It opens bundles of ``precisions``, on ``device`` and no other. One that ``fills_slots`` takes
+    an adapter file. One that ``judges`` is compared with the reference in the gate and by
+    ``verify``, of bundles for ``judged_targets``, under its ``label`` (by default its name); of
+    those for the targets that it ``speaks_for`` it comes first, and the manifest has its figures.
+    An executor that is not ``offered`` exists for the gate.
+    """
+
+    name: str
+    graph: GraphKind
+    opener: Opener
+    device: str = CPU
+    runs_engine: bool = False
+    fills_slots: bool = False
+    precisions: Collection[Precision] = tuple(Precision)
+    judges: bool = False
+    judged_targets: Collection[Target] = tuple(Target)
+    speaks_for: Collection[Target] = ()
+    label: str = ""
+    offered: bool = True
+
+    @property
+    def report_label(self) -> str:
+        """What the gate's reports of it are called."""
+        return self.label or self.name
+
+
+def _onnxruntime(
+    folder: Path,
+    manifest: Manifest,
+    options: OpenOptions,
+    *,
+    graph: GraphKind,
+    device: str = CPU,
+) -> Runtime:
+    from runtimes.executors.ort import OrtRuntime
+
+    adapter = options.adapter
+    if adapter is not None:
+        from runtimes.executors.adapter_file import check_adapter
+
+        adapter = check_adapter(adapter, manifest)
+    return OrtRuntime(
+        folder / manifest.artifact(graph).path,
+        device=device,
+        threads=options.threads,
+        adapter=adapter,
+        tasks=counted_tasks(manifest),
+        spinning=options.spinning,
+    )
+
+
+def _engine(folder: Path, manifest: Manifest, options: OpenOptions, *, flavour: str) -> Runtime:
+    from runtimes.executors.tensorrt.runtime import open_engine
+
+    inputs = graph_inputs(
+        AdapterMode(manifest.adapter), Interface(manifest.interface), HeadName(manifest.head)
+    )
+    return open_engine(folder, manifest, flavour, inputs, counted_tasks(manifest))
+
+
+# ONNX Runtime's CPU kernels have no BF16; its own CPU graph is FP32 there.
+_NOT_BF16 = (Precision.FP32, Precision.FP16, Precision.INT8)
+_ENGINE_TARGETS = (Target.TENSORRT_RTX, Target.TENSORRT)
+
+EXECUTORS: dict[str, Executor] = {
+    row.name: row
+    for row in (
+        Executor(
+            name="onnxruntime",
+            graph=GraphKind.ONNXRUNTIME,
+            opener=partial(_onnxruntime, graph=GraphKind.ONNXRUNTIME),
+            fills_slots=True,
+            judges=True,
+            speaks_for=(Target.ONNXRUNTIME,),
+        ),
+        Executor(
+            name="onnxruntime_cuda",
+            graph=GraphKind.ONNXRUNTIME_CUDA,
+            opener=partial(_onnxruntime, graph=GraphKind.ONNXRUNTIME_CUDA, device=CUDA),
+            device=CUDA,
+            fills_slots=True,
+        ),
+        Executor(
+            name="tensorrt_rtx",
+            graph=GraphKind.TENSORRT,
+            opener=partial(_engine, flavour="tensorrt_rtx"),
+            device=CUDA,
+            runs_engine=True,
+        ),
+        Executor(
+            name="tensorrt",
+            graph=GraphKind.TENSORRT,
+            opener=partial(_engine, flavour="tensorrt"),
+            device=CUDA,
+            runs_engine=True,
+        ),
+        # Without a GPU the portable graph, the very types of the engine, speaks for it.
+        Executor(
+            name="portable",
+            graph=GraphKind.PORTABLE,
+            opener=partial(_onnxruntime, graph=GraphKind.PORTABLE),
+            precisions=_NOT_BF16,
+            judges=True,
+            speaks_for=_ENGINE_TARGETS,
+            offered=False,
+        ),
+        Executor(
+            name="primitive",
+            graph=GraphKind.PRIMITIVE,
+            opener=partial(_onnxruntime, graph=GraphKind.PRIMITIVE),
+            precisions=_NOT_BF16,
+            judges=True,
+            judged_targets=(Target.TENSORRT10,),
+            speaks_for=(Target.TENSORRT10,),
+            offered=False,
+        ),
+    )
+}
+
+
+def find_executor(name: object) -> Executor:
+    """The row of a name; :class:`InputError` for any other value."""
+    if not isinstance(name, str) or name not in EXECUTORS:
+        known = ", ".join(row.name for row in EXECUTORS.values() if row.offered)
+        raise InputError(f"runtime: got {shown(name)}, expected one of {known}")
+    return EXECUTORS[name]
+
+
+def open_runtime(
+    folder: Path,
+    manifest: Manifest,
+    name: str | Executor,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    adapter: Path | None = None,
+    spinning: bool = True,
+) -> Runtime:
+    """The runtime of a bundle by one executor, with the contract of the bundle's head.
+
+    ``name`` is that of a row of :data:`EXECUTORS`, or a row. ``device`` None is the executor's
+    own; another one than that is refused. Nothing is replaced by anything else: raises
+    :class:`InputError` for a bundle without what the executor runs, and
+    :class:`~runtimes.errors.MissingError` where the device or a library is not there.
+    """
+    executor = name if isinstance(name, Executor) else find_executor(name)
+    if device is not None and device != executor.device:
+        fitting = [e.name for e in EXECUTORS.values() if e.offered and e.device == device]
+        hint = f"for {device} take runtime {' or '.join(fitting)}" if fitting else "leave it out"
+        raise InputError(
+            f"device: got {shown(device)}, but runtime {executor.name} runs on "
+            f"{executor.device}; {hint}"
+        )
+    if Precision(manifest.precision) not in executor.precisions:
+        raise InputError(
+            f"runtime: {executor.name} does not run a bundle in {manifest.precision}, only in "
+            f"{', '.join(executor.precisions)}"
+        )
+    if adapter is not None and not executor.fills_slots:
+        raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
+    options = OpenOptions(threads=threads, adapter=adapter, spinning=spinning)
+    runtime = executor.opener(folder, manifest, options)
+    head = head_of(Interface(manifest.interface), HeadName(manifest.head))
+    return head.apply(runtime)
+
+
+def judging_executors(
+    manifest: Manifest, executors: Mapping[str, Executor] | None = None
+) -> tuple[Executor, ...]:
+    """The rows by which a bundle is judged, the one that speaks for its target first.
+
+    Of every row that judges: those whose graph the bundle holds in a precision they can run.
+    ``executors`` None are those of :data:`EXECUTORS`.
+    """
+    target, precision = Target(manifest.target["name"]), Precision(manifest.precision)
+    graphs = {entry.kind for entry in manifest.artifacts}
+    rows = [
+        row
+        for row in (EXECUTORS if executors is None else executors).values()
+        if row.judges
+        and row.graph in graphs
+        and precision in row.precisions
+        and target in row.judged_targets
+    ]
+    return tuple(sorted(rows, key=lambda row: target not in row.speaks_for))
+
+
+def counted_tasks(manifest: Manifest) -> tuple[str, ...]:
+    """The tasks that ``task_id`` counts; none where the graph takes no such input."""
+    return tuple(manifest.tasks) if manifest.adapter == AdapterMode.SWITCHABLE else ()

@@ -20,13 +20,6 @@ from runtimes.choices import (
 )
 from runtimes.errors import InputError, shown
 
-JINA_TASKS = (
-    "retrieval.query",
-    "retrieval.passage",
-    "separation",
-    "classification",
-    "text-matching",
-)
 _SM = re.compile(r"sm\d{2,3}")
 MAX_RANK = 1024  # of a slot and of an adapter: the published model's width
 

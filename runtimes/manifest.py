@@ -66,7 +66,7 @@ class Architecture(TypedDict):
     heads: _Size
     intermediate: _Size
     vocab: _Size
-    token_types: _Size
+    token_types: Annotated[int, Meta(ge=0, le=10**7)]  # 0: the model has none
     max_positions: _Size
     layer_norm_eps: _Positive
     rope_theta: _Positive

@@ -17,8 +17,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
+from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.source import SAMPLE
-from export.spec import JINA_TASKS
 
 Tensors = dict[str, np.ndarray[Any, Any]]
 

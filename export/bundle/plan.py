@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from export.checkpoint.lora import Adapter, Bank, adapter_rank
-from export.checkpoint.names import TOKEN_TYPE, WORD
+from export.checkpoint.names import EMBEDDINGS
 from export.checkpoint.reader import Checkpoint
 from export.graph.weights import Contents
 from export.spec import BuildSpec, GraphForm, Limits
@@ -21,8 +21,6 @@ from runtimes.choices import (
     Target,
 )
 from runtimes.errors import InputError
-
-_EMBEDDINGS = (WORD, TOKEN_TYPE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +144,9 @@ def _merged(
 ) -> tuple[GraphForm, Contents]:
     if not shared:
         return GraphForm(), Contents(checkpoint, adapter)
-    linear = {n: p for n, p in adapter.modules.items() if n not in _EMBEDDINGS}
+    linear = {n: p for n, p in adapter.modules.items() if n not in EMBEDDINGS}
     beside = Adapter(
-        adapter.task, {n: adapter.modules[n] for n in _EMBEDDINGS if n in adapter.modules}
+        adapter.task, {n: adapter.modules[n] for n in EMBEDDINGS if n in adapter.modules}
     )
     contents = Contents(checkpoint, Adapter(adapter.task, linear), Bank.of([beside]))
     return GraphForm(embedding_rank=adapter_rank(beside)), contents

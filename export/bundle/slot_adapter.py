@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.checkpoint.config import EncoderConfig
+from export.checkpoint.families import family_of
 from export.checkpoint.lora import Bank, Matrix, adapter_rank
-from export.checkpoint.names import adaptable_modules
+from export.checkpoint.names import TOKEN_TYPE, adaptable_modules
 from export.checkpoint.peft_folder import read_peft_adapter
 from export.checkpoint.source import SAMPLE_NAME
 from export.spec import MAX_RANK, Limits
@@ -37,8 +38,9 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
     require_file_place(out)
     if not out.parent.is_dir():
         raise InputError(f"--out: {shown(str(out.parent))}: no such folder; make it first")
-    config = EncoderConfig(**manifest.architecture)
-    adapter = read_peft_adapter(peft, out.stem, config)
+    family = family_of(manifest.model.get("format"))
+    config = EncoderConfig(**manifest.architecture, pooler=family.pooler)
+    adapter = read_peft_adapter(peft, out.stem, family, config)
     rank = shapes[next(iter(shapes))][1]
     if (needed := adapter_rank(adapter)) > rank:
         raise InputError(
@@ -55,7 +57,7 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
         down = side == "lora_down"
         value = bank.down(owner, module.rows) if down else bank.up(owner, module.columns)
         # The token type's row is FP32 in every precision.
-        exact = np.dtype(np.float32) if "token_type" in owner else dtype
+        exact = np.dtype(np.float32) if owner == TOKEN_TYPE else dtype
         values[name] = OrtValue.ortvalue_from_numpy(_cast(value, exact, f"{peft}: {name}"))
     file = AdapterFormat()
     file.set_adapter_version(1)

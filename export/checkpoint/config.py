@@ -1,4 +1,4 @@
-"""The encoder's shape and the model card's facts, read from either format's config.json."""
+"""The encoder's shape and the model card's facts, read from ``config.json`` by its family's row."""
 
 from __future__ import annotations
 
@@ -9,33 +9,29 @@ from pathlib import Path
 from typing import Any
 from unicodedata import category
 
-from export.spec import JINA_TASKS, MAX_RANK, check_task_name
+from export.checkpoint.families import FAMILIES
+from export.checkpoint.family import Family, Fixed
+from export.spec import MAX_RANK, check_task_name
 from runtimes.choices import ALL_TASKS, BASE_TASK
 from runtimes.errors import InputError, shown
 from runtimes.files import MAX_CONFIG_BYTES, read_json
 
-# The native format's config.json carries neither; these are the published model's values.
-JINA_PREFIXES = {
-    "retrieval.query": "Represent the query for retrieving evidence documents: ",
-    "retrieval.passage": "Represent the document for retrieval: ",
-}
-MATRYOSHKA = (32, 64, 128, 256, 512, 768, 1024)
-MODEL_TYPES = {"xlm-roberta": "original", "jina_embeddings_v3": "native"}
 # The most of each number, at least eight times the published model's. They cost memory and time
 # before a tensor is looked at, or where no tensor contradicts them.
 _MOST = {
-    "hidden_size": 16_384,  # 16,384 rows of an embedding table, held at once, are 1 GiB
-    "num_attention_heads": 1024,
-    "num_hidden_layers": 512,  # every tensor's name is made, every layer traced and lowered
-    "intermediate_size": 131_072,
-    "vocab_size": 4_000_000,
-    "type_vocab_size": 1024,
-    "max_position_embeddings": 131_074,  # no tensor has it; transformers makes tables of it
+    "hidden": 16_384,  # 16,384 rows of an embedding table, held at once, are 1 GiB
+    "heads": 1024,
+    "layers": 512,  # every tensor's name is made, every layer traced and lowered
+    "intermediate": 131_072,
+    "vocab": 4_000_000,
+    "token_types": 1024,
+    "max_positions": 131_074,  # no tensor has it; transformers makes tables of it
     "lora_rank": MAX_RANK,  # a switchable graph multiplies all tasks' ranks for each of them
 }
 _MOST_TASKS = 64  # TASK=all builds a bundle for each
 _MOST_DIMENSIONS = 64
 _MOST_PREFIX = 2000  # characters; the published ones have 60
+Raw = Mapping[str, Any]  # config.json, unchecked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +43,18 @@ class EncoderConfig:
     heads: int
     intermediate: int
     vocab: int
-    token_types: int
+    token_types: int  # 0: the family has none
     max_positions: int
     layer_norm_eps: float
     rope_theta: float
     pad_id: int
     # Facts beside the architecture; they do not change the graph.
-    tasks: tuple[str, ...] = field(default=JINA_TASKS, compare=False)
+    tasks: tuple[str, ...] = field(default=(), compare=False)
     prefixes: Mapping[str, str] = field(default_factory=dict, compare=False)
     dimensions: tuple[int, ...] = field(default=(), compare=False)
-    lora_rank: int = field(default=4, compare=False)
+    lora_rank: int = field(default=1, compare=False)  # of adapters in the model's file
     lora_alpha: float = field(default=1.0, compare=False)
+    pooler: bool = field(default=True, compare=False)  # whether the checkpoint holds one
 
     @property
     def head_dim(self) -> int:
@@ -78,76 +75,99 @@ class EncoderConfig:
         return "" if task == BASE_TASK else self.prefixes.get(task, "")
 
 
-def read_config(folder: Path) -> tuple[str, EncoderConfig]:
-    """The format's name (``original`` or ``native``) and the configuration in ``folder``."""
+def read_config(folder: Path) -> tuple[Family, EncoderConfig]:
+    """The family's row and the configuration of the checkpoint in ``folder``."""
     path = folder / "config.json"
     raw = read_json(path, MAX_CONFIG_BYTES)
     model_type = raw.get("model_type")
-    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
+        known = " or ".join(repr(name) for name in FAMILIES)
+        names = " or ".join(dict.fromkeys(family.name for family in FAMILIES.values()))
         raise InputError(
-            f"{path}: model_type is {shown(model_type)}, expected 'xlm-roberta' with task adapters "
-            "or 'jina_embeddings_v3'; point MODEL at a jina-embeddings-v3 checkpoint"
+            f"{path}: model_type is {shown(model_type)}, expected {known}; "
+            f"point MODEL at a checkpoint of {names}"
         )
-    kind = MODEL_TYPES[model_type]
-    position = raw.get("position_embedding_type", "rotary" if kind == "native" else None)
-    if position != "rotary":
-        raise InputError(
-            f"{path}: position_embedding_type is {shown(position)}, expected 'rotary'; "
-            "this is not a jina-embeddings-v3 checkpoint"
-        )
-    if (act := raw.get("hidden_act", "gelu")) != "gelu":
-        raise InputError(f"{path}: hidden_act is {shown(act)}, expected 'gelu' (the erf form)")
-    return kind, _parse(path, raw, kind)
+    family = FAMILIES[model_type]
+    for fixed in family.fixed:
+        _check_fixed(path, raw, fixed)
+    return family, _parse(path, raw, family)
 
 
-def _parse(path: Path, raw: dict[str, Any], kind: str) -> EncoderConfig:
-    hidden, vocab = _integer(path, raw, "hidden_size"), _integer(path, raw, "vocab_size")
-    original = kind == "original"
+def _check_fixed(path: Path, raw: Raw, fixed: Fixed) -> None:
+    value = _lookup(path, raw, fixed.key, fixed.absent)
+    if value != fixed.value:
+        raise InputError(
+            f"{path}: {fixed.key} is {shown(value)}, expected {fixed.value!r}{fixed.hint}"
+        )
+
+
+def _parse(path: Path, raw: Raw, family: Family) -> EncoderConfig:
+    keys = family.config
+
+    def integer(field_name: str) -> int:
+        return _integer(path, raw, getattr(keys, field_name), _MOST[field_name])
+
+    hidden, vocab = integer("hidden"), integer("vocab")
     return EncoderConfig(
         hidden=hidden,
-        heads=_heads(path, raw, hidden),
-        layers=_integer(path, raw, "num_hidden_layers"),
-        intermediate=_integer(path, raw, "intermediate_size"),
+        heads=_heads(path, raw, family, hidden, integer("heads")),
+        layers=integer("layers"),
+        intermediate=integer("intermediate"),
         vocab=vocab,
-        token_types=_integer(path, raw, "type_vocab_size"),
-        max_positions=_integer(path, raw, "max_position_embeddings"),
-        layer_norm_eps=_number(path, raw, "layer_norm_eps"),
-        rope_theta=_rope_theta(path, raw, kind),
-        pad_id=_pad_id(path, raw, vocab),
-        tasks=_tasks(path, raw) if original else JINA_TASKS,
-        prefixes=_prefixes(path, raw),
-        dimensions=_dimensions(path, raw, hidden),
-        lora_rank=_integer(path, raw, "lora_rank") if original else 4,
-        lora_alpha=_number(path, raw, "lora_alpha") if original else 1.0,
+        token_types=integer("token_types") if keys.token_types else 0,
+        max_positions=integer("max_positions"),
+        layer_norm_eps=_number(path, raw, keys.layer_norm_eps),
+        rope_theta=_number(path, raw, keys.rope_theta),
+        pad_id=_pad_id(path, raw, family, vocab),
+        tasks=_tasks(path, raw, family),
+        prefixes=_prefixes(path, raw, family),
+        dimensions=_dimensions(path, raw, family, hidden),
+        lora_rank=integer("lora_rank") if keys.lora_rank else 1,
+        lora_alpha=_number(path, raw, keys.lora_alpha) if keys.lora_alpha else 1.0,
+        pooler=family.pooler,
     )
 
 
-def _heads(path: Path, raw: dict[str, Any], hidden: int) -> int:
-    heads = _integer(path, raw, "num_attention_heads")
+def _lookup(path: Path, raw: Raw, key: str, absent: Any = None) -> Any:
+    """The value at a key; a dot leads into an object, which may be absent or null."""
+    outer, dot, inner = key.partition(".")
+    if not dot:
+        return raw.get(key, absent)
+    nested = raw.get(outer) or {}
+    if not isinstance(nested, dict):
+        raise InputError(f"{path}: {outer} is {shown(nested)}, expected an object")
+    return nested.get(inner, absent)
+
+
+def _heads(path: Path, raw: Raw, family: Family, hidden: int, heads: int) -> int:
     if hidden % heads or (hidden // heads) % 2:
         raise InputError(
-            f"{path}: hidden_size {hidden} over {heads} heads, expected an even width per head"
+            f"{path}: {family.config.hidden} {hidden} over {heads} heads, expected an even width "
+            "per head"
         )
-    if (width := raw.get("head_dim")) not in (None, hidden // heads):
-        raise InputError(f"{path}: head_dim is {shown(width)}, expected {hidden // heads} or none")
+    key = family.config.head_dim
+    if (width := _lookup(path, raw, key)) not in (None, hidden // heads):
+        raise InputError(f"{path}: {key} is {shown(width)}, expected {hidden // heads} or none")
     return heads
 
 
-def _pad_id(path: Path, raw: dict[str, Any], vocab: int) -> int:
-    value = raw.get("pad_token_id")
+def _pad_id(path: Path, raw: Raw, family: Family, vocab: int) -> int:
+    key = family.config.pad_id
+    value = _lookup(path, raw, key)
     if type(value) is not int or not 0 <= value < vocab:
         raise InputError(
-            f"{path}: pad_token_id is {shown(value)}, expected an id below vocab_size {vocab}"
+            f"{path}: {key} is {shown(value)}, expected an id below {family.config.vocab} {vocab}"
         )
     return value
 
 
-def _tasks(path: Path, raw: dict[str, Any]) -> tuple[str, ...]:
+def _tasks(path: Path, raw: Raw, family: Family) -> tuple[str, ...]:
     """The adapters' names. They become parts of paths, so they are what TASK may be."""
-    source = f"{path}: lora_adaptations"
-    names = raw.get("lora_adaptations")
+    key = family.config.tasks
+    names = _lookup(path, raw, key) if key else None
     if names is None:
-        return JINA_TASKS
+        return family.tasks
+    source = f"{path}: {key}"
     if not isinstance(names, list) or not 1 <= len(names) <= _MOST_TASKS:
         raise InputError(f"{source} is {shown(names)}, expected a list of 1 to {_MOST_TASKS} names")
     counts = Counter(check_task_name(source, name) for name in names)
@@ -160,15 +180,16 @@ def _tasks(path: Path, raw: dict[str, Any]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _prefixes(path: Path, raw: dict[str, Any]) -> dict[str, str]:
+def _prefixes(path: Path, raw: Raw, family: Family) -> dict[str, str]:
     """The instruction of each task; it is put before every text, so it must be short and plain."""
-    prefixes = raw.get("task_instructions") or JINA_PREFIXES
-    if not isinstance(prefixes, dict):
-        raise InputError(f"{path}: task_instructions is {shown(prefixes)}, expected an object")
+    key = family.config.prefixes
+    prefixes = (_lookup(path, raw, key) if key else None) or family.prefixes
+    if not isinstance(prefixes, Mapping):
+        raise InputError(f"{path}: {key} is {shown(prefixes)}, expected an object")
     for task, prefix in prefixes.items():
         if not isinstance(prefix, str) or len(prefix) > _MOST_PREFIX or not _is_plain(prefix):
             raise InputError(
-                f"{path}: task_instructions of {shown(task)} is {shown(prefix)}, expected at most "
+                f"{path}: {key} of {shown(task)} is {shown(prefix)}, expected at most "
                 f"{_MOST_PREFIX} characters of text without control characters"
             )
     return dict(prefixes)
@@ -179,37 +200,24 @@ def _is_plain(text: str) -> bool:
     return all(c in "\n\t" or category(c) not in ("Cc", "Cs") for c in text)
 
 
-def _dimensions(path: Path, raw: dict[str, Any], hidden: int) -> tuple[int, ...]:
+def _dimensions(path: Path, raw: Raw, family: Family, hidden: int) -> tuple[int, ...]:
     """The lengths a vector may be cut to, ascending; the last is the full one."""
-    values = raw.get("matryoshka_dimensions") or MATRYOSHKA
+    key = family.config.dimensions
+    values = (_lookup(path, raw, key) if key else None) or family.dimensions
     if (
         not isinstance(values, list | tuple)
         or len(values) > _MOST_DIMENSIONS
         or not all(type(value) is int for value in values)
     ):
         raise InputError(
-            f"{path}: matryoshka_dimensions is {shown(values)}, expected a list of at most "
+            f"{path}: {key} is {shown(values)}, expected a list of at most "
             f"{_MOST_DIMENSIONS} whole numbers"
         )
     return tuple(sorted({value for value in values if 0 < value < hidden} | {hidden}))
 
 
-def _rope_theta(path: Path, raw: dict[str, Any], kind: str) -> float:
-    """RoPE's base. Never guessed: the class default (10000) is not the model's (20000)."""
-    if kind == "original":
-        return _number(path, raw, "rotary_emb_base")
-    rope = raw.get("rope_parameters") or {}
-    if not isinstance(rope, dict):
-        raise InputError(f"{path}: rope_parameters is {shown(rope)}, expected an object")
-    if (kind_of_rope := rope.get("rope_type", "default")) != "default":
-        raise InputError(f"{path}: rope_type is {shown(kind_of_rope)}, expected 'default'")
-    return _number(
-        path, {"rope_parameters.rope_theta": rope.get("rope_theta")}, "rope_parameters.rope_theta"
-    )
-
-
-def _number(path: Path, raw: dict[str, Any], key: str) -> float:
-    value = raw.get(key)
+def _number(path: Path, raw: Raw, key: str) -> float:
+    value = _lookup(path, raw, key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e12:
         raise InputError(
             f"{path}: {key} is {shown(value)}, expected a positive number; "
@@ -218,10 +226,11 @@ def _number(path: Path, raw: dict[str, Any], key: str) -> float:
     return float(value)
 
 
-def _integer(path: Path, raw: dict[str, Any], key: str) -> int:
+def _integer(path: Path, raw: Raw, key: str, most: int) -> int:
     value = _number(path, raw, key)
-    if value != int(value) or value > _MOST[key]:
+    if value != int(value) or value > most:
         raise InputError(
-            f"{path}: {key} is {shown(raw[key])}, expected a whole number up to {_MOST[key]:,}"
+            f"{path}: {key} is {shown(_lookup(path, raw, key))}, expected a whole number up to "
+            f"{most:,}"
         )
     return int(value)

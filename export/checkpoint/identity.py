@@ -17,8 +17,8 @@ from runtimes.files import sha256
 def model_sha256(checkpoint: Checkpoint) -> str:
     """Hex SHA-256 of the JSON list of ``[name, SHA-256]``, sorted, of what the readers read.
 
-    That is config.json, tokenizer.json and the weights; of the native format every task's adapter
-    and its configuration; and those of the user's own adapter. Names are relative to the
+    That is config.json, tokenizer.json and the weights; every published adapter in a folder of its
+    own and its configuration; and those of the user's own adapter. Names are relative to the
     checkpoint's folder (``own/…`` for the user's), so the folder's place does not matter.
     """
     hashes = sorted([name, sha256(path)] for name, path in _files(checkpoint))
@@ -31,9 +31,7 @@ def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
         yield name, folder / name
     for path in _tensor_files(checkpoint.files, folder / "model.safetensors"):
         yield path.name, path
-    tasks = checkpoint.config.tasks if checkpoint.format == "native" else ()
-    for task in tasks:
-        adapter = checkpoint.adapter_folder(task)
+    for adapter in checkpoint.published_folders:
         yield from _adapter_files(adapter.name, adapter)
     if checkpoint.adapter_path is not None:
         yield from _adapter_files("own", checkpoint.adapter_path)

@@ -1,4 +1,4 @@
-"""Both published formats of jina-embeddings-v3 as one :class:`Checkpoint`.
+"""A checkpoint of any family and file format as one :class:`Checkpoint`.
 
 Only JSON and safetensors are read; nothing from a checkpoint is executed, and no name in it
 becomes a path unless :mod:`export.spec` allows it for a task.
@@ -7,8 +7,6 @@ becomes a path unless :mod:`export.spec` allows it for a task.
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,15 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.checkpoint.config import EncoderConfig, read_config
+from export.checkpoint.family import Family
 from export.checkpoint.lora import Adapter, LoraPair
-from export.checkpoint.names import Module, adaptable_modules, tensor_shapes
+from export.checkpoint.names import adaptable_modules, tensor_shapes
 from export.checkpoint.peft_folder import read_peft_adapter
 from export.checkpoint.tensors import SafetensorFiles, plain
 from runtimes.choices import BASE_TASK
 from runtimes.errors import InputError, shown
 from runtimes.files import MAX_CONFIG_BYTES, read_json
 
-_PARAMETRIZATION = ".parametrizations.weight."
 # Copied into bundles unread; a link could stand in their place for a file that is not the model's.
 _COPIED = ("tokenizer_config.json", "special_tokens_map.json")
 
@@ -35,16 +33,24 @@ class Checkpoint:
 
     folder: Path
     name: str
-    format: str
+    family: Family
     config: EncoderConfig
     files: SafetensorFiles
     revision: str | None = None
     adapter_path: Path | None = None
     adapter_task: str | None = None
 
+    @property
+    def format(self) -> str:
+        """The file format's name, as manifests have it."""
+        return self.family.format
+
     def read(self, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
         """A base tensor by canonical name (or some of its rows) in FP32, as stored."""
-        return self.files.read(_file_key(self.format, name), rows)
+        keys = self.family.keys(name)
+        if len(keys) == 1:
+            return self.files.read(keys[0], rows)
+        return np.concatenate([self.files.read(key) for key in keys])[rows]
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -56,34 +62,48 @@ class Checkpoint:
         """One task's updates; ``base`` has none. An unknown task is an error."""
         if task == BASE_TASK:
             return Adapter(task, {})
+        if (folder := self.peft_folder(task)) is not None:
+            return read_peft_adapter(folder, task, self.family, self.config)
+        return self._bank_entry(task)
+
+    def peft_folder(self, task: str) -> Path | None:
+        """The PEFT folder of a task's adapter; None where the model's file holds the adapter.
+
+        Raises :class:`InputError` for a task without an adapter.
+        """
         if task == self.adapter_task and self.adapter_path is not None:
-            return read_peft_adapter(self.adapter_path, task, self.config)
+            return self.adapter_path
         if task not in self.config.tasks:
             known = ", ".join((*self.tasks, BASE_TASK))
             raise InputError(
                 f"TASK: {self.folder} has no adapter {task!r}, expected one of {known}; "
                 "for an adapter of your own, set ADAPTER_PATH too"
             )
-        if self.format == "native":
-            return read_peft_adapter(self.adapter_folder(task), task, self.config)
-        return self._bank_entry(task)
+        return self._published_folder(task)
 
-    def adapter_folder(self, task: str) -> Path:
-        """The PEFT folder of one of a native checkpoint's own tasks."""
+    @property
+    def published_folders(self) -> tuple[Path, ...]:
+        """The PEFT folders of the checkpoint's own adapters."""
+        folders = map(self._published_folder, self.config.tasks)
+        return tuple(folder for folder in folders if folder is not None)
+
+    def _published_folder(self, task: str) -> Path | None:
+        if self.family.bank is not None:
+            return None
         return self.folder / task.replace(".", "_").replace("-", "_")
 
     def _bank_entry(self, task: str) -> Adapter:
         index = self.config.tasks.index(task)
         scaling = self.config.lora_alpha / self.config.lora_rank
-        modules = {}
+        pairs = {}
         for module in adaptable_modules(self.config).values():
-            a = self.files.read(lora_key(module.name, "A"), index)
-            b = self.files.read(lora_key(module.name, "B"), index)
+            a = self.files.read(self.family.bank_key(module.name, "A"), index)
+            b = self.files.read(self.family.bank_key(module.name, "B"), index)
             down, up = (a, b) if module.embedding else (a.T, b.T)
-            modules[module.name] = LoraPair(
+            pairs[module.name] = LoraPair(
                 np.ascontiguousarray(down), np.ascontiguousarray(up), scaling
             )
-        return Adapter(task, modules)
+        return Adapter(task, pairs)
 
 
 def open_checkpoint(
@@ -100,25 +120,45 @@ def open_checkpoint(
     """
     if not folder.is_dir():
         raise InputError(f"MODEL: {folder} is not a folder")
-    kind, config = read_config(folder)
+    family, config = read_config(folder)
     for copied in _COPIED:
         if os.path.lexists(folder / copied):
             read_json(folder / copied, MAX_CONFIG_BYTES)
     files = SafetensorFiles(folder, "model")
-    expected = {_file_key(kind, key): shape for key, shape in tensor_shapes(config).items()}
-    if kind == "original":
-        expected |= _bank_shapes(config, adaptable_modules(config).values())
-    _check(folder, files, expected)
+    _check(folder, files, _stored_shapes(family, config))
     return Checkpoint(
         folder=folder,
         name=name or folder.resolve().name,
-        format=kind,
+        family=family,
         config=config,
         files=files,
         revision=revision,
         adapter_path=adapter_path,
         adapter_task=adapter_task if adapter_path else None,
     )
+
+
+def _stored_shapes(family: Family, config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    """Every tensor that the family's file holds, by its key."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, (rows, *columns) in tensor_shapes(config).items():
+        keys = family.keys(name)
+        shapes |= dict.fromkeys(keys, (rows // len(keys), *columns))
+    if family.bank is not None:
+        shapes |= _bank_shapes(family, config)
+    return shapes
+
+
+def _bank_shapes(family: Family, config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+    tasks, rank = len(config.tasks), config.lora_rank
+    shapes: dict[str, tuple[int, ...]] = {}
+    for module in adaptable_modules(config).values():
+        a, b = (tasks, module.rows, rank), (tasks, rank, module.columns)
+        if not module.embedding:  # a linear layer stores A and B transposed
+            a, b = (tasks, rank, module.rows), (tasks, module.columns, rank)
+        shapes[family.bank_key(module.name, "A")] = a
+        shapes[family.bank_key(module.name, "B")] = b
+    return shapes
 
 
 def _check(folder: Path, files: SafetensorFiles, expected: dict[str, tuple[int, ...]]) -> None:
@@ -139,28 +179,3 @@ def _check(folder: Path, files: SafetensorFiles, expected: dict[str, tuple[int, 
                 f"{files.path(key)}: {key} has shape {shown(list(got))}, expected {list(shape)}; "
                 "check config.json against the weights"
             )
-
-
-def _bank_shapes(config: EncoderConfig, modules: Iterable[Module]) -> dict[str, tuple[int, ...]]:
-    tasks, rank = len(config.tasks), config.lora_rank
-    shapes: dict[str, tuple[int, ...]] = {}
-    for module in modules:
-        rows, columns = (tasks, module.rows, rank), (tasks, rank, module.columns)
-        if not module.embedding:  # a linear layer stores A and B transposed
-            rows, columns = (tasks, rank, module.rows), (tasks, module.columns, rank)
-        shapes[lora_key(module.name, "A")] = rows
-        shapes[lora_key(module.name, "B")] = columns
-    return shapes
-
-
-def _file_key(kind: str, name: str) -> str:
-    if kind == "native":
-        return name
-    if re.search(r"(embeddings\.\w+|Wqkv|out_proj|fc1|fc2|dense)\.weight$", name):
-        name = name.removesuffix(".weight") + _PARAMETRIZATION + "original"
-    return "roberta." + name
-
-
-def lora_key(module: str, side: str) -> str:
-    """The original format's key of a module's bank, ``side`` A or B."""
-    return f"roberta.{module}{_PARAMETRIZATION}0.lora_{side}"

@@ -137,20 +137,26 @@ class Rope(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word vectors plus the vector of token type 0, the only one the model uses."""
+    """Word vectors plus the vector of token type 0, the only one used (some families have none)."""
 
     def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
         super().__init__()
         self.word_embeddings = Table(config.vocab, config.hidden, dtype, bank)
-        types = torch.float32  # a single row: no reason to round it
-        self.token_type_embeddings = Table(config.token_types, config.hidden, types, bank)
+        self.typed = config.token_types > 0
+        if self.typed:
+            types = torch.float32  # a single row: no reason to round it
+            self.token_type_embeddings = Table(config.token_types, config.hidden, types, bank)
 
     def forward(self, input_ids: Tensor, select: Tensor | None) -> Tensor:
         """``[batch, sequence]`` → FP32 ``[batch, sequence, hidden]``."""
+        words: Tensor
+        if not self.typed:
+            words = self.word_embeddings(input_ids, select)
+            return words
         first = torch.zeros((1, 1), dtype=torch.int64, device=input_ids.device)
         exact = None if select is None else select.float()
         token_type: Tensor = self.token_type_embeddings(first, exact)
-        words: Tensor = self.word_embeddings(input_ids, select)
+        words = self.word_embeddings(input_ids, select)
         return words + token_type
 
 

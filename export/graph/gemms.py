@@ -6,21 +6,18 @@ products take activations on both sides, so these four are all there is to quant
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
 from export.checkpoint.config import EncoderConfig
-from export.checkpoint.names import Module, adaptable_modules
+from export.checkpoint.names import Module, adaptable_modules, is_gemm
 from export.graph.rewrite import nodes
-
-_GEMM = re.compile(r"encoder\.layers\.\d+\.(mixer\.Wqkv|mixer\.out_proj|mlp\.fc1|mlp\.fc2)")
 
 
 def gemm_modules(config: EncoderConfig) -> dict[str, Module]:
     """Every GEMM's module in the order of computation; ``rows`` is K, ``columns`` N."""
-    return {n: m for n, m in adaptable_modules(config).items() if _GEMM.fullmatch(n)}
+    return {n: m for n, m in adaptable_modules(config).items() if is_gemm(n)}
 
 
 def gemm_nodes(model: ir.Model) -> dict[str, ir.Node]:
@@ -50,4 +47,4 @@ def _weight_of(node: ir.Node) -> str | None:
     if value is None or value.name is None:
         return None
     owner, _, part = value.name.rpartition(".")
-    return owner if part == "weight" and _GEMM.fullmatch(owner) else None
+    return owner if part == "weight" and is_gemm(owner) else None

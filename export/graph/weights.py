@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from export.checkpoint.config import EncoderConfig
 from export.checkpoint.lora import Adapter, Bank, Matrix, merge
-from export.checkpoint.names import adaptable_modules
+from export.checkpoint.names import adaptable_modules, is_gemm
 from export.checkpoint.reader import Checkpoint
 from export.graph.precision_plan import PrecisionPlan
 from runtimes.bundle_files import SHARED_FILE, WEIGHT_FILE
@@ -78,8 +77,8 @@ def layout(
 
 def _changes_with_task(name: str) -> bool:
     """Linear layers' matrices are merged; embedding tables keep their adapters beside them."""
-    linear = r"(Wqkv|out_proj|fc1|fc2)\.(weight|weight_scale|input_scale|input_factors)$"
-    return ".lora_" in name or re.search(linear, name) is not None
+    owner, _, part = name.rpartition(".")
+    return part.startswith("lora_") or (is_gemm(owner) and part != "bias")
 
 
 @dataclass(frozen=True)

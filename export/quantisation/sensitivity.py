@@ -16,6 +16,7 @@ from torch import Tensor
 
 from calibration.quantise import Matrix, fake_quantise, stored_scale, weight_scale
 from calibration.smoothing import input_factors
+from export.checkpoint.names import layer_of
 from export.graph.encoder import Encoder, Linear, unit_mean
 from export.graph.precision_plan import GemmRange
 from runtimes.arrays import Vectors
@@ -52,7 +53,7 @@ class Probe:
 
     def vectors(self, entries: Mapping[str, GemmRange]) -> Vectors:
         """The texts' vectors with the given GEMMs in INT8 and everything else in FP32."""
-        first = min(int(name.split(".")[2]) for name in entries)
+        first = min(map(layer_of, entries))
         with torch.inference_mode(), self._quantised(entries):
             x, context = self._inputs[first]
             for layer in self._layers()[first:]:

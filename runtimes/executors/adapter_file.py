@@ -28,10 +28,9 @@ def slot_shapes(manifest: Manifest) -> dict[str, tuple[int, int]]:
         )
     a = manifest.architecture
     hidden, wide = a["hidden"], a["intermediate"]
-    modules = {
-        "embeddings.word_embeddings": (a["vocab"], hidden),
-        "embeddings.token_type_embeddings": (a["token_types"], hidden),
-    }
+    modules = {"embeddings.word_embeddings": (a["vocab"], hidden)}
+    if a["token_types"]:
+        modules["embeddings.token_type_embeddings"] = (a["token_types"], hidden)
     for layer in range(a["layers"]):
         prefix = f"encoder.layers.{layer}."
         modules[prefix + "mixer.Wqkv"] = (hidden, 3 * hidden)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.reader import Checkpoint
-from export.spec import JINA_TASKS
 from runtimes.choices import BASE_TASK, GraphKind
 from tests.peft_zoo import load_base, mean_vectors, quiet
 from tests.support import (

@@ -12,8 +12,9 @@ import pytest
 
 from calibration.corpus import TEXTS as TEXTS_FILE
 from calibration.table import read_calibration
+from export.checkpoint.families import JINA_TASKS
 from export.engines.builder import EngineSpec, build_engine
-from export.spec import JINA_TASKS, Limits
+from export.spec import Limits
 from runtimes import Embedder
 from runtimes.choices import Target
 from runtimes.executors.tensorrt.library import load_tensorrt

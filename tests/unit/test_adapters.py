@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.lora import LoraPair, fuse_columns, merge
 from export.checkpoint.names import adaptable_modules
 from export.checkpoint.reader import Checkpoint
 from export.checkpoint.source import SAMPLE
-from export.spec import JINA_TASKS
 from tests.support import Array, merged_tensor
 
 DOWN = np.array([[1, 2], [3, 4], [5, 6]], np.float32)

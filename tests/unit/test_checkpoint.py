@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.names import tensor_shapes
 from export.checkpoint.reader import Checkpoint, open_checkpoint
-from export.spec import JINA_TASKS
 from runtimes.errors import InputError
 from tests.support import SAMPLE_HF, build, edit_json, edit_tensors, listing, write_native
 

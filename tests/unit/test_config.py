@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from export.checkpoint.config import EncoderConfig, read_config
+from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.source import SAMPLE
-from export.spec import JINA_TASKS
 from runtimes.choices import BASE_TASK
 from runtimes.errors import InputError
 from runtimes.files import MAX_JSON_BYTES
@@ -120,8 +120,8 @@ def test_missing_config_is_named(tmp_path: Path) -> None:
 
 
 def test_both_formats_of_the_sample_give_one_architecture() -> None:
-    (kind, original), (other, native) = read_config(SAMPLE), read_config(SAMPLE_HF)
-    assert (kind, other) == ("original", "native")
+    (row, original), (other, native) = read_config(SAMPLE), read_config(SAMPLE_HF)
+    assert (row.format, other.format) == ("original", "native")
     assert original == native
     assert hash(original) == hash(native)
     assert original.rope_theta == 20000.0

@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from safetensors.numpy import save_file
 
-from export.checkpoint.config import EncoderConfig, read_config
+from export.checkpoint.config import read_config
+from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.peft_config import read_lora_settings
 from export.checkpoint.peft_folder import read_peft_adapter
 from export.checkpoint.reader import open_checkpoint
 from export.checkpoint.source import SAMPLE, resolve
 from export.checkpoint.tensors import SafetensorFiles
 from export.gate.reference import reference_model
-from export.spec import JINA_TASKS
 from export.triton.configs import Release
 from export.triton.repository import RepositorySpec, write_repository
 from runtimes.errors import InputError
@@ -133,7 +133,7 @@ def test_adapter_is_one_safetensors_file(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors").rename(folder / "part.safetensors")
     index = {"weight_map": {"w": "part.safetensors"}}
     (folder / "adapter_model.safetensors.index.json").write_text(json.dumps(index))
-    line = refusal(lambda: read_peft_adapter(folder, "mine", read_config(SAMPLE_HF)[1]))
+    line = refusal(lambda: read_peft_adapter(folder, "mine", *read_config(SAMPLE_HF)))
     assert "adapter_model.safetensors: no such file" in line
 
 
@@ -216,8 +216,8 @@ def test_adapters_files_are_regular_too(tmp_path: Path, name: str) -> None:
     folder = Path(shutil.copytree(SAMPLE_HF / TASK, tmp_path / "adapter"))
     (folder / name).unlink()
     os.mkfifo(folder / name)
-    config = read_config(SAMPLE_HF)[1]
-    assert "is a FIFO" in refusal(lambda: read_peft_adapter(folder, "mine", config))
+    row = read_config(SAMPLE_HF)
+    assert "is a FIFO" in refusal(lambda: read_peft_adapter(folder, "mine", *row))
 
 
 def test_hash_of_a_fifo_does_not_wait(tmp_path: Path) -> None:
@@ -393,8 +393,8 @@ def test_adapters_tensor_cannot_forge_a_line_either(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(SAMPLE_HF / TASK, tmp_path / "adapter"))
     path = folder / "adapter_model.safetensors"
     edit_tensors(path, lambda t: t.update({FORGED: np.ones(3, np.float32)}))
-    config = read_config(SAMPLE_HF)[1]
-    assert "unexpected tensor 'x\\nerror" in refusal(lambda: read_peft_adapter(folder, "m", config))
+    row = read_config(SAMPLE_HF)
+    assert "unexpected tensor 'x\\nerror" in refusal(lambda: read_peft_adapter(folder, "m", *row))
 
 
 def write_header(path: Path, header: bytes) -> None:
@@ -444,8 +444,8 @@ def test_huge_tensor_of_an_adapter_is_refused_unread(tmp_path: Path) -> None:
     path = folder / "adapter_model.safetensors"
     write_header(path, json.dumps(header).encode())
     os.truncate(path, path.stat().st_size + size)
-    config = read_config(SAMPLE_HF)[1]
-    line = refusal(lambda: read_peft_adapter(folder, "mine", config))
+    row = read_config(SAMPLE_HF)
+    line = refusal(lambda: read_peft_adapter(folder, "mine", *row))
     assert f"has shape [4, {size // 16}]" in line
 
 
@@ -544,11 +544,11 @@ def test_any_config_opens_or_is_refused(
 
 
 @pytest.fixture(scope="module")
-def mutable_adapter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EncoderConfig]:
+def mutable_adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mutable-adapter")
     source = SAMPLE_HF / TASK / "adapter_model.safetensors"
     (folder / "adapter_model.safetensors").symlink_to(source)
-    return folder, read_config(SAMPLE_HF)[1]
+    return folder
 
 
 ADAPTER_KEYS = sorted(json.loads((SAMPLE_HF / TASK / "adapter_config.json").read_text()))
@@ -561,12 +561,12 @@ ADAPTER_KEYS = sorted(json.loads((SAMPLE_HF / TASK / "adapter_config.json").read
 @example({"r": True})
 @example({"layers_to_transform": [10**30]})
 def test_any_adapter_config_is_read_or_refused_and_peft_takes_what_is_read(
-    mutable_adapter: tuple[Path, EncoderConfig], changes: dict[str, Any]
+    mutable_adapter: Path, changes: dict[str, Any]
 ) -> None:
-    folder, config = mutable_adapter
+    folder, row = mutable_adapter, read_config(SAMPLE_HF)
     source = SAMPLE_HF / TASK / "adapter_config.json"
     mutated(source, folder / "adapter_config.json", changes)
-    if either(lambda: read_peft_adapter(folder, "mine", config)):
+    if either(lambda: read_peft_adapter(folder, "mine", *row)):
         LoraConfig(**read_lora_settings(folder).checked)
 
 

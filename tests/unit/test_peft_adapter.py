@@ -89,7 +89,9 @@ def test_merged_matrices_are_those_of_pefts_own_merge(
     native_folder: Path, native_small: Checkpoint, tmp_path: Path, case: str
 ) -> None:
     model = train(native_folder, tmp_path / "adapter", LoraConfig(**CONFIGS[case]))
-    adapter = read_peft_adapter(tmp_path / "adapter", "mine", native_small.config)
+    adapter = read_peft_adapter(
+        tmp_path / "adapter", "mine", native_small.family, native_small.config
+    )
     compare_merged(native_small, adapter, merged_weights(model))
 
 
@@ -123,7 +125,7 @@ def test_width_that_an_adapter_needs_and_its_merge_by_peft(
                 tensors[f"{stem}{name}.lora_A.weight"] = tensors[f"{stem}q_proj.lora_A.weight"]
 
     edit_tensors(folder / "adapter_model.safetensors", share)
-    adapter = read_peft_adapter(folder, "mine", native_small.config)
+    adapter = read_peft_adapter(folder, "mine", native_small.family, native_small.config)
     assert adapter_rank(adapter) == rank
     with quiet():
         model = PeftModel.from_pretrained(load_base(native_folder), str(folder))
@@ -136,7 +138,7 @@ def test_adapter_saved_by_transformers_reads_the_same(
 ) -> None:
     config = LoraConfig(**CONFIGS[case])
     model = train_in_transformers(native_folder, tmp_path / "a", config)
-    adapter = read_peft_adapter(tmp_path / "a", "mine", native_small.config)
+    adapter = read_peft_adapter(tmp_path / "a", "mine", native_small.family, native_small.config)
     factors = {n: p.detach() for n, p in model.named_parameters() if "lora_" in n}
     seen = 0
     for name, b in factors.items():
@@ -183,7 +185,7 @@ def test_what_is_not_plain_lora_is_refused_by_its_key(
 ) -> None:
     train(native_folder, tmp_path / "adapter", config)
     with pytest.raises(InputError, match=rf"adapter_config\.json: .*{word}"):
-        read_peft_adapter(tmp_path / "adapter", "mine", native_small.config)
+        read_peft_adapter(tmp_path / "adapter", "mine", native_small.family, native_small.config)
 
 
 PREFIX = "base_model.model."
@@ -255,7 +257,7 @@ def test_broken_tensors_are_refused_by_name(
     folder = Path(shutil.copytree(plain, tmp_path / "adapter"))
     edit_tensors(folder / "adapter_model.safetensors", edit)
     with pytest.raises(InputError, match=words):
-        read_peft_adapter(folder, "mine", native_small.config)
+        read_peft_adapter(folder, "mine", native_small.family, native_small.config)
 
 
 @pytest.mark.parametrize(
@@ -283,12 +285,12 @@ def test_unusable_adapter_config_is_refused(
     folder = Path(shutil.copytree(plain, tmp_path / "adapter"))
     edit_json(folder / "adapter_config.json", **changes)
     with pytest.raises(InputError, match=words):
-        read_peft_adapter(folder, "mine", native_small.config)
+        read_peft_adapter(folder, "mine", native_small.family, native_small.config)
 
 
 def test_folder_without_an_adapter_is_refused(tmp_path: Path, native_small: Checkpoint) -> None:
     with pytest.raises(InputError, match=r"adapter_config\.json: no such file"):
-        read_peft_adapter(tmp_path, "mine", native_small.config)
+        read_peft_adapter(tmp_path, "mine", native_small.family, native_small.config)
 
 
 def test_pickled_adapter_is_named_and_not_read(
@@ -297,7 +299,7 @@ def test_pickled_adapter_is_named_and_not_read(
     folder = Path(shutil.copytree(plain, tmp_path / "adapter"))
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(InputError, match=r"adapter_model\.bin: pickle files are never read"):
-        read_peft_adapter(folder, "mine", native_small.config)
+        read_peft_adapter(folder, "mine", native_small.family, native_small.config)
 
 
 def test_published_spelling_of_module_names_is_understood(
@@ -305,12 +307,12 @@ def test_published_spelling_of_module_names_is_understood(
 ) -> None:
     """The published folders keep ``mixer.*`` and may carry ``roberta.encoder.``."""
     folder = Path(shutil.copytree(plain, tmp_path / "adapter"))
-    before = read_peft_adapter(folder, "mine", native_small.config)
+    before = read_peft_adapter(folder, "mine", native_small.family, native_small.config)
     edit_tensors(
         folder / "adapter_model.safetensors", rename("model.layers", "model.roberta.encoder.layers")
     )
     edit_tensors(folder / "adapter_model.safetensors", rename("self_attn", "mixer"))
-    after = read_peft_adapter(folder, "mine", native_small.config)
+    after = read_peft_adapter(folder, "mine", native_small.family, native_small.config)
     assert after.modules.keys() == before.modules.keys()
     for name, pair in after.modules.items():
         np.testing.assert_array_equal(pair.delta(), before.modules[name].delta())

@@ -54,6 +54,10 @@ def test_runtimes_import_without_the_heavy_libraries() -> None:
     assert loaded_after("\n".join(f"import {name}" for name in ["runtimes", *LIGHT])) == set()
 
 
+def test_checkpoints_are_read_without_torch() -> None:
+    assert loaded_after("import export.checkpoint.reader") == {"export"}
+
+
 def test_command_line_starts_without_the_heavy_libraries() -> None:
     assert loaded_after("import export.cli") == {"export"}
 

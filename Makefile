@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify triton serve test check check-newest interop lock figures bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify triton serve test check docs check-newest interop lock figures bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -107,10 +107,15 @@ test: $(VENV)/.installed-dev ## Run the tests
 	  echo "The Triton server could not be installed; its tests are skipped."
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.installed-dev ## Lint and type-check
+check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentation strictly
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Without its banner about a next version of MkDocs.
+docs: $(VENV)/.installed-docs ## The documentation as a site, in build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 bench-build: $(VENV)/.installed ## Time and memory of building and calibrating a full-size random checkpoint
 	$(BIN)/python -m tests.bench.build --out "$(OUT)/bench-build"

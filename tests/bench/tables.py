@@ -216,7 +216,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def documents() -> list[Path]:
     """Those whose tables are made here."""
-    return [ROOT / "README.md", ROOT / "DESIGN.md", *sorted(FOLDER.glob("*.md"))]
+    return sorted(FOLDER.glob("*.md"))
 
 
 def updated(text: str) -> str:

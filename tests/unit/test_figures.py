@@ -32,7 +32,7 @@ def test_every_marker_is_a_table_and_every_table_is_shown() -> None:
 
 
 def test_a_changed_figure_is_written_anew() -> None:
-    path = reports.ROOT / "README.md"
+    path = reports.FOLDER / "cpu.md"
     text = path.read_text(encoding="utf-8")
     changed = re.sub(r"\d\.\d\d ×", "0.01 ×", text, count=1)
     assert changed != text

@@ -110,7 +110,7 @@ class Quantisation(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The contents of ``manifest.json``; field by field in DESIGN.md.
+    """The contents of ``manifest.json``; field by field in docs/reference/manifest.md.
 
     Read from a file, every entry has its type and range, and :mod:`runtimes.manifest_rules` hold.
     """

@@ -209,7 +209,7 @@ def triton(command: ArgumentParser) -> None:
         "the server's release, as NVIDIA's container is named, such as 25.08",
         "24.10",
     )
-    add("--settings", "FILE", "a TOML file; README.md lists its entries", kind=path)
+    add("--settings", "FILE", "a TOML file; docs/tasks/triton.md lists its entries", kind=path)
 
 
 def serve(command: ArgumentParser) -> None:

@@ -6,7 +6,8 @@ and attention run in ``dtype``, and so is what a layer hands to the next stored:
 output, of order 1. The residual sum, LayerNorm, pooling and the norm run in FP32: FP16 overflows
 above 65504, the sum of 8192 token vectors loses bits, and TensorRT runs a LayerNorm in its
 input's type whatever ``stash_type`` says. RoPE's angles, cos and sin are computed in FP32 (FP16
-holds integers exactly only to 2048) and only the tables are cast. DESIGN.md has the figures.
+holds integers exactly only to 2048) and only the tables are cast. Figures:
+docs/decisions/2026-11-21-precision.md.
 """
 
 from __future__ import annotations

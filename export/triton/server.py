@@ -1,7 +1,7 @@
 """A Triton server on this machine, from the ``nvidia-pytriton`` wheel in its own environment.
 
 The wheel's ``tritonserver`` has the Python backend alone. NVIDIA's container is the same server
-with all backends; README.md has its command.
+with all backends; docs/tasks/triton.md has its command.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ class Budget:
     """How large one call may be.
 
     ``tokens`` in one call, padding included; a longer text goes alone. ``call_tokens`` is what a
-    call costs beside its tokens, in tokens. The defaults are for a CPU, measured in DESIGN.md,
+    call costs beside its tokens, in tokens. The defaults are for a CPU, measured in docs/decisions,
     "Scheduling": larger calls outgrow its caches and are slower. ``profiles`` are an engine's,
     which limit the rows by their length.
     """

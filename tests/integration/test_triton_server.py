@@ -28,7 +28,7 @@ TASKS = (
 )
 TEXTS = ["ok", "Wo ist der Bahnhof?", "東京は雨です。", "The last train leaves at ten. " * 9]
 SAME = 0.999999
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "tasks" / "triton.md"
 both = pytest.mark.parametrize("protocol", ["http", "grpc"])
 Encode = Callable[..., Array]
 
@@ -438,10 +438,10 @@ def test_texts_are_the_chunks_where_no_spans_are_given(
     assert answer["SPANS"][:, :2].tolist() == [list(span) for span in expected.spans]
 
 
-def test_the_readmes_curl_request_returns_the_embedders_vector(
+def test_the_pages_curl_request_returns_the_embedders_vector(
     triton: Served, direct: Encode
 ) -> None:
-    match = re.search(r"curl -s (\S+) -d '(.*?)'", README.read_text(encoding="utf-8"), re.DOTALL)
+    match = re.search(r"curl -s (\S+) -d '(.*?)'", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     assert match is not None
     path, body = match[1].partition(":8000")[2], json.loads(match[2])
     url = f"http://{triton.address('http')}{path}"

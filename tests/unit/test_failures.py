@@ -50,10 +50,10 @@ def test_exit_codes_are_those_of_the_error_classes() -> None:
     assert codes | {0, INTERNAL, INTERRUPTED, CLOSED} == set(EXIT_CODES)
 
 
-def test_readme_has_the_table_of_exit_codes() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+def test_the_errors_page_has_the_table_of_exit_codes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "errors.md").read_text("utf-8")
     rows = [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
-    assert "\n".join(rows) in readme
+    assert "\n".join(rows) in page
 
 
 def test_onnx_runtime_has_the_classes_that_are_looked_for() -> None:

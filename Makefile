@@ -141,7 +141,8 @@ gpu-check: ## Try, compare and time everything that runs on this GPU (WHEELS=fol
 clean: ## Remove bundles and caches; the virtual environment stays
 	rm -rf build .mypy_cache .ruff_cache
 
-# Everything is installed from lock files: the same versions today and in a year.
+# Everything is installed from lock files: the same versions today and in a year. base.txt is what
+# building needs; run.txt, what a device that only runs bundles needs.
 $(VENV)/.installed: locks/base.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 4; }
@@ -174,11 +175,13 @@ $(INTEROP_VENV)/.installed: locks/interop.txt pyproject.toml
 # dev.txt is resolved first and constrains the others, so that they can be installed over each other.
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-annotate \
   --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+BUILDER = pyproject.toml --group build --extra cpu --extra export
 
 lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
-	$(COMPILE) pyproject.toml --group build -c locks/dev.txt -o locks/base.txt
-	for name in serve bench docs; do $(COMPILE) pyproject.toml --group build --extra $$name \
+	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
+	$(COMPILE) $(BUILDER) -c locks/dev.txt -o locks/base.txt
+	for name in serve bench docs; do $(COMPILE) $(BUILDER) --extra $$name \
 	  -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt

@@ -18,18 +18,19 @@ BUILDER = "export"  # the extra
 # By the extra that installs it: ONNX Runtime for CPUs alone, or for NVIDIA GPUs too. Both write
 # their files into one folder, so that the one installed last is broken by removing the other.
 ORT = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu"}
-_INSTALL = f"pip install '{PROJECT}[cpu,{BUILDER}]'"
 
 
 def require_builder() -> None:
-    """Raise :class:`MissingError` where the packages that only building needs are not installed.
+    """Raise :class:`MissingError` in a light install, which has only what running a bundle needs.
 
-    Asks for no versions and loads nothing: this comes before the modules that import them.
+    Asks for no versions and loads nothing: this comes before the modules that import the rest.
     """
     absent = [r.name for r in _stated(BUILDER) if _version(r.name) is None]
-    if "torch" in absent:  # the whole extra, rather than one package of it
+    if "torch" in absent:
+        extras = BUILDER if _installed_ort() else f"cpu,{BUILDER}"
         raise MissingError(
-            f"building needs {', '.join(absent)}, which a light install leaves out; {_INSTALL}"
+            f"this needs torch and {len(absent) - 1} other packages that a light install leaves "
+            f"out; pip install '{PROJECT}[{extras}]'"
         )
 
 
@@ -51,20 +52,24 @@ def check_installed() -> None:
 
 def _onnxruntime() -> list[Requirement]:
     """What the ONNX Runtime that is installed has to be; :class:`MissingError` unless it is one."""
-    there = {extra: name for extra, name in ORT.items() if _version(name) is not None}
-    if len(there) > 1:
+    present = _installed_ort()
+    if len(present) > 1:
         raise MissingError(
-            f"{' and '.join(map(_named, there.values()))} are both installed and overwrite each "
+            f"{' and '.join(map(_named, present.values()))} are both installed and overwrite each "
             f"other's files; pip uninstall -y {' '.join(ORT.values())}, then pip install "
             f"'{PROJECT}[cpu]', or '{PROJECT}[gpu]' for NVIDIA GPUs"
         )
-    if not there:
+    if not present:
         raise MissingError(
-            f"ONNX Runtime is not installed, which runs the graphs that are built; pip install "
+            "ONNX Runtime is not installed, which runs the graphs that are built; pip install "
             f"'{PROJECT}[cpu]', or '{PROJECT}[gpu]' for NVIDIA GPUs"
         )
-    (extra,) = there
+    (extra,) = present
     return [r for r in _stated(extra) if r.name == ORT[extra]]
+
+
+def _installed_ort() -> dict[str, str]:
+    return {extra: name for extra, name in ORT.items() if _version(name) is not None}
 
 
 def _unmet(needed: list[Requirement], who: str) -> Iterator[tuple[str, str, str]]:

@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnxruntime as ort
-
 from runtimes.arrays import Arrays
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors.base import RuntimeBase, while_open
 from runtimes.executors.vnni import has_vnni
 from runtimes.tasks import check_task_ids
 from runtimes.text.batching import GPU, Budget
+
+try:
+    import onnxruntime as ort
+except ModuleNotFoundError as error:  # a light install without an executor
+    raise MissingError(
+        "ONNX Runtime is not installed; pip install 'adaptrt[cpu]', or 'adaptrt[gpu]' for NVIDIA "
+        "GPUs"
+    ) from error
 
 ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

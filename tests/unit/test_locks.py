@@ -13,12 +13,14 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+BUILDER = ("cpu", "export")
 EXTRAS = {
-    "base": (),
-    "serve": ("serve",),
+    "run": ("cpu",),
+    "base": BUILDER,
+    "serve": (*BUILDER, "serve"),
     "dev": ("dev",),
     "bench": ("bench",),
-    "docs": ("docs",),
+    "docs": (*BUILDER, "docs"),
     "interop": ("interop",),
 }
 # Pairs that import and do not work together, and what goes wrong.
@@ -33,10 +35,12 @@ def requirements(*extras: str) -> list[Requirement]:
     optional = PROJECT["project"]["optional-dependencies"]
     lines = list(PROJECT["project"]["dependencies"])
     for extra in extras:
-        for line in optional[extra]:
-            inner = Requirement(line)
-            lines += optional[next(iter(inner.extras))] if inner.name == "adaptrt" else [line]
-    return [r for r in map(Requirement, lines) if r.name != "adaptrt"]
+        lines += optional[extra]
+    stated = []
+    for requirement in map(Requirement, lines):
+        own = requirement.name == "adaptrt"
+        stated += requirements(*requirement.extras) if own else [requirement]
+    return stated
 
 
 def locked(path: Path) -> list[Requirement]:
@@ -45,8 +49,23 @@ def locked(path: Path) -> list[Requirement]:
 
 
 def allowed(versions: dict[str, str]) -> bool:
-    stated = {canonicalize_name(r.name): r for r in requirements("dev", "serve")}
+    stated = {canonicalize_name(r.name): r for r in requirements("dev")}
     return all(stated[canonicalize_name(n)].specifier.contains(v) for n, v in versions.items())
+
+
+def test_a_light_install_holds_nothing_that_builds() -> None:
+    names = {requirement.name for requirement in locked(ROOT / "locks" / "run.txt")}
+    assert {"onnxruntime", "tokenizers", "msgspec"} < names
+    only_building = {r.name for r in requirements("export")} - {r.name for r in requirements()}
+    assert names & only_building == {"huggingface-hub", "httpx"}  # tokenizers brings them
+
+
+@pytest.mark.parametrize("extra", PROJECT["project"]["optional-dependencies"])
+def test_no_extra_brings_two_onnx_runtimes(extra: str) -> None:
+    """They overwrite each other's files; so what builds brings none, and leaves the choice."""
+    found = {r.name for r in requirements(extra)} & {"onnxruntime", "onnxruntime-gpu"}
+    expected = {"cpu": 1, "gpu": 1, "dev": 1, "bench": 1, "interop": 1}
+    assert len(found) == expected.get(extra, 0)
 
 
 def test_every_environment_has_a_lock() -> None:

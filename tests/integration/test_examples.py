@@ -1,8 +1,9 @@
-"""The programs in ``examples/``, each in a process of its own as a reader would start it."""
+"""The programs in ``examples/``, each in a process of its own, and the pages' own Python."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,11 @@ import pytest
 from peft import LoraConfig
 
 from runtimes import Embedder
+from tests.documents import DOCS, README, ROOT, blocks
 from tests.peft_zoo import train
 from tests.support import build, run_cli, write_native
 from tests.triton_support import Served
 
-ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -91,3 +92,29 @@ def test_a_server_is_asked(triton: Served) -> None:
     lines = run_example("triton_client.py", triton.url("grpc"), "retrieval.query").splitlines()
     assert "retrieval.query" in lines[0]
     assert lines[1].startswith("2 vectors of 64 numbers")
+
+
+@pytest.mark.parametrize(
+    ("page", "bundle"),
+    [
+        (README, "small_bundle"),
+        (DOCS / "getting-started.md", "query_bundle"),
+        (DOCS / "tasks" / "switchable.md", "chunk_bundle"),
+        (DOCS / "tasks" / "late-chunking.md", "chunk_bundle"),
+        (DOCS / "tasks" / "verify.md", "small_bundle"),
+    ],
+    ids=lambda value: getattr(value, "stem", None),
+)
+def test_a_pages_python_runs(page: Path, bundle: str, request: pytest.FixtureRequest) -> None:
+    folder = repr(str(request.getfixturevalue(bundle)))
+    programs = list(blocks(page, "python"))
+    assert programs
+    for program in programs:
+        exec(re.sub(r'"build/sample/[^"]+"', folder, program), {})
+
+
+def test_the_served_pages_python_runs(triton: Served) -> None:
+    (program,) = blocks(DOCS / "tasks" / "triton.md", "python")
+    names: dict[str, object] = {}
+    exec(program.replace("grpc://localhost:8001", triton.url("grpc")), names)
+    assert getattr(names["vectors"], "shape", None) == (1, 32)

@@ -14,10 +14,8 @@ import pytest
 from export.console.parser import COMMANDS, make_parser
 from runtimes.errors import InputError
 from tests.bench import reports
+from tests.documents import DOCS, FENCE, README, ROOT, blocks
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
-README = ROOT / "README.md"
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TOP = [ROOT / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md")]
 PAGES = [*TOP, *sorted(DOCS.rglob("*.md")), *sorted((ROOT / "examples").glob("*.py"))]
@@ -25,19 +23,13 @@ EVERY_PAGE = pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.re
 
 TARGETS = set(re.findall(r"^([a-z-]+):.* ## ", MAKEFILE, re.MULTILINE))
 VARIABLES = set(re.findall(r"\$\((?:if \$\()?([A-Z][A-Z0-9_]+)\)", MAKEFILE))
-INNER = {"BIN", "COMMON", "COMPILE", "GPU_PYTHON", "MAKE", "PIP_INSTALL", "VENV"} | {
-    name for name in VARIABLES if name.endswith(("_VENV", "MAKECMDGOALS", "MAKEFILE_LIST"))
+# Those that the Makefile sets for itself, and make's own.
+INNER = {
+    *re.findall(r"^([A-Z_]+) :?= ", MAKEFILE, re.MULTILINE),
+    *("MAKE", "MAKECMDGOALS", "MAKEFILE_LIST"),
 }
-_FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 _PATH = re.compile(r"`((?:export|runtimes|calibration|tests|locks|docs|examples)/[\w./-]*)`")
-
-
-def blocks(page: Path, *languages: str) -> Iterator[str]:
-    """The fenced blocks of a page."""
-    for language, text in _FENCE.findall(page.read_text(encoding="utf-8")):
-        if language in languages:
-            yield text
 
 
 def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
@@ -48,7 +40,7 @@ def commands(page: Path) -> Iterator[tuple[list[str], bool]]:
     text = page.read_text(encoding="utf-8")
     whole = blocks(page, "console") if page.suffix == ".md" else (text,)
     lines = [(line, True) for block in whole for line in joined(block).splitlines()]
-    spans = re.findall(r"`([^`]+)`", _FENCE.sub("", text))
+    spans = re.findall(r"`([^`]+)`", FENCE.sub("", text))
     for line, in_block in [*lines, *((span.replace("\n", " "), False) for span in spans)]:
         command = line.strip().removeprefix("$ ").removeprefix(".venv/bin/")
         if re.match(r"(make|adaptrt) [a-z]", command):
@@ -99,7 +91,7 @@ def test_python_blocks_compile_and_import_what_exists(page: Path) -> None:
 @EVERY_PAGE
 def test_links_lead_to_files_and_headings(page: Path) -> None:
     """The site's own links are checked when it is built; the root's files and anchors only here."""
-    text = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))
+    text = re.sub(r"`[^`\n]*`", "", FENCE.sub("", page.read_text(encoding="utf-8")))
     for match in _LINK.findall(text) if page.suffix == ".md" else ():
         link = match[0] or match[1]
         if "://" in link:
@@ -112,7 +104,7 @@ def test_links_lead_to_files_and_headings(page: Path) -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    text = _FENCE.sub("", root_of(page).read_text(encoding="utf-8"))
+    text = FENCE.sub("", root_of(page).read_text(encoding="utf-8"))
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     given = {name for title in titles for name in re.findall(r"\{ #([\w-]+) \}", title)}
     return given | {slug(re.sub(r"\{.*\}", "", title)) for title in titles}

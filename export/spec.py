@@ -19,6 +19,8 @@ from runtimes.choices import (
     Target,
 )
 from runtimes.errors import InputError, shown
+from runtimes.heads import graph_inputs, head_of
+from runtimes.tensors import Tensor
 
 _SM = re.compile(r"sm\d{2,3}")
 MAX_RANK = 1024  # of a slot and of an adapter: the published model's width
@@ -49,21 +51,14 @@ class GraphForm:
     head: HeadName = HeadName.SENTENCE
 
     @property
-    def input_names(self) -> tuple[str, ...]:
+    def inputs(self) -> tuple[Tensor, ...]:
         """The graph's inputs in order."""
-        names = ["input_ids", "attention_mask"]
-        if self.adapter is AdapterMode.SWITCHABLE:
-            names.append("task_id")
-        if self.head is HeadName.CHUNKS:
-            names.append("chunk_weights")
-        return tuple(names)
+        return graph_inputs(self.adapter, self.interface, self.head)
 
     @property
-    def output_name(self) -> str:
+    def output(self) -> Tensor:
         """The graph's one output."""
-        if self.interface is Interface.OFFICIAL:
-            return "text_embeds"
-        return "chunk_embedding" if self.head is HeadName.CHUNKS else "sentence_embedding"
+        return head_of(self.interface, self.head).output
 
 
 @dataclass(frozen=True, kw_only=True)

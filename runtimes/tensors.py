@@ -34,6 +34,10 @@ class Axis:
         """Whether the architecture alone says its size."""
         return self.profile_side is None and self.sizes is None
 
+    def greatest(self, limits: tuple[int, int]) -> int:
+        """Its greatest size in a graph for at most so many rows and tokens."""
+        return self.range_in(Profile(name="limits", min=(1, 1), opt=limits, max=limits))[2]
+
     def range_in(self, profile: Profile) -> Sizes:
         """The sizes an engine with this profile is built for."""
         if self.profile_side is not None:

@@ -101,7 +101,7 @@ def _build(
                 contents = replace(plan.contents, plan=precision)
                 cast = write_weights(inner, graph.slots, contents, spec.limits.max_tokens, shared)
             # Engines first: they take seconds and can fail, the gate takes minutes.
-            memory = _make_engines(folder, files, inputs)
+            memory = _make_engines(folder, files, inputs, plan)
             return Attempt(gate.run(graph), cast, memory)
 
         quantisation = None
@@ -146,7 +146,7 @@ def _check_places(inputs: BuildInputs, plan: BundlePlan) -> None:
 
 
 def _make_engines(
-    folder: Path, files: dict[GraphKind, str], inputs: BuildInputs
+    folder: Path, files: dict[GraphKind, str], inputs: BuildInputs, plan: BundlePlan
 ) -> dict[str, tuple[int, ...] | None]:
     """Build the engines, or take over those of another bundle; the memory of their profiles."""
     spec = inputs.spec
@@ -158,6 +158,7 @@ def _make_engines(
             limits=spec.limits,
             gpu=gpu,
             workspace=int(spec.workspace_gib * 2**30),
+            inputs=plan.form.inputs,
             timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
             profiles=spec.profiles,
             refittable=spec.refittable,

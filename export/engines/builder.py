@@ -16,17 +16,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from export.engines.profiles import engine_profiles, input_shapes
+from export.engines.profiles import engine_profiles
 from export.spec import Limits
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors.tensorrt.library import make_logger
 from runtimes.files import replacing
+from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpec:
     """One engine: its shapes, a GPU architecture (None: the GPU present), workspace bytes.
 
+    ``inputs`` are the graph's; their axes say which part of a profile's shapes each takes.
     ``profiles`` are names (see :mod:`export.engines.profiles`); without any, one profile spans the
     limits. ``refittable`` leaves the weights out: they are put in when the engine is loaded.
     """
@@ -34,6 +36,7 @@ class EngineSpec:
     limits: Limits
     gpu: str | None
     workspace: int
+    inputs: tuple[Tensor, ...] = (INPUT_IDS, ATTENTION_MASK)
     timing_cache: Path | None = None
     profiles: tuple[str, ...] = ()
     refittable: bool = False
@@ -97,11 +100,12 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[in
 def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace)
+    described = {tensor.name: tensor for tensor in spec.inputs}
     for shapes in engine_profiles(spec.profiles, spec.limits):
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
-            value = network.get_input(index)
-            profile.set_shape(value.name, *input_shapes(shapes, len(value.shape)))
+            name = network.get_input(index).name
+            profile.set_shape(name, *described[name].shapes_in(shapes))
         if config.add_optimization_profile(profile) < 0:
             raise AdaptrtError(f"TensorRT refused the optimisation profile {shapes}")
     if spec.refittable:

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from export.spec import Limits
 from runtimes.errors import InputError
 from runtimes.profiles import Profile
-from runtimes.text.chunks import MAX_CHUNKS
 
 # The shape kernels are tuned for: a typical serving batch, well inside every published limit.
-OPT_BATCH, OPT_TOKENS, OPT_CHUNKS = 8, 256, 8
+OPT_BATCH, OPT_TOKENS = 8, 256
 PRESETS = {
     "short": Profile(name="short", min=(1, 1), opt=(OPT_BATCH, OPT_TOKENS), max=(32, 512)),
     "long": Profile(name="long", min=(1, 512), opt=(1, 4096), max=(4, 8192)),
@@ -59,15 +58,6 @@ def engine_profiles(names: Sequence[str], limits: Limits) -> tuple[Profile, ...]
                 f"MAX_TOKENS is {limits.max_tokens}; leave it out"
             )
     return tuple(_cut(profile, limits) for profile in chosen)
-
-
-def input_shapes(profile: Profile, rank: int) -> tuple[tuple[int, ...], ...]:
-    """The shapes of an input of so many axes: task_id lacks the sequence, weights add chunks."""
-    shapes = (profile.min, profile.opt, profile.max)
-    if rank < 3:
-        return tuple(shape[:rank] for shape in shapes)
-    chunks = (1, OPT_CHUNKS, MAX_CHUNKS)
-    return tuple((b, n, s) for (b, s), n in zip(shapes, chunks, strict=True))
 
 
 def _cut(profile: Profile, limits: Limits) -> Profile:

@@ -128,7 +128,8 @@ class Gate:
                     graph.slots,
                     self.plan.form,
                 ),
-                self.plan.form.output_name,
+                self.plan.form.output.name,
+                inputs=[tensor.name for tensor in self.plan.form.inputs],
             )
         from runtimes.executors.ort import OrtRuntime
 

@@ -12,6 +12,7 @@ docs/decisions/2026-11-21-precision.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from torch.onnx import ops
 from export.checkpoint.config import EncoderConfig
 from export.graph.weights import Slot
 from export.spec import GraphForm
-from runtimes.choices import AdapterMode, Interface
+from runtimes.choices import AdapterMode, HeadName, Interface
 
 
 class LowRank(nn.Module):
@@ -195,23 +196,19 @@ class Encoder(nn.Module):
         self.emb_ln = nn.LayerNorm(config.hidden, config.layer_norm_eps)
         self.encoder = Layers(config, dtype, form.rank)
         self.rope = Rope(config, max_tokens, dtype)
-        if form.adapter is AdapterMode.SWITCHABLE:
+        self._switchable = form.adapter is AdapterMode.SWITCHABLE
+        if self._switchable:
             self.bank = TaskColumns(form.rank)
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        task_id: Tensor | None = None,
-        chunk_weights: Tensor | None = None,
-    ) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, *more: Tensor) -> Tensor:
         """``input_ids``, ``attention_mask`` int64 ``[batch, sequence]`` → FP32 ``[batch, hidden]``.
 
-        Every row must have at least one unmasked token; rows of the result have length 1. A
-        switchable encoder takes ``task_id`` int64 ``[batch]`` (a scalar with the official
-        interface), -1 for the base model. With a chunk head, ``chunk_weights`` FP32 ``[batch,
-        chunks, sequence]`` is given and the result is ``[batch, chunks, hidden]``.
+        Every row must have at least one unmasked token; rows of the result have length 1. ``more``
+        are the form's further inputs in their order. A switchable encoder takes the task, int64
+        ``[batch]`` (a scalar with the official interface), -1 for the base model; what follows is
+        the head's, whose pooling says what the result is.
         """
+        task_id, head_inputs = (more[0], more[1:]) if self._switchable else (None, more)
         batch, sequence = input_ids.shape
         positions = torch.arange(sequence, device=input_ids.device).unsqueeze(0)
         keys = attention_mask.to(torch.bool)[:, None, None, :]
@@ -229,9 +226,7 @@ class Encoder(nn.Module):
         if self.form.interface is Interface.OFFICIAL:
             tokens: Tensor = x
             return tokens
-        if chunk_weights is not None:
-            return unit_chunks(x, chunk_weights)
-        return unit_mean(x, attention_mask)
+        return POOLINGS[self.form.head](x, attention_mask, *head_inputs)
 
     def _select(self, task_id: Tensor) -> Tensor:
         """One where the row's task owns the column, else zero, ``[batch, 1, width]``."""
@@ -247,8 +242,10 @@ def unit_mean(x: Tensor, attention_mask: Tensor) -> Tensor:
     return unit
 
 
-def unit_chunks(x: Tensor, weights: Tensor) -> Tensor:
-    """L2-normalised weighted sums of token vectors, FP32 ``[batch, chunks, hidden]``.
+def unit_chunks(x: Tensor, _: Tensor, weights: Tensor) -> Tensor:
+    """L2-normalised sums of token vectors by ``weights [batch, chunks, sequence]``, FP32.
+
+    The result is ``[batch, chunks, hidden]``; the mask is in the weights.
 
     A chunk without weights, which callers use to fill up, gives zeros and no NaN.
     """
@@ -256,6 +253,13 @@ def unit_chunks(x: Tensor, weights: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
     unit: Tensor = sums / norms.clamp_min(torch.finfo(torch.float32).tiny)
     return unit
+
+
+# Token vectors ``[batch, sequence, hidden]``, the mask and the head's inputs → the head's output.
+POOLINGS: dict[HeadName, Callable[..., Tensor]] = {
+    HeadName.SENTENCE: unit_mean,
+    HeadName.CHUNKS: unit_chunks,
+}
 
 
 def load_encoder(

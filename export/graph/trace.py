@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -22,13 +23,10 @@ from export.checkpoint.config import EncoderConfig
 from export.graph.encoder import Encoder
 from export.graph.weights import Slot, layout
 from export.spec import GraphForm
-from runtimes.choices import AdapterMode, Interface
-from runtimes.text.chunks import MAX_CHUNKS
+from runtimes.choices import AdapterMode
+from runtimes.tensors import Tensor
 
 OPSET = 23  # the first with Attention and RotaryEmbedding
-# Any lengths do; batch and sequence differ so that the exporter cannot take them for one symbol.
-_TRACED = (2, 7)
-_CHUNKS = 3
 
 
 @dataclass(frozen=True)
@@ -54,39 +52,22 @@ def trace(
     form: GraphForm = GraphForm(),  # noqa: B008  (frozen)
 ) -> PortableGraph:
     """The portable graph for one architecture, type and form; cached, so tasks share it."""
-    batch = torch.export.Dim("batch", min=1, max=max(max_batch, 2))
-    sequence = torch.export.Dim("sequence", min=1, max=max_tokens)
-    scalar = form.interface is Interface.OFFICIAL
-    chunks = torch.export.Dim("chunks", min=1, max=MAX_CHUNKS)
-    shapes = {
-        "input_ids": _TRACED,
-        "attention_mask": _TRACED,
-        "task_id": () if scalar else _TRACED[:1],
-        "chunk_weights": (_TRACED[0], _CHUNKS, _TRACED[1]),
-    }
-    axes = {
-        "input_ids": {0: batch, 1: sequence},
-        "attention_mask": {0: batch, 1: sequence},
-        "task_id": {} if scalar else {0: batch},
-        "chunk_weights": {0: batch, 1: chunks, 2: sequence},
-    }
-    types = {"chunk_weights": torch.float32}
     with torch.device("meta"):
         encoder = Encoder(config, getattr(torch, dtype), max_tokens, form).eval()
         # One tensor each: the exporter would take one passed twice for a single input.
-        example = {
-            n: torch.ones(shapes[n], dtype=types.get(n, torch.int64)) for n in form.input_names
-        }
+        examples = tuple(
+            torch.ones(t.example_shape, dtype=getattr(torch, t.dtype)) for t in form.inputs
+        )
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             encoder,
-            kwargs=example,
+            args=examples,
             dynamo=True,
             optimize=False,  # below, once the weights are out of its sight
             opset_version=OPSET,
-            input_names=list(form.input_names),
-            output_names=[form.output_name],
-            dynamic_shapes={n: axes[n] for n in form.input_names},
+            input_names=[tensor.name for tensor in form.inputs],
+            output_names=[form.output.name],
+            dynamic_shapes=_dynamic_shapes(form.inputs, max_batch, max_tokens),
             verbose=False,
         )
         if program is None:  # only with the exporter's legacy arguments
@@ -101,6 +82,21 @@ def trace(
     if form.adapter is AdapterMode.SLOT:
         _open_slot(model)
     return PortableGraph(ir.to_proto(model).SerializeToString(deterministic=True), slots, dtype)
+
+
+def _dynamic_shapes(inputs: Sequence[Tensor], max_batch: int, max_tokens: int) -> tuple[Any, ...]:
+    """The ranges of the inputs' axes, as the exporter takes them for :meth:`Encoder.forward`.
+
+    Those after the ids and the mask, which share one parameter, come as one tuple.
+    """
+    limits = max(max_batch, 2), max_tokens  # the example has two rows
+    dims = {
+        axis: torch.export.Dim(axis.name, min=1, max=axis.greatest(limits))
+        for tensor in inputs
+        for axis in tensor.axes
+    }
+    ids, mask, *more = ({i: dims[a] for i, a in enumerate(t.axes)} for t in inputs)
+    return (ids, mask, tuple(more)) if more else (ids, mask)
 
 
 def _detach_weights(model: ir.Model, names: set[str]) -> dict[str, ir.Value]:

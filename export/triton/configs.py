@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from export.triton.settings import EncoderSettings, Settings
-from runtimes.choices import Choice
+from runtimes.choices import AdapterMode, Choice, HeadName, Interface, Target
 from runtimes.errors import InputError
+from runtimes.heads import HEADS, graph_inputs
 from runtimes.manifest import Manifest
 from runtimes.serving import requests
+from runtimes.tensors import BATCH, HIDDEN, SEQUENCE, Tensor
 
 ENGINE_FILE = "model.plan"  # Triton's own default names
 GRAPH_FILE = "model.onnx"
@@ -28,6 +30,7 @@ _OLDEST = (24, 10)  # what the tests run
 _ALLOCATION_SINCE = (25, 5)
 # ONNX Runtime 1.22, the first that reads opset 23.
 _OPSET_23_SINCE = (25, 5)
+_TYPES = {"int64": pb.TYPE_INT64, "float32": pb.TYPE_FP32}
 
 
 class Backend(Choice):
@@ -157,9 +160,9 @@ def encoder_config(
 
 def warmup_files(config: pb.ModelConfig) -> dict[str, NDArray[Any]]:
     """What the warm-up's inputs hold, by file name: ones (a mask of zeros would divide by 0)."""
-    kinds = {pb.TYPE_INT64: np.int64, pb.TYPE_FP32: np.float32}
+    dtypes = {number: dtype for dtype, number in _TYPES.items()}
     return {
-        value.input_data_file: np.ones(list(value.dims), kinds[value.data_type])
+        value.input_data_file: np.ones(list(value.dims), dtypes[value.data_type])
         for sample in config.model_warmup
         for value in sample.inputs.values()
     }
@@ -175,18 +178,28 @@ def _python(name: str, settings: Settings, instances: int) -> pb.ModelConfig:
 
 
 def _encoder_tensors(config: pb.ModelConfig, manifest: Manifest) -> None:
-    for name in ("input_ids", "attention_mask"):
-        config.input.append(_tensor(name, pb.TYPE_INT64, [-1]))
-    if manifest.adapter == "switchable":
-        scalar = _tensor("task_id", pb.TYPE_INT64, [1])  # the graph's has the batch axis alone
-        scalar.reshape.SetInParent()
-        config.input.append(scalar)
-    hidden = manifest.architecture["hidden"]
-    if manifest.head == "chunks":
-        config.input.append(_tensor("chunk_weights", pb.TYPE_FP32, [-1, -1]))
-        config.output.append(_output("chunk_embedding", pb.TYPE_FP32, [-1, hidden]))
-    else:
-        config.output.append(_output("sentence_embedding", pb.TYPE_FP32, [hidden]))
+    """The tensors of the encoder's contract, the batch apart: Triton's batcher adds it."""
+    fixed = {HIDDEN.name: manifest.architecture["hidden"]}
+    for tensor in _inputs(manifest):
+        if tensor.axes == (BATCH,):  # a tensor of no axes must be sent as one of an axis of 1
+            value = _tensor(tensor.name, _TYPES[tensor.dtype], [1])
+            value.reshape.SetInParent()
+        else:
+            value = _tensor(tensor.name, _TYPES[tensor.dtype], _dims(tensor, fixed))
+        config.input.append(value)
+    output = HEADS[HeadName(manifest.head)].output
+    config.output.append(_output(output.name, _TYPES[output.dtype], _dims(output, fixed)))
+
+
+def _inputs(manifest: Manifest) -> tuple[Tensor, ...]:
+    """A Python encoder gives the official interface's graph our own interface."""
+    adapter, head = AdapterMode(manifest.adapter), HeadName(manifest.head)
+    return graph_inputs(adapter, Interface.SENTENCE, head)
+
+
+def _dims(tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
+    """The sizes after the batch; -1 where they differ from call to call."""
+    return [sizes.get(axis.name, -1) for axis in tensor.axes[1:]]
 
 
 def _batching(batching: pb.ModelDynamicBatching, chosen: EncoderSettings) -> None:
@@ -207,7 +220,7 @@ def _batching(batching: pb.ModelDynamicBatching, chosen: EncoderSettings) -> Non
 def _tensorrt(
     config: pb.ModelConfig, manifest: Manifest, allocation: str, release: Release
 ) -> None:
-    engines = [a for a in manifest.artifacts if a.kind == "tensorrt" and a.gpu]
+    engines = [a for a in manifest.artifacts if a.kind == Target.TENSORRT and a.gpu]
     if not engines:
         raise InputError(
             "ENCODER=tensorrt: the bundle has no TensorRT engine (Triton does not load those of "
@@ -233,22 +246,18 @@ def _onnxruntime(config: pb.ModelConfig, manifest: Manifest, release: Release) -
             f"ENCODER=onnxruntime: the ONNX Runtime of Triton {release.year}.{release.month:02d} "
             "does not read opset 23; take TRITON_VERSION=25.05 or later, or ENCODER=python"
         )
-    if manifest.interface != "sentence":
+    if manifest.interface != Interface.SENTENCE:
         raise InputError("ENCODER=onnxruntime: needs INTERFACE=sentence; take ENCODER=python")
     config.default_model_filename = GRAPH_FILE
 
 
 def _warmup(manifest: Manifest, tokens: int) -> pb.ModelWarmup:
     sample = pb.ModelWarmup(name=f"{tokens} tokens", batch_size=1)
-    shapes = {"input_ids": (pb.TYPE_INT64, [tokens]), "attention_mask": (pb.TYPE_INT64, [tokens])}
-    if manifest.adapter == "switchable":
-        shapes["task_id"] = (pb.TYPE_INT64, [1])
-    if manifest.head == "chunks":
-        shapes["chunk_weights"] = (pb.TYPE_FP32, [1, tokens])
-    for name, (kind, dims) in shapes.items():
-        value = sample.inputs[name]
-        value.data_type, value.input_data_file = kind, f"{name}-{tokens}"
-        value.dims.extend(dims)
+    for tensor in _inputs(manifest):
+        value = sample.inputs[tensor.name]
+        value.data_type = _TYPES[tensor.dtype]
+        value.input_data_file = f"{tensor.name}-{tokens}"
+        value.dims.extend(1 if a is not SEQUENCE else tokens for a in tensor.axes[1:] or (BATCH,))
     return sample
 
 

@@ -6,6 +6,7 @@ The only runtime module that imports torch.
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -110,8 +111,15 @@ def reference_settings(precision: str) -> dict[str, Any]:
 class TorchModule(RuntimeBase):
     """The traced module itself, for types ONNX Runtime cannot run on a CPU (BF16)."""
 
-    def __init__(self, module: nn.Module, output: str = "sentence_embedding") -> None:
-        self._module, self._output = module.eval(), output
+    def __init__(
+        self,
+        module: nn.Module,
+        output: str = "sentence_embedding",
+        *,
+        inputs: Sequence[str] = ("input_ids", "attention_mask"),
+    ) -> None:
+        """``inputs`` are the names of what the module takes, in its order."""
+        self._module, self._output, self._inputs = module.eval(), output, tuple(inputs)
 
     @property
     def name(self) -> str:
@@ -122,7 +130,7 @@ class TorchModule(RuntimeBase):
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once."""
         with torch.inference_mode():
-            output = self._module(**{n: torch.from_numpy(a) for n, a in inputs.items()})
+            output = self._module(*(torch.from_numpy(inputs[name]) for name in self._inputs))
         return {self._output: output.numpy()}
 
     def _free(self) -> None:

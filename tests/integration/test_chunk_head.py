@@ -14,7 +14,7 @@ from export.checkpoint.reader import Checkpoint
 from export.gate.reference import reference_model
 from runtimes import Embedder, InputError
 from runtimes.bundle_files import GRAPH_FILES
-from runtimes.choices import GraphKind
+from runtimes.choices import GraphKind, HeadName
 from runtimes.executors.torch_reference import FlashReference
 from tests.support import build, cosines, run_cli, session
 
@@ -123,13 +123,13 @@ def test_gate_sees_wrong_pooling(
 ) -> None:
     """Negative control: the whole text is pooled rightly and its parts are not."""
 
-    def smeared(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def smeared(x: torch.Tensor, _: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         weights = weights + 0.1 * weights.sum(1, keepdim=True)
         sums = torch.matmul(weights, x)
         unit: torch.Tensor = sums / torch.linalg.vector_norm(sums, dim=-1, keepdim=True)
         return unit
 
-    monkeypatch.setattr(export.graph.encoder, "unit_chunks", smeared)
+    monkeypatch.setitem(export.graph.encoder.POOLINGS, HeadName.CHUNKS, smeared)
     export.graph.trace.trace.cache_clear()
     arguments = ("--model", small_folder, "--head", "chunks", "--task", "separation")
     try:

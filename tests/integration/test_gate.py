@@ -16,6 +16,7 @@ import export.graph.weights
 from export.checkpoint.lora import Adapter, LoraPair, merge
 from export.checkpoint.reader import Checkpoint
 from export.graph.trace import trace
+from runtimes.choices import HeadName
 from tests.support import build, edit_json, listing
 
 Patch = pytest.MonkeyPatch
@@ -101,7 +102,7 @@ def first_token_pooling(patch: Patch) -> None:
         unit: torch.Tensor = first / torch.linalg.vector_norm(first, dim=-1, keepdim=True)
         return unit
 
-    patch.setattr(export.graph.encoder, "unit_mean", pooled)
+    patch.setitem(export.graph.encoder.POOLINGS, HeadName.SENTENCE, pooled)
 
 
 def padding_in_the_mean(patch: Patch) -> None:
@@ -110,7 +111,7 @@ def padding_in_the_mean(patch: Patch) -> None:
         unit: torch.Tensor = mean / torch.linalg.vector_norm(mean, dim=-1, keepdim=True)
         return unit
 
-    patch.setattr(export.graph.encoder, "unit_mean", mean_of_all)
+    patch.setitem(export.graph.encoder.POOLINGS, HeadName.SENTENCE, mean_of_all)
 
 
 WEIGHT_CONTROLS = [

@@ -19,6 +19,7 @@ from export.gate.compare import ParityText, compare, embed, require
 from export.gate.reference import reference_model
 from export.graph.trace import trace
 from runtimes import Embedder, GateError, InputError
+from runtimes.choices import HeadName
 from runtimes.executors.ort import OrtRuntime
 from runtimes.executors.torch_reference import FlashReference
 from runtimes.text.tokens import TextTokenizer
@@ -203,9 +204,9 @@ def test_gate_refuses_rope_base_10000(
 def test_gate_refuses_the_first_token_in_place_of_the_mean(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        export.graph.encoder,
-        "unit_mean",
+    monkeypatch.setitem(
+        export.graph.encoder.POOLINGS,
+        HeadName.SENTENCE,
         lambda x, mask: x[:, 0] / x[:, 0].norm(dim=-1, keepdim=True),
     )
     trace.cache_clear()

@@ -175,14 +175,13 @@ $(INTEROP_VENV)/.installed: locks/interop.txt pyproject.toml
 # dev.txt is resolved first and constrains the others, so that they can be installed over each other.
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-annotate \
   --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
-BUILDER = pyproject.toml --group build --extra cpu --extra export
 
 lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
-	$(COMPILE) $(BUILDER) -c locks/dev.txt -o locks/base.txt
-	for name in serve bench docs; do $(COMPILE) $(BUILDER) --extra $$name \
-	  -c locks/dev.txt -o locks/$$name.txt || exit; done
+	$(COMPILE) pyproject.toml --group build --extra cpu --extra export -c locks/dev.txt -o locks/base.txt
+	for name in serve bench docs; do $(COMPILE) pyproject.toml --group build --extra cpu \
+	  --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 
@@ -51,7 +52,10 @@ def check_installed() -> None:
 
 
 def _onnxruntime() -> list[Requirement]:
-    """What the ONNX Runtime that is installed has to be; :class:`MissingError` unless it is one."""
+    """What the ONNX Runtime that is installed has to be; :class:`MissingError` unless it is one.
+
+    One of another name, as others distribute it, is taken as it is.
+    """
     present = _installed_ort()
     if len(present) > 1:
         raise MissingError(
@@ -60,6 +64,8 @@ def _onnxruntime() -> list[Requirement]:
             f"'{PROJECT}[cpu]', or '{PROJECT}[gpu]' for NVIDIA GPUs"
         )
     if not present:
+        if find_spec("onnxruntime") is not None:
+            return []
         raise MissingError(
             "ONNX Runtime is not installed, which runs the graphs that are built; pip install "
             f"'{PROJECT}[cpu]', or '{PROJECT}[gpu]' for NVIDIA GPUs"

@@ -118,14 +118,24 @@ def test_two_onnx_runtimes_are_one_too_many(pretend: Callable[..., None]) -> Non
     ],
 )
 def test_either_onnx_runtime_will_do(
-    pretend: Callable[..., None], version: str | None, words: str | None
+    pretend: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    version: str | None,
+    words: str | None,
 ) -> None:
     pretend(**{"onnxruntime": None, "onnxruntime-gpu": version})
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     if words is None:
         check_installed()
     else:
         with pytest.raises(MissingError, match=re.escape(words)):
             check_installed()
+
+
+def test_onnx_runtime_of_another_name_will_do(pretend: Callable[..., None]) -> None:
+    """It is importable here, and is in no distribution that is known."""
+    pretend(**{"onnxruntime": None, "onnxruntime-gpu": None})
+    check_installed()
 
 
 def test_embedder_without_an_executor_is_told_what_to_install(

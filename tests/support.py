@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -104,42 +102,6 @@ def edit_tensors(path: Path, edit: Callable[[dict[str, Array]], None]) -> None:
     tensors = load_file(path)
     edit(tensors)
     save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, path)
-
-
-def write_native(original: Path, folder: Path) -> Path:
-    """The base model of an original checkpoint in the native format, without adapters."""
-    folder.mkdir(parents=True)
-    config = json.loads((original / "config.json").read_text())
-    kept = {
-        k: config[k]
-        for k in (
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "vocab_size",
-            "type_vocab_size",
-            "max_position_embeddings",
-            "layer_norm_eps",
-            "pad_token_id",
-            "hidden_act",
-        )
-    }
-    kept |= {
-        "model_type": "jina_embeddings_v3",
-        "architectures": ["JinaEmbeddingsV3Model"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": config["rotary_emb_base"]},
-    }
-    (folder / "config.json").write_text(json.dumps(kept))
-    shutil.copyfile(original / "tokenizer.json", folder / "tokenizer.json")
-    tensors = load_file(original / "model.safetensors")
-    base = {
-        re.sub(r"\.parametrizations\.weight\.original$", ".weight", k).removeprefix("roberta."): v
-        for k, v in tensors.items()
-        if "lora_" not in k
-    }
-    save_file(base, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def parse_graph(text: str, **weights: Array) -> ir.Model:

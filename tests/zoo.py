@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.source import SAMPLE
@@ -107,6 +108,72 @@ def _tensors(size: Size, rng: np.random.Generator) -> Tensors:
         norm(prefix + "norm1")
         norm(prefix + "norm2")
     return tensors
+
+
+def write_native(original: Path, folder: Path, *, adapters: bool = False) -> Path:
+    """An original checkpoint in the native format; without its adapters unless asked for."""
+    folder.mkdir(parents=True)
+    config = json.loads((original / "config.json").read_text())
+    kept = {
+        k: config[k]
+        for k in (
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "vocab_size",
+            "type_vocab_size",
+            "max_position_embeddings",
+            "layer_norm_eps",
+            "pad_token_id",
+            "hidden_act",
+        )
+    }
+    kept |= {
+        "model_type": "jina_embeddings_v3",
+        "architectures": ["JinaEmbeddingsV3Model"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": config["rotary_emb_base"]},
+    }
+    (folder / "config.json").write_text(json.dumps(kept))
+    shutil.copyfile(original / "tokenizer.json", folder / "tokenizer.json")
+    tensors = load_file(original / "model.safetensors")
+    base = {
+        re.sub(r"\.parametrizations\.weight\.original$", ".weight", k).removeprefix("roberta."): v
+        for k, v in tensors.items()
+        if "lora_" not in k
+    }
+    save_file(base, folder / "model.safetensors", metadata={"format": "pt"})
+    if adapters:
+        for number, task in enumerate(JINA_TASKS):
+            _write_adapter(folder / re.sub(r"\W", "_", task), tensors, number, config["lora_rank"])
+    return folder
+
+
+def _write_adapter(folder: Path, tensors: Tensors, number: int, rank: int) -> None:
+    """One task's entry of the banks as PEFT saves it: embeddings transposed, q, k and v apart."""
+    folder.mkdir()
+    peft: Tensors = {}
+    for key, bank in tensors.items():
+        module, _, side = key.removeprefix("roberta.").partition(".parametrizations.weight.0.lora_")
+        if side:
+            for name, value in _peft_parts(module, side, bank[number]).items():
+                peft[f"base_model.model.{name}"] = np.ascontiguousarray(value, np.float32)
+    save_file(peft, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    targets = sorted({key.rpartition(".lora_")[0].rpartition(".")[2] for key in peft})
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": 1, "target_modules": targets}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+
+
+def _peft_parts(module: str, side: str, value: np.ndarray[Any, Any]) -> Tensors:
+    """What PEFT calls a module's A or B."""
+    if "embeddings" in module:
+        return {f"{module}.lora_embedding_{side}": value.T}
+    module = module.replace("encoder.", "").replace("mixer.out_proj", "self_attn.o_proj")
+    if not module.endswith("mixer.Wqkv"):
+        return {f"{module}.lora_{side}.weight": value}
+    parts = [value] * 3 if side == "A" else np.split(value, 3)
+    stem = module.removesuffix("mixer.Wqkv") + "self_attn."
+    return {f"{stem}{n}_proj.lora_{side}.weight": p for n, p in zip("qkv", parts, strict=True)}
 
 
 def main() -> None:

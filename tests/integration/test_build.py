@@ -21,7 +21,8 @@ from export.graph.trace import trace
 from runtimes import Embedder, InputError
 from runtimes.files import sha256
 from runtimes.manifest import read_manifest
-from tests.support import build, cosines, run_cli, write_native
+from tests.support import build, cosines, run_cli
+from tests.zoo import write_native
 
 GRAPHS = {"model.onnx", "model.onnxruntime.onnx", "model.tensorrt.onnx", "model.primitive.onnx"}
 TEXTS = ["Guten Tag", "東京", "a longer text about nothing in particular " * 6]

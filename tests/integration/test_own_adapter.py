@@ -11,7 +11,8 @@ from export.checkpoint.reader import Checkpoint, open_checkpoint
 from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.peft_zoo import load_base, mean_vectors, quiet, train
-from tests.support import SAMPLE_HF, Array, build, cosines, sample_tokenizer, write_native
+from tests.support import SAMPLE_HF, Array, build, cosines, sample_tokenizer
+from tests.zoo import write_native
 
 TEXTS = ["Der Mieter kündigt fristgerecht.", "The court dismissed the appeal. " * 9, "契約"]
 CONFIG = LoraConfig(

@@ -16,7 +16,8 @@ from export.cli import main
 from runtimes import Embedder, InputError
 from runtimes.manifest import read_manifest
 from tests.peft_zoo import load_base, mean_vectors, quiet, train
-from tests.support import build, cosines, edit_json, run_cli, write_native
+from tests.support import build, cosines, edit_json, run_cli
+from tests.zoo import write_native
 
 NATIVE = Path(__file__).parents[1] / "data" / "sample-hf"
 TEXTS = ["The last train leaves at ten.", "東京は雨です。"]

@@ -17,7 +17,8 @@ from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.names import tensor_shapes
 from export.checkpoint.reader import Checkpoint, open_checkpoint
 from runtimes.errors import InputError
-from tests.support import SAMPLE_HF, build, edit_json, edit_tensors, listing, write_native
+from tests.support import SAMPLE_HF, build, edit_json, edit_tensors, listing
+from tests.zoo import write_native
 
 NORM = "roberta.encoder.layers.1.norm2.weight"
 WQKV_A = "roberta.encoder.layers.0.mixer.Wqkv.parametrizations.weight.0.lora_A"

@@ -19,7 +19,8 @@ from export.checkpoint.peft_folder import read_peft_adapter
 from export.checkpoint.reader import Checkpoint, open_checkpoint
 from runtimes.errors import InputError
 from tests.peft_zoo import load_base, merged_weights, quiet, train, train_in_transformers
-from tests.support import edit_json, edit_tensors, merged_tensor, write_native
+from tests.support import edit_json, edit_tensors, merged_tensor
+from tests.zoo import write_native
 
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 EVERYTHING = [*ATTENTION, "fc1", "fc2", "word_embeddings", "token_type_embeddings", "dense"]

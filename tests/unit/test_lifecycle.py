@@ -27,7 +27,7 @@ from runtimes.executors.torch_reference import FlashReference, TorchModule
 from runtimes.heads import ChunkHead, PooledTokens
 from tests.support import CallableRuntime, make_manifest, parse_graph, sample_tokenizer
 from tests.unit.fake_cuda import FakeCuda
-from tests.unit.fake_trt import Scenario, fake_module
+from tests.unit.fake_tensorrt import Scenario, fake_module
 
 INPUTS = {"input_ids": np.ones((2, 4), np.int64), "attention_mask": np.ones((2, 4), np.int64)}
 CHUNKS = {"chunk_weights": np.ones((2, 1, 4))}

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import tensorrt_rtx_bindings as rtx
 
-from tests.unit import trt_runtime_contract
-from tests.unit.trt_contract import LIBRARIES, SLIPS
+from tests.unit import tensorrt_runtime_contract
+from tests.unit.tensorrt_contract import LIBRARIES, SLIPS
 
 ROOT = Path(__file__).parents[2]
 # Only TensorRT-RTX builds ahead of time for other GPUs; the code asks for these with a GPU list.
@@ -36,7 +36,7 @@ int initLibNvInferPlugins(void *logger, const char *space) { return 1; }
 
 @pytest.fixture(scope="module")
 def contract(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What came out of :mod:`tests.unit.trt_contract`."""
+    """What came out of :mod:`tests.unit.tensorrt_contract`."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler for the stub libraries")
@@ -49,7 +49,7 @@ def contract(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", file, "stubs.c"]
         subprocess.run(command, cwd=folder, check=True)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.trt_contract", str(folder)],
+        [sys.executable, "-m", "tests.unit.tensorrt_contract", str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -172,7 +172,7 @@ def runtime_outcomes(
     folder = tmp_path_factory.mktemp("rtx")
     return {
         "tensorrt": contract["runtime"],
-        "tensorrt_rtx": trt_runtime_contract.results(rtx, "tensorrt_rtx", folder),
+        "tensorrt_rtx": tensorrt_runtime_contract.results(rtx, "tensorrt_rtx", folder),
     }
 
 
@@ -184,7 +184,7 @@ def test_executor_and_refit_make_only_calls_that_the_bindings_take(
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])
-@pytest.mark.parametrize("slip", trt_runtime_contract.SLIPS)
+@pytest.mark.parametrize("slip", tensorrt_runtime_contract.SLIPS)
 def test_misspelt_runtime_name_is_caught(
     runtime_outcomes: dict[str, Any], flavour: str, slip: str
 ) -> None:

@@ -1,6 +1,6 @@
 """Runs builder, executor and refit against the real TensorRT 11.4 bindings, without a GPU.
 
-``python -m tests.unit.trt_contract STUBS`` prints what came out as JSON. The bindings' classes,
+``python -m tests.unit.tensorrt_contract STUBS`` prints what came out as JSON. The bindings' classes,
 enums and signatures are the real ones, behind stub libraries that make nothing; objects that only
 a driver could make are autospec'ed doubles whose calls are checked against the signatures that
 pybind11 wrote into the docstrings. A process of its own, since the stubs are loaded for good.
@@ -186,7 +186,7 @@ def flavour(
 
 def outcome(call: Callable[[], Any]) -> str:
     """``ok``, or the error's type and words."""
-    from tests.unit.trt_runtime_contract import outcome as of
+    from tests.unit.tensorrt_runtime_contract import outcome as of
 
     return of(call)
 
@@ -237,7 +237,7 @@ def monitor(real: Any) -> list[int]:
 
 
 def main() -> None:
-    from tests.unit.trt_runtime_contract import results as runtime_results
+    from tests.unit.tensorrt_runtime_contract import results as runtime_results
 
     real = load_bindings(Path(sys.argv[1]))
     folder = Path(tempfile.mkdtemp(dir=sys.argv[1]))

@@ -29,7 +29,7 @@ from runtimes.executors.tensorrt.cuda import Cuda
 from runtimes.manifest import Manifest, read_manifest
 from tests.support import edit_json, graph_path, listing, run_cli, write_graphs
 from tests.unit.fake_cuda import FakeCuda
-from tests.unit.fake_trt import Scenario, fake_module
+from tests.unit.fake_tensorrt import Scenario, fake_module
 
 PLAN = b"an engine without weights"
 MEMORY = (4096,)

@@ -1,6 +1,6 @@
 """Runs the executor and the refit against real TensorRT bindings, either flavour, with no GPU.
 
-Used in-process for TensorRT-RTX and by :mod:`tests.unit.trt_contract` for TensorRT 11.4.
+Used in-process for TensorRT-RTX and by :mod:`tests.unit.tensorrt_contract` for TensorRT 11.4.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from runtimes.executors.tensorrt.cuda import Cuda
 from runtimes.executors.tensorrt.engine import EngineFile
 from runtimes.executors.tensorrt.runtime import TrtRuntime
 from tests.unit.fake_cuda import FakeCuda
-from tests.unit.fake_trt import Scenario, expected, fake_module
+from tests.unit.fake_tensorrt import Scenario, expected, fake_module
 
 # One slip per kind of name, and where each module's work enters the executor.
 SLIPS = {

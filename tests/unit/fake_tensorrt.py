@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tests.unit.fake_cuda import FakeCuda
-from tests.unit.trt_contract import double
+from tests.unit.tensorrt_contract import double
 
 WIDTH = 3
 PROFILES = (((1, 1), (2, 4), (4, 8)), ((1, 8), (1, 16), (2, 32)))  # short and long

@@ -24,7 +24,7 @@ from runtimes.manifest import Artifact
 from runtimes.profiles import Profile, choose, largest_batch
 from tests.support import make_manifest, sample_tokenizer
 from tests.unit.fake_cuda import FakeCuda
-from tests.unit.fake_trt import MEMORY, Scenario, expected, fake_module
+from tests.unit.fake_tensorrt import MEMORY, Scenario, expected, fake_module
 
 VERSION = "tensorrt 11.4.0.106"
 FLAVOURS = ("tensorrt", "tensorrt_rtx")

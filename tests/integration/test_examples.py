@@ -14,8 +14,9 @@ from peft import LoraConfig
 from runtimes import Embedder
 from tests.documents import DOCS, README, ROOT, blocks
 from tests.peft_zoo import train
-from tests.support import build, run_cli, write_native
+from tests.support import build, run_cli
 from tests.triton_support import Served
+from tests.zoo import write_native
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 

@@ -1,9 +1,10 @@
 """Runs builder, executor and refit against the real TensorRT 11.4 bindings, without a GPU.
 
-``python -m tests.unit.tensorrt_contract STUBS`` prints what came out as JSON. The bindings' classes,
-enums and signatures are the real ones, behind stub libraries that make nothing; objects that only
-a driver could make are autospec'ed doubles whose calls are checked against the signatures that
-pybind11 wrote into the docstrings. A process of its own, since the stubs are loaded for good.
+``python -m tests.unit.tensorrt_contract STUBS`` prints what came out as JSON. The bindings'
+classes, enums and signatures are the real ones, behind stub libraries that make nothing; objects
+that only a driver could make are autospec'ed doubles whose calls are checked against the
+signatures that pybind11 wrote into the docstrings. A process of its own, since the stubs are
+loaded for good.
 """
 
 from __future__ import annotations

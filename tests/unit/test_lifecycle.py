@@ -228,4 +228,5 @@ def test_client_is_copied_by_connecting_again(url: str) -> None:
     for other in copies:
         with other, pytest.raises(AdaptrtError, match="nothing listens"):
             other.encode(["x"])
-        assert (other._url, other._batch_size, other._deadline) == (url, 7, 0.3)
+        connection = other._connection
+        assert (connection.url, other._batch_size, connection.deadline) == (url, 7, 0.3)

@@ -16,7 +16,7 @@ import pytest
 
 import runtimes
 from runtimes import AdaptrtError, InputError, MissingError, TritonEmbedder
-from runtimes.serving import client as triton_client
+from runtimes.serving import connection
 from runtimes.serving.requests import renumber
 
 
@@ -146,12 +146,12 @@ def test_nothing_listening_is_said_within_5_seconds(scheme: str, use: Any) -> No
 
 
 def test_first_contact_is_at_most_5_seconds() -> None:
-    assert triton_client._FIRST_CONTACT == 5
+    assert connection._FIRST_CONTACT == 5
 
 
 @contextmanager
 def mock_first_contact(seconds: float) -> Iterator[None]:
-    with mock.patch.object(triton_client, "_FIRST_CONTACT", seconds):
+    with mock.patch.object(connection, "_FIRST_CONTACT", seconds):
         yield
 
 
@@ -212,7 +212,7 @@ def test_time_that_is_named_is_the_time_that_was_waited() -> None:
 def test_another_models_parameters_are_not_taken_for_ours() -> None:
     with (
         TritonEmbedder("http://localhost:1") as client,
-        mock.patch.object(client, "_retry", return_value={"name": "embed"}),
+        mock.patch.object(client._connection, "_retry", return_value={"name": "embed"}),
         pytest.raises(AdaptrtError, match="no parameter tasks; it is not of a repository"),
     ):
         _ = client.tasks

@@ -114,7 +114,7 @@ check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentat
 
 # Without its banner about a next version of MkDocs.
 docs: $(VENV)/.installed-docs ## The documentation as a site, in build/site
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "build/site/index.html"
 
 bench-build: $(VENV)/.installed ## Time and memory of building and calibrating a full-size random checkpoint

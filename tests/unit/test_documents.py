@@ -15,6 +15,7 @@ from export.console.parser import COMMANDS, make_parser
 from runtimes.errors import InputError
 from tests.bench import reports
 from tests.documents import DOCS, FENCE, README, ROOT, blocks
+from tests.unit import test_imports
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TOP = [ROOT / name for name in ("README.md", "DESIGN.md", "CONTRIBUTING.md", "SECURITY.md")]
@@ -157,3 +158,15 @@ def test_the_readmes_figures_are_those_of_the_reports() -> None:
         rows = reports.load(name)["rows"]
         times = [r["times_ours"] for r in rows if r["contender"] == "PyTorch FlashAttention"]
         assert form.format(min(times), max(times)) in text
+
+
+def test_designs_table_has_every_package_in_the_order_of_imports() -> None:
+    rows = re.findall(r"^\| `([\w./]+)`", (ROOT / "DESIGN.md").read_text(encoding="utf-8"), re.M)
+    packages = [row.removesuffix(".py").replace("/", ".") for row in rows]
+    floors = [test_imports.floor(name if "." in name else f"{name}.x") for name in packages[1:]]
+    assert floors == sorted(floors)
+    named = {name for names in test_imports.FLOORS for name in names}
+    assert {name for name in named if not name.startswith("runtimes.")} <= {
+        *packages,
+        *("export.__init__", "export.request"),
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from export.checkpoint.hub_client import (
     reason,
     refusal,
 )
+from export.console.progress import log
 from runtimes.errors import InputError, one_line, shown
 from runtimes.files import sha256
 
@@ -48,7 +48,7 @@ def fetch(model: str, revision: str | None) -> Path:
     """The snapshot of ``owner/name`` at a branch, tag or commit; its folder is named by the commit.
 
     What the cache holds is not loaded again. Where the hub cannot be reached, the commit that
-    ``revision`` was at last is taken from the cache, and a line on standard error says so.
+    ``revision`` was at last is taken from the cache, with a warning in the log.
 
     Raises :class:`InputError` where the snapshot cannot be had.
     """
@@ -106,10 +106,12 @@ def _snapshot_folder(model: str, revision: str, commit: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        found = snapshot_download(model, revision=revision, allow_patterns=[], tqdm_class=SilentBar)
+        snapshot = snapshot_download(
+            model, revision=revision, allow_patterns=[], tqdm_class=SilentBar
+        )
     except foreign_errors() as error:
         raise _broken_off(model, revision, error) from error
-    if (folder := Path(found)).name != commit:
+    if (folder := Path(snapshot)).name != commit:
         raise InputError(f"REVISION: {shown(revision)} of {model} has just moved; run it again")
     return folder
 
@@ -139,10 +141,10 @@ def _fetch_file(model: str, revision: str, folder: Path, file: RepoSibling) -> N
             # A connection that is reset, where one that is closed is resumed by the library.
             if attempt == _TRIES or not isinstance(error, NetworkError):
                 raise _broken_off(model, revision, error, file.rfilename) from error
-            print(f"{file.rfilename}: {reason(error)}; trying again", file=sys.stderr)
+            log.warning("%s: %s; trying again", file.rfilename, reason(error))
     _check(path, file)
     size = tqdm.format_sizeof(path.stat().st_size, "B")
-    print(f"downloaded {file.rfilename} ({size})", file=sys.stderr)
+    log.info("downloaded %s (%s)", file.rfilename, size)
 
 
 def _broken_off(model: str, revision: str, error: Exception, file: str = "") -> InputError:
@@ -190,5 +192,5 @@ def _cached(model: str, revision: str, why: str) -> Path:
             f"commit {folder.name}; run it again with the hub, or {_BY_HAND}"
         )
     then = "" if revision == folder.name else f", {shown(revision)} when it was last looked up"
-    print(f"{why}: using the cached commit {folder.name} of {model}{then}", file=sys.stderr)
+    log.warning("%s: using the cached commit %s of %s%s", why, folder.name, model, then)
     return folder

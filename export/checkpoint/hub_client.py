@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from tqdm import tqdm
 
+from export.console.progress import log
 from runtimes.errors import InputError, one_line, shown
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def one_line_warnings() -> Iterator[None]:
 
 class _OneLine(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"hub: {_line(record.getMessage())}", file=sys.stderr)
+        log.warning("hub: %s", _line(record.getMessage()))
 
 
 def _line(text: str) -> str:
@@ -224,6 +225,6 @@ def progress_bar(name: str) -> type[tqdm]:
             if time.monotonic() >= self.due:
                 self.due = time.monotonic() + _EVERY
                 total = f" of {self.total / 1e6:.0f}" if self.total else ""
-                print(f"{name}: {self.n / 1e6:.0f}{total} MB", file=sys.stderr)
+                log.info("%s: %.0f%s MB", name, self.n / 1e6, total)
 
     return Bar

@@ -17,6 +17,7 @@ from huggingface_hub import close_session, constants
 import export.checkpoint.hub_client
 from export.checkpoint.hub_client import connection_failure
 from export.checkpoint.source import resolve
+from export.console.progress import show_on_stderr
 from runtimes.errors import InputError
 from tests.hub_server import FIRST, SECOND, Fault, Hub, Repository, files_of, serve_hub
 from tests.support import listing
@@ -40,6 +41,7 @@ UNWANTED = {
 @pytest.fixture
 def hub(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with one model, that huggingface_hub takes for its own, and an empty cache."""
+    show_on_stderr()  # what the command line does
     with serve_hub() as served:
         served.repositories[MODEL] = Repository({FIRST: files_of(small_folder)})
         for name, value in {

@@ -39,9 +39,6 @@ from runtimes.manifest import (
     make_artifact,
 )
 
-UNSTATED_LICENCE = "not stated; the published jina-embeddings-v3 weights are CC-BY-NC-4.0"
-
-
 UNHASHED = "0" * 64  # a draft's
 
 
@@ -63,7 +60,7 @@ def draft_manifest(
             "format": inputs.checkpoint.format,
             "revision": inputs.source.revision,
             "sha256": inputs.sha256,
-            "licence": inputs.source.licence or UNSTATED_LICENCE,
+            "licence": inputs.source.licence or inputs.checkpoint.family.unstated_licence,
         },
         architecture=convert(config.architecture(), Architecture),
         task=task,

@@ -7,6 +7,7 @@ read without PyTorch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from export.checkpoint.family import (
@@ -93,57 +94,57 @@ _JINA_PEFT = PeftNames(
         }.items()
     },
 )
-_JINA_POSITIONS = "; this is not a jina-embeddings-v3 checkpoint"
 _JINA_GELU = Fixed(key="hidden_act", value="gelu", absent="gelu", hint=" (the erf form)")
+_JINA_ROTARY = Fixed(
+    key="position_embedding_type",
+    value="rotary",
+    absent=None,
+    hint="; this is not a jina-embeddings-v3 checkpoint",
+)
+# The published model's own code: the adapters are in the model's file.
+_JINA_ORIGINAL = Family(
+    name="jina-embeddings-v3",
+    licence="CC-BY-NC-4.0",
+    format="original",
+    names={module: (f"roberta.{module}",) for module in _JINA_MODULES},
+    matrix="parametrizations.weight.original",
+    reference=_reference_of_original,
+    peft=_JINA_PEFT,
+    bank=AdapterBank(infix=".parametrizations.weight.0.lora_", peft_state=_peft_state_of_original),
+    config=ConfigKeys(
+        rope_theta="rotary_emb_base",
+        lora_rank="lora_rank",
+        lora_alpha="lora_alpha",
+        tasks="lora_adaptations",
+        prefixes="task_instructions",
+        dimensions="matryoshka_dimensions",
+    ),
+    fixed=(_JINA_ROTARY, _JINA_GELU),
+    tasks=JINA_TASKS,
+    prefixes=_JINA_PREFIXES,
+    dimensions=_JINA_DIMENSIONS,
+    pooler=True,
+)
+# transformers' own format: a PEFT folder for each adapter.
+_JINA_NATIVE = replace(
+    _JINA_ORIGINAL,
+    format="native",
+    names={module: (module,) for module in _JINA_MODULES},
+    matrix="weight",
+    reference=_reference_of_native,
+    bank=None,
+    config=ConfigKeys(prefixes="task_instructions", dimensions="matryoshka_dimensions"),
+    fixed=(
+        replace(_JINA_ROTARY, absent="rotary"),
+        _JINA_GELU,
+        Fixed(key="rope_parameters.rope_type", value="default", absent="default"),
+    ),
+)
 
-# model_type → row. Names of the published model's own code, with the adapters in the model's file.
+# By model_type.
 FAMILIES: dict[str, Family] = {
-    "xlm-roberta": Family(
-        name="jina-embeddings-v3",
-        format="original",
-        names={module: (f"roberta.{module}",) for module in _JINA_MODULES},
-        matrix="parametrizations.weight.original",
-        reference=_reference_of_original,
-        peft=_JINA_PEFT,
-        bank=AdapterBank(
-            infix=".parametrizations.weight.0.lora_", peft_state=_peft_state_of_original
-        ),
-        config=ConfigKeys(
-            rope_theta="rotary_emb_base",
-            lora_rank="lora_rank",
-            lora_alpha="lora_alpha",
-            tasks="lora_adaptations",
-            prefixes="task_instructions",
-            dimensions="matryoshka_dimensions",
-        ),
-        fixed=(
-            Fixed(key="position_embedding_type", value="rotary", absent=None, hint=_JINA_POSITIONS),
-            _JINA_GELU,
-        ),
-        tasks=JINA_TASKS,
-        prefixes=_JINA_PREFIXES,
-        dimensions=_JINA_DIMENSIONS,
-        pooler=True,
-    ),
-    "jina_embeddings_v3": Family(
-        name="jina-embeddings-v3",
-        format="native",
-        names={module: (module,) for module in _JINA_MODULES},
-        reference=_reference_of_native,
-        peft=_JINA_PEFT,
-        config=ConfigKeys(prefixes="task_instructions", dimensions="matryoshka_dimensions"),
-        fixed=(
-            Fixed(
-                key="position_embedding_type", value="rotary", absent="rotary", hint=_JINA_POSITIONS
-            ),
-            _JINA_GELU,
-            Fixed(key="rope_parameters.rope_type", value="default", absent="default"),
-        ),
-        tasks=JINA_TASKS,
-        prefixes=_JINA_PREFIXES,
-        dimensions=_JINA_DIMENSIONS,
-        pooler=True,
-    ),
+    "xlm-roberta": _JINA_ORIGINAL,
+    "jina_embeddings_v3": _JINA_NATIVE,
 }
 
 

@@ -110,6 +110,7 @@ class Family:
 
     name: str  # of the published model
     format: str  # what a bundle's manifest says
+    licence: str | None = None  # of the published weights
     names: Mapping[str, tuple[str, ...]]
     reference: Callable[[Checkpoint], Any]
     peft: PeftNames
@@ -121,6 +122,13 @@ class Family:
     prefixes: Mapping[str, str] = field(default_factory=dict)
     dimensions: tuple[int, ...] = ()
     pooler: bool = False  # whether the file holds one
+
+    @property
+    def unstated_licence(self) -> str:
+        """The manifest's licence of a checkpoint that states none."""
+        if self.licence is None:
+            return "not stated"
+        return f"not stated; the published {self.name} weights are {self.licence}"
 
     def keys(self, tensor: str) -> tuple[str, ...]:
         """The keys in the file of a tensor by canonical name, one for each block of rows."""

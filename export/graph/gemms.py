@@ -25,11 +25,11 @@ def gemm_nodes(model: ir.Model) -> dict[str, ir.Node]:
 
     The weight may be widened or dequantised on its way to the product.
     """
-    found = {}
+    gemms = {}
     for node in nodes(model, "MatMul"):
         if (name := _weight_of(node)) is not None:
-            found[name] = node
-    return found
+            gemms[name] = node
+    return gemms
 
 
 def work(modules: Mapping[str, Module], names: Collection[str]) -> float:

@@ -11,8 +11,10 @@ import pytest
 
 import adaptrt
 from adaptrt import InputError, build, verify
+from calibration import table
 from export.cli import _parser
 from export.request import BuildRequest
+from runtimes.manifest import SCHEMA, SCHEMA_MINOR
 
 
 def test_public_names_are_there() -> None:
@@ -72,3 +74,11 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
         verify(None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="has no manifest"):
         verify(str(tmp_path))
+
+
+def test_stability_page_has_every_name_and_the_schemas_in_use() -> None:
+    text = (Path(adaptrt.__file__).parents[1] / "docs" / "stability.md").read_text()
+    assert [name for name in adaptrt.__all__ if f"`{name}`" not in text] == []
+    version = adaptrt.__version__.rpartition(".")[0]
+    manifest = f"schema {SCHEMA}, minor 0 to {SCHEMA_MINOR} | schema {SCHEMA}, minor {SCHEMA_MINOR}"
+    assert f"| {version} | {manifest} | schema {table.SCHEMA} |" in text

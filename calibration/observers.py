@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.quantise import LEVELS, MIN_SCALE
+from calibration.quantise import MIN_SCALE
 from runtimes.errors import InputError
+from runtimes.schemes import INT8
 
 BINS = 2048
-MIN_AMPLITUDE = LEVELS * MIN_SCALE  # of a dead tensor
+MIN_AMPLITUDE = INT8.levels * MIN_SCALE  # of a dead tensor
 _KL_LEVELS = 128
 # A last bin that holds clipped values alone has probability 0 in the quantised distribution; the
 # divergence would be infinite and one outlier would decide the range.
@@ -168,7 +169,7 @@ def _error_integral(edges: Doubles, amplitude: float) -> Doubles:
     Inside the range the error is the distance to the nearest multiple of the step s, whose
     square integrates to s³/12 over each period; beyond it, the distance to the amplitude.
     """
-    step = amplitude / LEVELS
+    step = amplitude / INT8.levels
     steps = np.minimum(edges, amplitude) / step
     nearest = np.rint(steps)
     inside = step**3 * (nearest / 12 + (steps - nearest) ** 3 / 3)

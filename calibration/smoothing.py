@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from calibration.quantise import Matrix, fake_quantise, stored_scale, weight_scale
+from runtimes.schemes import Storage
 
 ALPHAS = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7)
 _GAIN = 0.95
@@ -47,6 +48,7 @@ def choose_alpha(
     weight: Matrix,
     channel_max: Matrix,
     amplitude_of: Callable[[Matrix], float],
+    storage: Storage,
     *,
     dtype: str = "float32",
     alphas: Sequence[float] = ALPHAS,
@@ -62,17 +64,24 @@ def choose_alpha(
     for alpha in alphas:
         factors = input_factors(channel_max, weight, alpha, dtype)
         amplitude = amplitude_of(factors)
-        error = np.square(quantised_product(rows, weight, factors, amplitude, dtype) - exact).sum()
+        error = np.square(
+            quantised_product(rows, weight, factors, amplitude, storage, dtype) - exact
+        ).sum()
         choices.append(Choice(alpha, amplitude, float(np.sqrt(float(error) / norm))))
     best = min(choices, key=lambda choice: choice.error)
     return best if best.error < _GAIN * choices[0].error else choices[0]
 
 
 def quantised_product(
-    rows: Matrix, weight: Matrix, factors: Matrix, amplitude: float, dtype: str = "float32"
+    rows: Matrix,
+    weight: Matrix,
+    factors: Matrix,
+    amplitude: float,
+    storage: Storage,
+    dtype: str = "float32",
 ) -> Matrix:
-    """What the INT8 GEMM gives for ``rows``, with scales stored in ``dtype``."""
-    x = fake_quantise(rows * factors, stored_scale(amplitude, dtype))
+    """What the quantised GEMM gives for ``rows``, with scales stored in ``dtype``."""
+    x = fake_quantise(rows * factors, stored_scale(amplitude, dtype, storage), storage)
     smoothed = weight / factors[:, None]
-    product: Matrix = x @ fake_quantise(smoothed, weight_scale(smoothed, dtype))
+    product: Matrix = x @ fake_quantise(smoothed, weight_scale(smoothed, dtype, storage), storage)
     return product

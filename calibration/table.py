@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from calibration.observers import OBSERVERS
-from calibration.quantise import LEVELS, MIN_SCALE
+from calibration.quantise import MIN_SCALE
 from runtimes.errors import AdaptrtError, InputError, shown
 from runtimes.files import read_json, replacing
+from runtimes.schemes import INT8, STORAGES, Storage
 from runtimes.typed_json import as_record, unknown_keys
 
 SCHEMA = 1
@@ -26,10 +27,11 @@ _MOST = 1e30  # of any number; products of such overflow no FP64
 class Range:
     """What was seen of one GEMM's input, and the scale chosen from it.
 
-    ``amplitude`` is where INT8 clips and ``scale`` = amplitude / 127. ``channel_max`` holds the
-    greatest magnitude of each of the K channels. ``alpha`` is SmoothQuant's exponent, 0 where it
-    is off; amplitude and scale are those of the smoothed input. ``output_error`` (relative) and
-    ``cosine`` (of the vectors) are measured with this GEMM alone in INT8.
+    ``amplitude`` is where the stored type clips and ``scale`` = amplitude / its levels.
+    ``channel_max`` holds the greatest magnitude of each of the K channels. ``alpha`` is
+    SmoothQuant's exponent, 0 where it is off; amplitude and scale are those of the smoothed input.
+    ``output_error`` (relative) and ``cosine`` (of the vectors) are measured with this GEMM alone
+    quantised.
     """
 
     observer: str
@@ -53,8 +55,12 @@ class Range:
         optional = (n for n in (self.output_error, self.cosine) if n is not None)
         if not all(_is_number(n) for n in (*numbers, *optional)) or min(numbers) < 0:
             raise ValueError("a number is not finite, negative, or no number")
-        if not math.isclose(self.scale, max(self.amplitude / LEVELS, MIN_SCALE), rel_tol=1e-6):
-            raise ValueError(f"scale {self.scale}, expected amplitude {self.amplitude} / {LEVELS}")
+
+    def require_scale(self, storage: Storage) -> None:
+        """Raise :class:`ValueError` unless ``scale`` is what the amplitude gives in ``storage``."""
+        amplitude, levels = self.amplitude, storage.levels
+        if not math.isclose(self.scale, max(amplitude / levels, MIN_SCALE), rel_tol=1e-6):
+            raise ValueError(f"scale {self.scale}, expected amplitude {amplitude} / {levels}")
 
 
 class Counts(TypedDict):
@@ -90,6 +96,14 @@ class Calibration:
         """Hex SHA-256 of everything the ranges are computed from; equal keys, equal ranges."""
         parts = [SCHEMA, self.model_sha256, self.task, self.corpus, self.settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def storage(self) -> Storage:
+        """What the scales are for; :class:`InputError` for a type that no scheme stores."""
+        name = self.settings.get("storage", INT8.dtype)
+        if (storage := STORAGES.get(str(name))) is None:
+            raise InputError(f"calibration: storage {shown(name)}, expected {', '.join(STORAGES)}")
+        return storage
 
     def require_corpus(self, sha256: str) -> None:
         """Raise :class:`InputError` unless the ranges come from the corpus with this hash."""
@@ -132,15 +146,23 @@ def read_calibration(path: Path) -> Calibration:
         raise InputError(
             f"{path}: key {shown(raw['key'])}, expected {found.key}: changed; {_AGAIN}"
         )
-    return replace(found, tensors={k: _range(path, k, entry) for k, entry in entries.items()})
+    storage = found.storage
+    return replace(found, tensors={k: _range(path, k, e, storage) for k, e in entries.items()})
 
 
 _AGAIN = "delete it and calibrate again"
 
 
-def _range(path: Path, name: str, entry: Any) -> Range:
+def storage_setting(storage: Storage) -> dict[str, Setting]:
+    """The type's entry of ``settings``; INT8, the only one that tables of before knew, has none."""
+    return {} if storage == INT8 else {"storage": storage.dtype}
+
+
+def _range(path: Path, name: str, entry: Any, storage: Storage) -> Range:
     try:
-        return Range(**entry)
+        found = Range(**entry)
+        found.require_scale(storage)
+        return found
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {shown(name)}: {shown(str(error))}; {_AGAIN}") from error
 

@@ -20,6 +20,7 @@ from export.console.streams import complain, give_up_unwritable, prepare
 from export.request import BuildRequest
 from runtimes.errors import InputError, MissingError
 from runtimes.manifest import Manifest
+from runtimes.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from export.build.inputs import BuildInputs
@@ -110,21 +111,21 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
 
 def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
-    parity = manifest.parity
     lines = [f"{path}  ({seconds:.0f} s)"]
     for entry in manifest.artifacts:
         label = entry.kind + (f" {entry.gpu}" if entry.gpu else "")
         lines.append(f"  {entry.path:28} {_size(entry.bytes):>12}  {label}")
-    lines.append(
-        f"  parity: {parity['rows']} texts, minimum cosine {parity['min_cosine']:.7f} "
-        f"(gate {parity['threshold']}), mean {parity['mean_cosine']:.7f}\n"
-        f"          {parity['executed']} against {parity['reference']}; the reference itself in "
-        f"BF16: {parity['reference_bf16_min_cosine']:.7f}"
-    )
-    if (quantised := manifest.quantisation) is not None:
+    if (parity := manifest.parity) is not None:
         lines.append(
-            f"  INT8: {quantised['int8_share']:.1%} of the GEMMs' work, "
-            f"{len(quantised['fallback'])} GEMMs fell back"
+            f"  parity: {parity.rows} texts, minimum cosine {parity.min_cosine:.7f} "
+            f"(gate {parity.threshold}), mean {parity.mean_cosine:.7f}\n"
+            f"          {parity.executed} against {parity.reference}; the reference itself in "
+            f"BF16: {parity.reference_bf16_min_cosine:.7f}"
+        )
+    if (quantisation := manifest.quantisation) is not None:
+        lines.append(
+            f"  {SCHEMES[quantisation.scheme].label}: {quantisation.share:.1%} of the GEMMs' work, "
+            f"{len(quantisation.fallback)} GEMMs fell back"
         )
     return "\n".join(lines)
 

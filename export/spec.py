@@ -20,6 +20,7 @@ from runtimes.choices import (
 )
 from runtimes.errors import InputError, shown
 from runtimes.heads import graph_inputs, head_of
+from runtimes.schemes import CALIBRATED, SCHEMES, Scheme
 from runtimes.tensors import Tensor
 
 _SM = re.compile(r"sm\d{2,3}")
@@ -78,7 +79,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSpec:
-    """What INT8's ranges come from, and how much of the GEMMs' work may stay out of INT8."""
+    """What a quantised build's ranges come from, and how much of the GEMMs' work may fall back."""
 
     data: Path | None = None  # None: the project's own texts
     table: Path | None = None  # a calibration.json to use instead of a new calibration
@@ -119,17 +120,17 @@ class BuildSpec:
     profiles: tuple[str, ...] = ()  # of the engines; none: one that spans the limits
     refittable: bool = False  # engines without weights, which the runtime puts in
     name: str | None = None  # the bundle's folder below OUT/model; None: what says the choices
-    calibration: CalibrationSpec = CalibrationSpec()  # of INT8
+    calibration: CalibrationSpec = CalibrationSpec()  # where the precision needs one
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is particular to the precision."""
+        return SCHEMES[self.precision]
 
     @property
     def dtype(self) -> str:
-        """The element type of the traced graph, as NumPy, ml_dtypes and torch name it.
-
-        An INT8 graph is FP32 elsewhere for a CPU, which has no FP16 products, else FP16.
-        """
-        if self.precision is Precision.INT8 and self.target is Target.ONNXRUNTIME:
-            return Precision.FP32.dtype
-        return self.precision.dtype
+        """The element type of the traced graph, as NumPy, ml_dtypes and torch name it."""
+        return self.scheme.dtype_for(self.target)
 
     def __post_init__(self) -> None:
         check_task_name("TASK", self.task)
@@ -154,10 +155,10 @@ class BuildSpec:
                 "tensorrt_rtx, ADAPTER=merged)"
             )
         ranges = self.calibration.data or self.calibration.table
-        if ranges and self.precision is not Precision.INT8:
+        if ranges and not self.scheme.needs_calibration:
             raise InputError(
-                f"CALIBRATION_DATA and CALIBRATION are for PRECISION=int8, got "
-                f"PRECISION={self.precision}"
+                f"CALIBRATION_DATA and CALIBRATION are for PRECISION={' or '.join(CALIBRATED)}, "
+                f"got PRECISION={self.precision}"
             )
         if self.workspace_gib <= 0:
             raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")

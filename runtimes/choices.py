@@ -14,7 +14,13 @@ TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # names become folde
 
 
 class Choice(StrEnum):
-    """A closed choice that knows how to refuse anything else."""
+    """A closed choice that knows how to refuse anything else.
+
+    Its ``repr`` is the plain string's, as messages quote it.
+    """
+
+    def __repr__(self) -> str:
+        return repr(self.value)
 
     @classmethod
     def parse(cls, variable: str, value: str, *more: str) -> Self:
@@ -27,28 +33,12 @@ class Choice(StrEnum):
 
 
 class Precision(Choice):
-    """The element type of weights and matrix products."""
+    """The type of weights and matrix products; :mod:`runtimes.schemes` says what each one means."""
 
     FP32 = "fp32"
     FP16 = "fp16"
     BF16 = "bf16"
-    INT8 = "int8"  # the GEMMs of the layers; the rest as BuildSpec.dtype says
-
-    @property
-    def min_cosine(self) -> float:
-        """The parity gate: the least cosine to the FP32 reference any text may have."""
-        return {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99}[self.value]
-
-    @property
-    def dtype(self) -> str:
-        """The NumPy (and ml_dtypes, and torch) name of the element type."""
-        names = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16", "int8": "float16"}
-        return names[self.value]
-
-    @property
-    def mean_cosine(self) -> float:
-        """The least mean over all texts; only INT8's gate asks more of it than of each text."""
-        return 0.998 if self is Precision.INT8 else self.min_cosine
+    INT8 = "int8"
 
 
 class Target(Choice):

@@ -20,12 +20,13 @@ from runtimes.arguments import (
 )
 from runtimes.arrays import Arrays, Ids, Vectors
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, GraphKind, HeadName, Precision
+from runtimes.choices import AdapterMode, GraphKind, HeadName
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.open import find_executor, open_runtime
+from runtimes.schemes import SCHEMES
 from runtimes.tensors import SENTENCE_EMBEDDING, TASK_ID
 from runtimes.text.batching import schedule
 from runtimes.text.chunks import (
@@ -175,7 +176,7 @@ class Embedder(RuntimeBase):
         each ``overlap`` tokens before its first chunk; the result says which. Needs a bundle
         built with ``HEAD=chunks``.
         """
-        if self.manifest.head != HeadName.CHUNKS:
+        if self.manifest.head is not HeadName.CHUNKS:
             raise InputError(
                 "late chunking: this bundle gives one vector per text; build one with HEAD=chunks"
             )
@@ -198,7 +199,7 @@ class Embedder(RuntimeBase):
 
     @property
     def _switchable(self) -> bool:
-        return self.manifest.adapter == AdapterMode.SWITCHABLE
+        return self.manifest.adapter is AdapterMode.SWITCHABLE
 
     def _task_id(self, task: str) -> int:
         return -1 if task not in self.manifest.tasks else self.manifest.tasks.index(task)
@@ -242,14 +243,14 @@ def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES)
         max_tokens=manifest.max_tokens,
         pad_id=manifest.pad_id,
         max_bytes=max_bytes,
-        vocab=manifest.architecture["vocab"],
+        vocab=manifest.architecture.vocab,
     )
 
 
 def _warn_of_slow_int8(manifest: Manifest, runtime: object) -> None:
     """Where INT8's CPU graph is about to run on a CPU without its instructions."""
     on_cpu = find_executor(runtime).graph == GraphKind.ONNXRUNTIME
-    if on_cpu and manifest.precision == Precision.INT8:
+    if on_cpu and SCHEMES[manifest.precision].integer_products:
         warn_without_vnni()
 
 

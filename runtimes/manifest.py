@@ -1,159 +1,54 @@
-"""A bundle's manifest: what the folder holds, what it was made from, how it was verified."""
+"""Reading a bundle's manifest, and describing the files that a new one lists."""
 
 from __future__ import annotations
 
 import glob
 import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, TypedDict
-
-from msgspec import Meta
+from typing import Any
 
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import TASK_NAME
+from runtimes.choices import Precision
 from runtimes.errors import InputError, shown
 from runtimes.files import sha256
+from runtimes.manifest_records import (
+    SCHEMA,
+    SCHEMA_MINOR,
+    Architecture,
+    Artifact,
+    BuiltFor,
+    Manifest,
+    Model,
+    Parity,
+    Quantisation,
+)
 from runtimes.manifest_rules import broken_rule
-from runtimes.profiles import Profile
-from runtimes.typed_json import Plain, as_record, read_object, unknown_keys
+from runtimes.manifest_upgrade import upgraded
+from runtimes.typed_json import as_record, read_object, unknown_keys
 
-SCHEMA, SCHEMA_MINOR = 1, 1
-
-_Number = Annotated[int, Meta(ge=0, le=2**62)]
-_Size = Annotated[int, Meta(ge=1, le=10**7)]
-_Positive = Annotated[float, Meta(gt=0, lt=1e12)]
-_Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-_Task = Annotated[str, Meta(pattern=rf"^{TASK_NAME.pattern}\Z")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Artifact:
-    """One file of the bundle. ``gpu`` is set for engines, ``precision`` for graphs and engines.
-
-    ``stripped`` engines hold no weights and take those of the bundle's graph when loaded.
-    ``memory`` is the device memory for activations in each profile, bytes; None where the engine
-    was built without a GPU, which alone can say.
-    """
-
-    path: str
-    kind: Plain
-    bytes: _Number
-    sha256: _Sha256
-    precision: str | None = None
-    gpu: Annotated[str, Meta(pattern=r"^sm\d{2,3}\Z")] | None = None
-    stripped: bool = False
-    memory: tuple[_Number, ...] | None = None
-
-
-class Model(TypedDict):
-    """The checkpoint; ``sha256`` of its weights."""
-
-    name: str
-    sha256: _Sha256
-    format: NotRequired[Plain]
-    revision: NotRequired[str | None]
-    licence: NotRequired[str]
-
-
-class Architecture(TypedDict):
-    """The shape of the encoder (:class:`export.checkpoint.config.EncoderConfig`)."""
-
-    hidden: _Size
-    layers: _Size
-    heads: _Size
-    intermediate: _Size
-    vocab: _Size
-    token_types: Annotated[int, Meta(ge=0, le=10**7)]  # 0: the model has none
-    max_positions: _Size
-    layer_norm_eps: _Positive
-    rope_theta: _Positive
-    pad_id: _Number
-
-
-class BuiltFor(TypedDict):
-    """``name`` of the target, ``requested`` as the user said it."""
-
-    name: str
-    requested: NotRequired[Plain]
-
-
-class Parity(TypedDict, total=False):
-    """How the graph that speaks for the target compared with the reference."""
-
-    reference: Plain
-    executed: Plain
-    rows: _Number
-    min_cosine: float
-    mean_cosine: float
-    max_abs: float
-    threshold: float
-    mean_threshold: float
-    passed: bool
-    reference_bf16_min_cosine: float
-    flushed_weights: Mapping[str, float]  # by tensor, the share of values that became zero
-
-
-class Quantisation(TypedDict, total=False):
-    """What of an INT8 bundle is in INT8: GEMMs by name, ``fallback`` with the reasons."""
-
-    int8_share: float
-    int8: list[str]
-    fallback: Mapping[str, str]
-    fallback_type: Plain
-    observer: Plain
-    calibration_key: Plain
-    corpus_sha256: Plain
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The contents of ``manifest.json``; field by field in docs/reference/manifest.md.
-
-    Read from a file, every entry has its type and range, and :mod:`runtimes.manifest_rules` hold.
-    """
-
-    schema: int
-    schema_minor: _Number = 0  # bundles of before have no such entry
-    model: Model
-    architecture: Architecture
-    task: _Task
-    tasks: Annotated[tuple[_Task, ...], Meta(min_length=1)]
-    adapter: str
-    slot_rank: Annotated[int, Meta(ge=1, le=1024)] | None
-    interface: str
-    precision: str
-    target: BuiltFor
-    max_batch: _Size
-    max_tokens: Annotated[int, Meta(ge=16, le=10**7)]
-    dimensions: Annotated[tuple[_Size, ...], Meta(min_length=1)]
-    prefix: str
-    prefixes: Mapping[_Task, str]
-    pad_id: _Number
-    artifacts: tuple[Artifact, ...]
-    parity: Parity
-    versions: Mapping[str, Plain]
-    profiles: tuple[Profile, ...] = ()  # of the engines
-    head: str = "sentence"  # or "chunks"; bundles of before have no such entry
-    quantisation: Quantisation | None = None  # of an INT8 bundle
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    def artifact(self, kind: str) -> Artifact:
-        """The one artefact of a kind; :class:`InputError` where the bundle has none."""
-        for entry in self.artifacts:
-            if entry.kind == kind:
-                return entry
-        kinds = ", ".join(sorted({entry.kind for entry in self.artifacts}))
-        raise InputError(f"the bundle has no {kind!r} artefact, only {kinds}; build it again")
+__all__ = [
+    "SCHEMA",
+    "SCHEMA_MINOR",
+    "Architecture",
+    "Artifact",
+    "BuiltFor",
+    "Manifest",
+    "Model",
+    "Parity",
+    "Quantisation",
+    "make_artifact",
+    "read_manifest",
+]
 
 
 def make_artifact(
-    folder: Path, path: str, kind: str, *, precision: str | None = None, gpu: str | None = None
+    folder: Path,
+    path: str,
+    kind: str,
+    *,
+    precision: Precision | None = None,
+    gpu: str | None = None,
 ) -> Artifact:
     """Describe a file of ``folder``."""
     file = folder / path
@@ -205,6 +100,7 @@ def _parse(path: Path, raw: dict[str, Any]) -> Manifest:
             "version, or build the bundle again"
         )
     minor = raw.get("schema_minor", 0)
+    raw = upgraded(raw)
     newer = isinstance(minor, int) and minor > SCHEMA_MINOR
     hint = f"{_writer(raw)}, a newer one: install it" if newer else "copy it again or build it anew"
     if not newer and (unknown := next(unknown_keys(raw, Manifest), None)) is not None:

@@ -5,22 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-from runtimes.choices import BASE_TASK
+from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.choices import ALL_TASKS, BASE_TASK, AdapterMode, HeadName, Interface
 from runtimes.errors import shown
+from runtimes.manifest_records import Manifest
 
-if TYPE_CHECKING:
-    from runtimes.manifest import Manifest
-
-# The values of ``export.spec``'s choices, which a device does not import (a test compares them).
-KNOWN: dict[str, tuple[str, ...]] = {
-    "adapter": ("merged", "switchable", "slot"),
-    "interface": ("sentence", "official"),
-    "head": ("sentence", "chunks"),
-    "precision": ("fp32", "fp16", "bf16", "int8"),
-    "target": ("tensorrt_rtx", "tensorrt", "tensorrt10", "onnxruntime"),
-}
 # No hidden files, no "..", nothing absolute, no backslash, no control character.
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}"
 _PATH = re.compile(rf"{_NAME}(/{_NAME}){{0,3}}")
@@ -37,20 +27,19 @@ def broken_rule(manifest: Manifest) -> str | None:
 
 
 def _choices(m: Manifest) -> Iterator[Rule]:
-    for key, known in KNOWN.items():
-        value = m.target["name"] if key == "target" else getattr(m, key)
-        yield key, value, value in known, f"one of {', '.join(known)}"
-    sentence, switchable, slot = m.interface == "sentence", m.adapter == "switchable", m.slot_rank
+    sentence = m.interface is Interface.SENTENCE
+    switchable, slot = m.adapter is AdapterMode.SWITCHABLE, m.adapter is AdapterMode.SLOT
     yield "interface", m.interface, sentence or switchable, "sentence, or a switchable adapter"
-    whole = m.head == "sentence" or (sentence and m.adapter != "slot")
+    whole = m.head is HeadName.SENTENCE or (sentence and not slot)
     yield "head", m.head, whole, "sentence where the adapter is a slot or the interface official"
-    right = (slot is not None) == (m.adapter == "slot")
-    yield "slot_rank", slot, right, "a number where the adapter is a slot, else null"
+    ranked = (m.slot_rank is not None) == slot
+    yield "slot_rank", m.slot_rank, ranked, "a number where the adapter is a slot, else null"
+    yield "parity", m.parity, m.parity is not None, "how the bundle compared with the reference"
 
 
 def _tasks(m: Manifest) -> Iterator[Rule]:
-    switchable = m.adapter == "switchable"
-    alone = m.tasks[0] if len(m.tasks) == 1 else "all"
+    switchable = m.adapter is AdapterMode.SWITCHABLE
+    alone = m.tasks[0] if len(m.tasks) == 1 else ALL_TASKS
     with_prefix = {*m.tasks, BASE_TASK} if switchable else set(m.tasks)
     yield "tasks", m.tasks, len(set(m.tasks)) == len(m.tasks), "each name once"
     yield "tasks", m.tasks, switchable or len(m.tasks) == 1, "one task, or a switchable adapter"
@@ -59,8 +48,8 @@ def _tasks(m: Manifest) -> Iterator[Rule]:
 
 
 def _shapes(m: Manifest) -> Iterator[Rule]:
-    hidden, vocab = m.architecture["hidden"], m.architecture["vocab"]
-    longest = m.architecture["max_positions"] - 2  # two position slots are padding's
+    hidden, vocab = m.architecture.hidden, m.architecture.vocab
+    longest = m.architecture.max_positions - 2  # two position slots are padding's
     ascending = all(a < b for a, b in pairwise(m.dimensions)) and m.dimensions[-1] == hidden
     yield "max_tokens", m.max_tokens, m.max_tokens <= longest, f"at most {longest}, the model's"
     yield "dimensions", m.dimensions, ascending, f"ascending numbers up to {hidden}, the model's"
@@ -72,11 +61,8 @@ def _shapes(m: Manifest) -> Iterator[Rule]:
 
 
 def _artifacts(m: Manifest) -> Iterator[Rule]:
-    precisions = KNOWN["precision"]
     paths = [entry.path for entry in m.artifacts]
     for i, entry in enumerate(m.artifacts):
-        plain = _PATH.fullmatch(entry.path) is not None and entry.path != "manifest.json"
+        plain = _PATH.fullmatch(entry.path) is not None and entry.path != MANIFEST_FILE
         yield f"artifacts[{i}].path", entry.path, plain, "a plain file name inside the bundle"
-        known = entry.precision in (None, *precisions)
-        yield f"artifacts[{i}].precision", entry.precision, known, f"one of {', '.join(precisions)}"
     yield "artifacts", paths, len(set(paths)) == len(paths), "each path once"

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Precision, Target
+from runtimes.choices import AdapterMode, GraphKind, Precision, Target
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime
 from runtimes.heads import graph_inputs, head_of
 from runtimes.manifest import Manifest
+from runtimes.schemes import SCHEMES
 
 CPU, CUDA = "cpu", "cuda"
 
@@ -95,14 +96,12 @@ def _onnxruntime(
 def _engine(folder: Path, manifest: Manifest, options: OpenOptions, *, flavour: str) -> Runtime:
     from runtimes.executors.tensorrt.runtime import open_engine
 
-    inputs = graph_inputs(
-        AdapterMode(manifest.adapter), Interface(manifest.interface), HeadName(manifest.head)
-    )
+    inputs = graph_inputs(manifest.adapter, manifest.interface, manifest.head)
     return open_engine(folder, manifest, flavour, inputs, counted_tasks(manifest))
 
 
 # ONNX Runtime's CPU kernels have no BF16; its own CPU graph is FP32 there.
-_NOT_BF16 = (Precision.FP32, Precision.FP16, Precision.INT8)
+_ON_CPU = tuple(p for p, scheme in SCHEMES.items() if scheme.runs_on_cpu)
 _ENGINE_TARGETS = (Target.TENSORRT_RTX, Target.TENSORRT)
 
 EXECUTORS: dict[str, Executor] = {
@@ -142,7 +141,7 @@ EXECUTORS: dict[str, Executor] = {
             name="portable",
             graph=GraphKind.PORTABLE,
             opener=partial(_onnxruntime, graph=GraphKind.PORTABLE),
-            precisions=_NOT_BF16,
+            precisions=_ON_CPU,
             judges=True,
             speaks_for=_ENGINE_TARGETS,
             offered=False,
@@ -151,7 +150,7 @@ EXECUTORS: dict[str, Executor] = {
             name="primitive",
             graph=GraphKind.PRIMITIVE,
             opener=partial(_onnxruntime, graph=GraphKind.PRIMITIVE),
-            precisions=_NOT_BF16,
+            precisions=_ON_CPU,
             judges=True,
             judged_targets=(Target.TENSORRT10,),
             speaks_for=(Target.TENSORRT10,),
@@ -194,7 +193,7 @@ def open_runtime(
             f"device: got {shown(device)}, but runtime {executor.name} runs on "
             f"{executor.device}; {hint}"
         )
-    if Precision(manifest.precision) not in executor.precisions:
+    if manifest.precision not in executor.precisions:
         raise InputError(
             f"runtime: {executor.name} does not run a bundle in {manifest.precision}, only in "
             f"{', '.join(executor.precisions)}"
@@ -203,7 +202,7 @@ def open_runtime(
         raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
     options = OpenOptions(threads=threads, adapter=adapter, spinning=spinning)
     runtime = executor.opener(folder, manifest, options)
-    head = head_of(Interface(manifest.interface), HeadName(manifest.head))
+    head = head_of(manifest.interface, manifest.head)
     return head.apply(runtime)
 
 
@@ -215,7 +214,7 @@ def judging_executors(
     Of every row that judges: those whose graph the bundle holds in a precision they can run.
     ``executors`` None are those of :data:`EXECUTORS`.
     """
-    target, precision = Target(manifest.target["name"]), Precision(manifest.precision)
+    target, precision = manifest.target.name, manifest.precision
     graphs = {entry.kind for entry in manifest.artifacts}
     rows = [
         row
@@ -230,4 +229,4 @@ def judging_executors(
 
 def counted_tasks(manifest: Manifest) -> tuple[str, ...]:
     """The tasks that ``task_id`` counts; none where the graph takes no such input."""
-    return tuple(manifest.tasks) if manifest.adapter == AdapterMode.SWITCHABLE else ()
+    return tuple(manifest.tasks) if manifest.adapter is AdapterMode.SWITCHABLE else ()

@@ -42,7 +42,7 @@ def as_record(raw: dict[str, Any], kind: type[T], path: Path, hint: str) -> T:
     try:
         return msgspec.convert(raw, kind, strict=True)
     except msgspec.ValidationError as error:
-        raise InputError(f"{path}: {_refusal(str(error), raw)}; {hint}") from error
+        raise InputError(f"{path}: {_refusal(str(error), raw, kind)}; {hint}") from error
 
 
 def unknown_keys(raw: Any, kind: Any) -> Iterator[str]:
@@ -67,7 +67,7 @@ def _unknown(value: Any, kind: inspect.Type, where: str) -> Iterator[str]:
                 yield from _unknown(inner, item, f"{where.removesuffix('.')}[{index}].")
 
 
-def _refusal(message: str, raw: Any) -> str:
+def _refusal(message: str, raw: Any, kind: object) -> str:
     """msgspec's message in this project's words, with the value that was refused."""
     found = _REFUSAL.fullmatch(message)
     if found is None:
@@ -80,4 +80,29 @@ def _refusal(message: str, raw: Any) -> str:
     for index, key in _STEP.findall(where.partition("[...]")[0]):
         value = value[int(index)] if index else value[key]
     expected = what[:1].lower() + what[1:]
+    if what.startswith("Invalid enum value"):
+        expected = f"expected one of {', '.join(_members(inspect.type_info(kind), where))}"
     return f"{where or 'the file'}: got {shown(value)}, {expected}"
+
+
+def _members(kind: inspect.Type, where: str) -> list[str]:
+    """The values of the enum that stands at ``where`` in a record of this kind."""
+    kinds = [kind]
+    for index, key in _STEP.findall(where):
+        kinds = [inner for one in _alternatives(kinds) for inner in _inner(one, index, key)]
+    enums = (one.cls for one in _alternatives(kinds) if isinstance(one, inspect.EnumType))
+    return [str(member.value) for enum in enums for member in enum]
+
+
+def _alternatives(kinds: list[inspect.Type]) -> Iterator[inspect.Type]:
+    for kind in kinds:
+        yield from kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+
+
+def _inner(kind: inspect.Type, index: str, key: str) -> Iterator[inspect.Type]:
+    """The type of one step into a record or an array."""
+    match kind:
+        case inspect.DataclassType(fields=fields) if key:
+            yield from (field.type for field in fields if field.encode_name == key)
+        case inspect.VarTupleType(item_type=item) if index:
+            yield item

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,16 +24,24 @@ from export.graph.trace import trace
 from export.graph.weights import CastReport, Contents, Slot, tensor_blocks, write_weights
 from export.lowering.pipelines import lower
 from runtimes.bundle_files import GRAPH_FILES
-from runtimes.choices import GraphKind
+from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Precision, Target
 from runtimes.executors.base import RuntimeBase
 from runtimes.files import sha256
-from runtimes.manifest import SCHEMA, Architecture, Manifest
+from runtimes.manifest import (
+    SCHEMA,
+    Architecture,
+    BuiltFor,
+    Manifest,
+    Model,
+    Parity,
+    Quantisation,
+)
 from runtimes.text.tokens import TextTokenizer
 
 SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
 PAD_ID = 1
 PREFIX = "query: "
-ARCHITECTURE: Architecture = {
+ARCHITECTURE: dict[str, Any] = {
     "hidden": 8,
     "layers": 1,
     "heads": 2,
@@ -239,29 +246,62 @@ def sample_tokenizer(max_tokens: int = 8192) -> TextTokenizer:
     return TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=max_tokens, pad_id=PAD_ID)
 
 
+PARITY = {
+    "reference": "torch-sdpa-flash-cpu-float32",
+    "executed": "onnxruntime-cpu",
+    "rows": 1,
+    "min_cosine": 1.0,
+    "mean_cosine": 1.0,
+    "max_abs": 0.0,
+    "threshold": 0.99,
+    "passed": True,
+}
+
+
 def make_manifest(**changes: Any) -> Manifest:
-    """A merged bundle's manifest with no artefacts."""
-    return replace(
-        Manifest(
-            schema=SCHEMA,
-            model={"name": "fake", "sha256": "0" * 64},
-            architecture=ARCHITECTURE,
-            task="retrieval.query",
-            tasks=("retrieval.query",),
-            adapter="merged",
-            slot_rank=None,
-            interface="sentence",
-            precision="fp32",
-            target={"name": "onnxruntime"},
-            max_batch=4,
-            max_tokens=64,
-            dimensions=(2, 4, 8),
-            prefix=PREFIX,
-            prefixes={"retrieval.query": PREFIX},
-            pad_id=PAD_ID,
-            artifacts=(),
-            parity={},
-            versions={"adaptrt": "0"},
-        ),
-        **changes,
-    )
+    """A merged bundle's manifest with no artefacts; records may be given as in its JSON.
+
+    Nothing is checked but the choices' names; an architecture needs only what differs.
+    """
+    entries: dict[str, Any] = {
+        "schema": SCHEMA,
+        "model": {"name": "fake", "sha256": "0" * 64},
+        "architecture": ARCHITECTURE,
+        "task": "retrieval.query",
+        "tasks": ("retrieval.query",),
+        "adapter": "merged",
+        "slot_rank": None,
+        "interface": "sentence",
+        "precision": "fp32",
+        "target": {"name": "onnxruntime"},
+        "max_batch": 4,
+        "max_tokens": 64,
+        "dimensions": (2, 4, 8),
+        "prefix": PREFIX,
+        "prefixes": {"retrieval.query": PREFIX},
+        "pad_id": PAD_ID,
+        "artifacts": (),
+        "parity": PARITY,
+        "versions": {"adaptrt": "0"},
+    }
+    entries |= changes
+    return Manifest(**{key: _RECORDS.get(key, _as_it_is)(entries[key]) for key in entries})
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+_RECORDS: dict[str, Callable[[Any], Any]] = {
+    "model": lambda raw: Model(**raw),
+    "architecture": lambda raw: Architecture(**ARCHITECTURE | raw),
+    "target": lambda raw: BuiltFor(**raw | {"name": Target(raw["name"])}),
+    "parity": lambda raw: Parity(**raw),
+    "quantisation": lambda raw: Quantisation(
+        **raw | {"scheme": Precision(raw["scheme"]), "quantised": tuple(raw["quantised"])}
+    ),
+    "adapter": AdapterMode,
+    "interface": Interface,
+    "head": HeadName,
+    "precision": Precision,
+}

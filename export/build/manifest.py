@@ -6,9 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-from msgspec import convert
 
 from export.build.inputs import BuildInputs
 from export.bundle.plan import BundlePlan, engine_names
@@ -27,13 +24,14 @@ from runtimes.bundle_files import (
     TOKENIZER_FILES,
     WEIGHT_FILE,
 )
-from runtimes.choices import AdapterMode, GraphKind, Precision, Target
+from runtimes.choices import ALL_TASKS, AdapterMode, GraphKind, Precision, Target
 from runtimes.manifest import (
     SCHEMA,
     SCHEMA_MINOR,
-    Architecture,
     Artifact,
+    BuiltFor,
     Manifest,
+    Model,
     Parity,
     Quantisation,
     make_artifact,
@@ -51,25 +49,25 @@ def draft_manifest(
     not in it.
     """
     spec, config = inputs.spec, inputs.checkpoint.config
-    task = plan.tasks[0] if len(plan.tasks) == 1 else "all"
+    task = plan.tasks[0] if len(plan.tasks) == 1 else ALL_TASKS
     return Manifest(
         schema=SCHEMA,
         schema_minor=SCHEMA_MINOR,
-        model={
-            "name": inputs.source.name,
-            "format": inputs.checkpoint.format,
-            "revision": inputs.source.revision,
-            "sha256": inputs.sha256,
-            "licence": inputs.source.licence or inputs.checkpoint.family.unstated_licence,
-        },
-        architecture=convert(config.architecture(), Architecture),
+        model=Model(
+            name=inputs.source.name,
+            format=inputs.checkpoint.format,
+            revision=inputs.source.revision,
+            sha256=inputs.sha256,
+            licence=inputs.source.licence or inputs.checkpoint.family.unstated_licence,
+        ),
+        architecture=config.architecture(),
         task=task,
         tasks=plan.tasks,
-        adapter=spec.adapter.value,
+        adapter=spec.adapter,
         slot_rank=spec.rank if spec.adapter is AdapterMode.SLOT else None,
-        interface=spec.interface.value,
-        precision=spec.precision.value,
-        target={"name": spec.target.value, "requested": spec.requested_target},
+        interface=spec.interface,
+        precision=spec.precision,
+        target=BuiltFor(name=spec.target, requested=spec.requested_target),
         max_batch=spec.limits.max_batch,
         max_tokens=spec.limits.max_tokens,
         dimensions=config.dimensions,
@@ -77,12 +75,11 @@ def draft_manifest(
         prefixes=dict(plan.prefixes),
         pad_id=config.pad_id,
         artifacts=tuple(_draft_artifacts(folder, files, spec.precision)),
-        parity={},
         versions=_versions(inputs),
         profiles=(
             () if spec.target is Target.ONNXRUNTIME else engine_profiles(spec.profiles, spec.limits)
         ),
-        head=spec.head.value,
+        head=spec.head,
     )
 
 
@@ -91,8 +88,8 @@ def final_manifest(
     folder: Path,
     spec: BuildSpec,
     memory: Mapping[str, tuple[int, ...] | None],
-    parity: dict[str, Any],
-    quantisation: dict[str, Any] | None,
+    parity: Parity,
+    quantisation: Quantisation | None,
 ) -> Manifest:
     """The manifest of a staged bundle that passed its gate: every file hashed.
 
@@ -103,8 +100,8 @@ def final_manifest(
     return replace(
         draft,
         artifacts=tuple(_artifacts(folder, graphs, spec, memory)),
-        parity=convert(parity, Parity),
-        quantisation=convert(quantisation, Quantisation | None),
+        parity=parity,
+        quantisation=quantisation,
     )
 
 
@@ -118,7 +115,7 @@ def _draft_artifacts(
             kind=kind,
             bytes=(folder / name).stat().st_size,
             sha256=UNHASHED,
-            precision=None if kind == "tokenizer" else precision.value,
+            precision=None if kind == "tokenizer" else precision,
         )
 
 
@@ -135,19 +132,18 @@ def _artifacts(
     spec: BuildSpec,
     memory: Mapping[str, tuple[int, ...] | None],
 ) -> Iterator[Artifact]:
-    precision = spec.precision.value
     for kind, name in files.items():
-        yield make_artifact(folder, name, kind.value, precision=precision)
+        yield make_artifact(folder, name, kind.value, precision=spec.precision)
     for gpu, name in engine_names(spec):
         engine = make_artifact(
-            folder, name, spec.target.value, precision=precision, gpu=gpu or spec.gpus[0]
+            folder, name, spec.target.value, precision=spec.precision, gpu=gpu or spec.gpus[0]
         )
         yield replace(engine, stripped=spec.refittable, memory=memory[name])
     for name in DEVICE_FILES:
         if (folder / name).is_file():
             yield make_artifact(folder, name, "device")
     for name, label in _weight_files(folder):
-        yield make_artifact(folder, name, label, precision=precision)
+        yield make_artifact(folder, name, label, precision=spec.precision)
     yield make_artifact(folder, TOKENIZER_FILE, "tokenizer")
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():

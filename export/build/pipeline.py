@@ -41,7 +41,7 @@ from runtimes.bundle_files import (
 )
 from runtimes.choices import AdapterMode, GraphKind, Interface, Precision, Target
 from runtimes.files import read_json
-from runtimes.manifest import Manifest
+from runtimes.manifest import Manifest, Parity
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _build(
 ) -> tuple[Path, Manifest]:
     spec = inputs.spec
     final = _final(inputs, plan)
-    calibration = _calibration(inputs, plan) if spec.precision is Precision.INT8 else None
+    calibration = _calibration(inputs, plan) if spec.scheme.needs_calibration else None
     with staging(final, lambda place: require_replaceable(place, spec, plan)) as folder:
         inner = folder / OFFICIAL_FOLDER if plan.form.interface is Interface.OFFICIAL else folder
         inner.mkdir(exist_ok=True)
@@ -114,20 +114,21 @@ def _build(
                 lambda tried: attempt(quantise_graph(graph, tried), tried),
                 calibration,
                 modules,
+                spec.scheme,
                 spec.dtype,
                 spec.calibration.fallback_max,
             )
             quantisation = summary(tried, calibration, modules)
             figures = details(tried, calibration, modules, made.verdict)
-            gate.write(made.verdict, int8=figures)
+            gate.write(made.verdict, quantisation=figures)
             write_files(folder, _header(inputs, plan), made.verdict, calibration, figures)
         _warn_flushed(made.cast, spec.precision)
         with stage("hashes"):
-            main = next(iter(made.verdict.reports.values())).summary()
-            parity = main | {
-                "reference_bf16_min_cosine": made.verdict.noise,
-                "flushed_weights": dict(made.cast.flushed),
-            }
+            parity = Parity(
+                **next(iter(made.verdict.reports.values())).summary(),
+                reference_bf16_min_cosine=made.verdict.noise,
+                flushed_weights=dict(made.cast.flushed),
+            )
             draft = draft_manifest(folder, files, inputs, plan)
             manifest = final_manifest(draft, folder, spec, made.memory, parity, quantisation)
         write_json(folder / MANIFEST_FILE, manifest.to_json())
@@ -141,7 +142,7 @@ def _final(inputs: BuildInputs, plan: BundlePlan) -> Path:
 def _check_places(inputs: BuildInputs, plan: BundlePlan) -> None:
     """Before the work: nothing may be in the way of what it will write."""
     require_replaceable(_final(inputs, plan), inputs.spec, plan)
-    if inputs.spec.precision is Precision.INT8:
+    if inputs.spec.scheme.needs_calibration:
         _subject(inputs, plan).former()
 
 

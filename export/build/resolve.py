@@ -11,6 +11,7 @@ from export.spec import BuildSpec, CalibrationSpec, Limits
 from runtimes.choices import AdapterMode, HeadName, Interface, Observer, Precision, Target
 from runtimes.errors import MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
+from runtimes.schemes import CALIBRATED
 
 
 def engine_spec(request: BuildRequest) -> BuildSpec:
@@ -25,9 +26,9 @@ def engine_spec(request: BuildRequest) -> BuildSpec:
 
 
 def calibration_spec(request: BuildRequest) -> BuildSpec:
-    """What ``adaptrt calibrate`` works on: INT8's graph for ONNX Runtime, without TensorRT."""
+    """What ``adaptrt calibrate`` works on: a quantised graph for ONNX Runtime, without TensorRT."""
     _announce_sample(request)
-    return _spec(request, Precision.INT8, Target.ONNXRUNTIME, BuildSpec.gpus)
+    return _spec(request, CALIBRATED[0], Target.ONNXRUNTIME, BuildSpec.gpus)
 
 
 def _spec(

@@ -11,15 +11,7 @@ from export.checkpoint.reader import Checkpoint
 from export.graph.weights import Contents
 from export.spec import BuildSpec, GraphForm, Limits
 from runtimes.bundle_files import engine_file
-from runtimes.choices import (
-    BASE_TASK,
-    AdapterMode,
-    GraphKind,
-    HeadName,
-    Interface,
-    Precision,
-    Target,
-)
+from runtimes.choices import BASE_TASK, AdapterMode, GraphKind, HeadName, Interface, Target
 from runtimes.errors import InputError
 
 
@@ -165,13 +157,8 @@ def _check(spec: BuildSpec) -> None:
         raise InputError(
             "ADAPTER=slot and INTERFACE=official are for ONNX Runtime: add TARGET=onnxruntime"
         )
-    if spec.adapter is AdapterMode.SLOT and spec.precision is Precision.BF16:
-        raise InputError("ADAPTER=slot: ONNX Runtime adapter files hold no BF16; use fp32 or fp16")
-    if spec.adapter is AdapterMode.SLOT and spec.precision is Precision.INT8:
-        raise InputError(
-            "ADAPTER=slot: INT8's ranges cannot know the adapter that will fill the slot; use fp32 "
-            "or fp16, or build your adapter in with ADAPTER_PATH"
-        )
+    if spec.adapter is AdapterMode.SLOT and (why := spec.scheme.slot_refusal) is not None:
+        raise InputError(f"ADAPTER=slot: {why}")
 
 
 def engine_names(spec: BuildSpec) -> list[tuple[str | None, str]]:

@@ -53,7 +53,7 @@ def _recorded(manifest: Manifest) -> dict[str, object]:
         "INTERFACE": manifest.interface,
         "HEAD": manifest.head,
         "PRECISION": manifest.precision,
-        "TARGET": manifest.target["name"],
+        "TARGET": manifest.target.name,
         "MAX_BATCH": manifest.max_batch,
         "MAX_TOKENS": manifest.max_tokens,
         "PROFILES": ",".join(p.name for p in manifest.profiles if p.name != "default"),

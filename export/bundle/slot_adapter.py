@@ -16,11 +16,11 @@ from export.checkpoint.names import TOKEN_TYPE, adaptable_modules
 from export.checkpoint.peft_folder import read_peft_adapter
 from export.checkpoint.source import SAMPLE_NAME
 from export.spec import MAX_RANK, Limits
-from runtimes.choices import Precision
 from runtimes.errors import AdaptrtError, InputError, one_line, shown
 from runtimes.executors.adapter_file import SUFFIX, check_adapter, model_version, slot_shapes
 from runtimes.files import replacing, require_file_place
 from runtimes.manifest import Manifest, read_manifest
+from runtimes.schemes import SCHEMES
 
 
 def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
@@ -38,8 +38,8 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
     require_file_place(out)
     if not out.parent.is_dir():
         raise InputError(f"--out: {shown(str(out.parent))}: no such folder; make it first")
-    family = family_of(manifest.model.get("format"))
-    config = EncoderConfig(**manifest.architecture, pooler=family.pooler)
+    family = family_of(manifest.model.format)
+    config = EncoderConfig.of(manifest.architecture, pooler=family.pooler)
     adapter = read_peft_adapter(peft, out.stem, family, config)
     rank = shapes[next(iter(shapes))][1]
     if (needed := adapter_rank(adapter)) > rank:
@@ -49,7 +49,7 @@ def write_adapter(peft: Path, bundle: Path, out: Path) -> None:
         )
     bank = Bank((adapter,), rank)
     modules = adaptable_modules(config)
-    dtype = np.dtype(Precision(manifest.precision).dtype)
+    dtype = np.dtype(SCHEMES[manifest.precision].dtype_for(manifest.target.name))
     values = {}
     for name in shapes:
         owner, _, side = name.rpartition(".")
@@ -98,16 +98,16 @@ def remedy(manifest: Manifest, rank: int) -> str:
         "RANK": rank,
         "TASK": manifest.task,
         "PRECISION": manifest.precision,
-        "TARGET": manifest.target["name"],
+        "TARGET": manifest.target.name,
     }
     usual = Limits()
     if manifest.max_batch != usual.max_batch:
         variables["MAX_BATCH"] = manifest.max_batch
     if manifest.max_tokens != usual.max_tokens:
         variables["MAX_TOKENS"] = manifest.max_tokens
-    if revision := manifest.model.get("revision"):
+    if revision := manifest.model.revision:
         variables["REVISION"] = revision
     command = " ".join(f"{key}={shlex.quote(str(value))}" for key, value in variables.items())
-    name = manifest.model["name"]
+    name = manifest.model.name
     model = "" if name == SAMPLE_NAME else f" with the MODEL it was made from ({shown(name)})"
     return f"build one with `make engine {one_line(command)}`{model}"

@@ -15,6 +15,7 @@ from export.spec import MAX_RANK, check_task_name
 from runtimes.choices import ALL_TASKS, BASE_TASK
 from runtimes.errors import InputError, shown
 from runtimes.files import MAX_CONFIG_BYTES, read_json
+from runtimes.manifest import Architecture
 
 # The most of each number, at least eight times the published model's. They cost memory and time
 # before a tensor is looked at, or where no tensor contradicts them.
@@ -66,9 +67,14 @@ class EncoderConfig:
         """Longest text in tokens; XLM-RoBERTa keeps two position slots for padding."""
         return self.max_positions - 2
 
-    def architecture(self) -> dict[str, int | float]:
+    def architecture(self) -> Architecture:
         """The fields that decide the graph and the shapes, as the manifest holds them."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.compare}
+        return Architecture(**{f.name: getattr(self, f.name) for f in fields(self) if f.compare})
+
+    @classmethod
+    def of(cls, architecture: Architecture, *, pooler: bool = True) -> EncoderConfig:
+        """The configuration of a bundle's encoder; equal to the one it was built from."""
+        return cls(**vars(architecture), pooler=pooler)
 
     def prefix(self, task: str) -> str:
         """The instruction put before a text of this task; empty where there is none."""

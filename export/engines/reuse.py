@@ -13,7 +13,7 @@ from typing import Any
 from export.bundle.staging import check_hashes
 from export.spec import BuildSpec, Limits
 from runtimes.bundle_files import SHARED_FILE
-from runtimes.choices import Precision, Target
+from runtimes.choices import GraphKind
 from runtimes.errors import InputError
 from runtimes.files import link_or_copy, sha256
 from runtimes.manifest import Artifact, Manifest
@@ -49,7 +49,9 @@ class EngineSource:
         ``graph`` is what the new bundle's weights belong to: only the very graph that the engines
         were built from can name them.
         """
-        graphs = [a for a in self.manifest.artifacts if a.kind == "tensorrt" and a.gpu is None]
+        graphs = [
+            a for a in self.manifest.artifacts if a.kind == GraphKind.TENSORRT and a.gpu is None
+        ]
         if [a.sha256 for a in graphs] != [sha256(graph)]:
             raise InputError(
                 f"{self.folder}: its engines were built from another graph (another model, shape "
@@ -69,9 +71,9 @@ class EngineSource:
         return BuildSpec(
             model=model,
             task=task,
-            precision=Precision(manifest.precision),
-            target=Target(manifest.target["name"]),
-            requested_target=manifest.target["name"],
+            precision=manifest.precision,
+            target=manifest.target.name,
+            requested_target=manifest.target.name,
             gpus=tuple(str(engine.gpu) for engine in self._engines()),
             refittable=True,
             limits=Limits(max_batch=manifest.max_batch, max_tokens=manifest.max_tokens),

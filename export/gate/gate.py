@@ -21,7 +21,7 @@ from export.graph.trace import PortableGraph
 from export.spec import BuildSpec
 from runtimes.arrays import Vectors
 from runtimes.bundle_files import CHUNKS_FILE, PARITY_FILE, REFERENCE_FILE
-from runtimes.choices import GraphKind, HeadName, Interface, Precision
+from runtimes.choices import GraphKind, HeadName, Interface
 from runtimes.executors.base import Runtime
 from runtimes.heads import PooledTokens
 from runtimes.text.tokens import TextTokenizer
@@ -68,7 +68,7 @@ class Gate:
         write_json(
             self.folder / PARITY_FILE,
             {
-                "texts_sha256": texts_sha256(*gate_files(self.spec.precision)),
+                "texts_sha256": texts_sha256(*gate_files(self.spec.scheme)),
                 "parity_tokens": self.spec.parity_tokens,
                 "reference_bf16_min_cosine": verdict.noise,
                 "graphs": {
@@ -103,7 +103,7 @@ class Gate:
             mine = parity_texts(self.tokenizer, prefix, self.spec.parity_tokens)
             if self.index + number > 0:
                 mine = thin(mine, self.index + number)
-            if self.spec.precision is Precision.INT8:
+            if self.spec.scheme.gates_retrieval:
                 held = held_back_texts(self.tokenizer, prefix)
                 if self.index + number > 0:
                     held = thin(held, self.index + number)
@@ -154,7 +154,9 @@ class Gate:
             plain = [replace(texts[i], task_id=None) for i in chosen]
             with stage(f"reference {task}"):
                 model = reference_model(self.checkpoint, task)
-                reference = FlashReference(model, **reference_settings(self.spec.precision))
+                reference = FlashReference(
+                    model, **reference_settings(self.spec.scheme.reference_dtype)
+                )
                 found = embed(reference, plain, self.tokenizer)
             name = reference.name
             vectors |= dict(zip(chosen, found, strict=True))

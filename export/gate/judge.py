@@ -18,10 +18,11 @@ from export.gate.chunks import chunk_texts, embed_chunks, some_texts
 from export.gate.compare import ParityReport, ParityText, compare, embed, require
 from export.gate.retrieval import require_retrieval
 from runtimes.arrays import Vectors
-from runtimes.choices import HeadName, Interface, Precision, Target
+from runtimes.choices import GraphKind, HeadName, Interface, Precision, Target
 from runtimes.embedder import truncate
 from runtimes.executors.base import Runtime
 from runtimes.heads import ChunkHead
+from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 
 
@@ -71,8 +72,8 @@ def kinds_of(target: Target, present: Collection[str]) -> tuple[str, ...]:
 
 
 def needs_torch(kind: str, precision: Precision) -> bool:
-    """Whether a graph is compared as the traced module: ONNX Runtime's CPU lacks BF16."""
-    return precision is Precision.BF16 and kind != "onnxruntime"
+    """Whether a graph is compared as the traced module: ONNX Runtime's CPU lacks its type."""
+    return not SCHEMES[precision].runs_on_cpu and kind != GraphKind.ONNXRUNTIME
 
 
 def judge(case: Case, open_graph: Callable[[str], Runtime | None]) -> Verdict:
@@ -124,13 +125,14 @@ def _compare(
     *,
     rank: bool = False,
 ) -> None:
-    """The reference's and our vectors at the full length, in INT8 at the shortest too.
+    """The reference's and our vectors at the full length.
 
-    INT8 has to keep the ranking of the texts' retrieval pairs besides (``rank``).
+    A scheme that gates retrieval is compared at the shortest too, and has to keep the ranking of
+    the texts' retrieval pairs (``rank``).
     """
-    int8 = case.precision is Precision.INT8
+    scheme = SCHEMES[case.precision]
     full = case.vectors.shape[1]
-    for width in dict.fromkeys((full, case.least) if int8 else (full,)):
+    for width in dict.fromkeys((full, case.least) if scheme.gates_retrieval else (full,)):
         name = label if width == full else f"{label}, {width} dimensions"
         exact, ours = (truncate(vectors, width) for vectors in both)
         report = compare(
@@ -138,12 +140,12 @@ def _compare(
             ours,
             texts,
             names={"reference": case.reference, "executed": executed},
-            threshold=case.precision.min_cosine,
-            mean_threshold=case.precision.mean_cosine,
+            threshold=scheme.min_cosine,
+            mean_threshold=scheme.mean_cosine,
         )
         require(report, name)
         verdict.reports[name] = report
-        if int8 and rank:
+        if scheme.gates_retrieval and rank:
             verdict.retrieval[name] = require_retrieval(exact, ours, texts, name)
 
 

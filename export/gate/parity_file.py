@@ -42,7 +42,7 @@ class RecordedReport:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedRetrieval:
-    """INT8's figures, by report and task."""
+    """A quantised bundle's figures, by report and task."""
 
     retrieval: Mapping[str, Mapping[str, Retrieval]]
 
@@ -54,12 +54,15 @@ class Recorded:
     texts_sha256: str
     parity_tokens: Annotated[int, Meta(ge=1, le=10**7)]
     graphs: Annotated[Mapping[Plain, RecordedReport], Meta(min_length=1)]
-    int8: RecordedRetrieval | None = None
+    quantisation: RecordedRetrieval | None = None
 
 
 def read_recorded(path: Path) -> Recorded:
     """``parity.json``; :class:`InputError` names what is missing or wrong."""
-    return as_record(read_object(path), Recorded, path, _HINT)
+    raw = read_object(path)
+    if "int8" in raw:  # its name while INT8 was the only scheme that quantised
+        raw["quantisation"] = raw.pop("int8")
+    return as_record(raw, Recorded, path, _HINT)
 
 
 def read_vectors(path: Path, shape: tuple[int, int]) -> Vectors:

@@ -10,17 +10,17 @@ from calibration.corpus import RETRIEVAL, TEXTS, held_back, retrieval_pairs
 from calibration.retrieval import compare_retrieval
 from export.gate.compare import ParityText, tokenised
 from runtimes.arrays import Vectors
-from runtimes.choices import Precision
 from runtimes.errors import GateError
+from runtimes.schemes import Scheme
 from runtimes.text.tokens import TextTokenizer
 
 MIN_NDCG, MIN_OVERLAP = 0.99, 0.95  # at 10, against FP32's own ranking
 _QUERY, _PASSAGE = "query-", "passage-"
 
 
-def gate_files(precision: str) -> tuple[Path, ...]:
-    """The files of texts that a precision's gate takes beside the common ones."""
-    return (TEXTS, RETRIEVAL) if precision == Precision.INT8 else ()
+def gate_files(scheme: Scheme) -> tuple[Path, ...]:
+    """The files of texts that a scheme's gate takes beside the common ones."""
+    return (TEXTS, RETRIEVAL) if scheme.gates_retrieval else ()
 
 
 def held_back_texts(tokenizer: TextTokenizer, prefix: str) -> list[ParityText]:

@@ -21,13 +21,14 @@ from export.gate.retrieval import (
     held_back_texts,
     retrieval_texts,
 )
-from runtimes.choices import HeadName, Interface, Precision, Target
+from runtimes.choices import AdapterMode, HeadName, Interface
 from runtimes.embedder import load_tokenizer
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, one_line, shown
 from runtimes.executors.base import Runtime
 from runtimes.executors.ort import OrtRuntime
 from runtimes.heads import PooledTokens
 from runtimes.manifest import Manifest
+from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 
 _WITHOUT_CHUNKS = "the bundle, built by an earlier version, holds no reference vectors of chunks"
@@ -115,10 +116,10 @@ class _Published:
 
     def _check_gate(self) -> None:
         """What is compared must be what was: the same texts, judged as strictly."""
-        precision = Precision(self.manifest.precision)
-        if self.recorded.texts_sha256 != texts_sha256(*gate_files(precision)):
+        scheme = SCHEMES[self.manifest.precision]
+        if self.recorded.texts_sha256 != texts_sha256(*gate_files(scheme)):
             raise InputError(f"{self.bundle}: built with other parity texts; {self._built_by}")
-        asked = (precision.min_cosine, precision.mean_cosine)
+        asked = (scheme.min_cosine, scheme.mean_cosine)
         for label, report in self.recorded.graphs.items():
             mean = report.threshold if report.mean_threshold is None else report.mean_threshold
             if (report.threshold, mean) != asked:
@@ -143,10 +144,10 @@ class _Published:
             chunks=chunks,
             reference=first.reference,
             tokenizer=self.tokenizer,
-            kinds=kinds_of(Target(manifest.target["name"]), present),
-            precision=Precision(manifest.precision),
-            interface=Interface(manifest.interface),
-            head=HeadName(manifest.head),
+            kinds=kinds_of(manifest.target.name, present),
+            precision=manifest.precision,
+            interface=manifest.interface,
+            head=manifest.head,
             least=manifest.dimensions[0],
         )
 
@@ -154,7 +155,7 @@ class _Published:
     def _has_chunks(self) -> bool:
         """Whether chunks can be compared; the first schema's bundles hold no reference of them."""
         held = any(entry.kind == "reference_chunks" for entry in self.manifest.artifacts)
-        return self.manifest.head == HeadName.CHUNKS and (held or self.manifest.schema_minor > 0)
+        return self.manifest.head is HeadName.CHUNKS and (held or self.manifest.schema_minor > 0)
 
     def _not_run(self) -> dict[str, str]:
         """The recorded reports that cannot be computed here, and why."""
@@ -168,12 +169,12 @@ class _Published:
         return found
 
     def _needs_torch(self, kind: str) -> bool:
-        return needs_torch(kind, Precision(self.manifest.precision))
+        return needs_torch(kind, self.manifest.precision)
 
     def _open(self, kind: str) -> Runtime | None:
         if self._needs_torch(kind):
             return None
-        official = self.manifest.interface == Interface.OFFICIAL
+        official = self.manifest.interface is Interface.OFFICIAL
         runtime = OrtRuntime(self._file(kind))
         return PooledTokens(runtime) if official else runtime
 
@@ -195,13 +196,13 @@ class _Published:
     def _gate_texts(self, task: str) -> list[ParityText]:
         prefix = self.manifest.prefixes[task]
         texts = parity_texts(self.tokenizer, prefix, self.recorded.parity_tokens)
-        if self.manifest.precision == Precision.INT8:
+        if SCHEMES[self.manifest.precision].gates_retrieval:
             texts += held_back_texts(self.tokenizer, prefix)
             texts += retrieval_texts(self.tokenizer, prefix, task, self.manifest.tasks)
         return texts
 
     def _task_id(self, task: str) -> int | None:
-        if self.manifest.adapter != "switchable":
+        if self.manifest.adapter is not AdapterMode.SWITCHABLE:
             return None
         return self.manifest.tasks.index(task) if task in self.manifest.tasks else -1
 
@@ -232,8 +233,9 @@ class _Published:
                 )
 
     def _recorded_retrieval(self, label: str, task: str) -> Retrieval:
-        int8 = self.recorded.int8
-        found = int8.retrieval.get(label, {}).get(task) if int8 is not None else None
+        quantisation = self.recorded.quantisation
+        known = quantisation.retrieval if quantisation is not None else {}
+        found = known.get(label, {}).get(task)
         if found is None:
             raise InputError(
                 f"{self._file('parity')}: no record of {label}'s retrieval by {task}; "

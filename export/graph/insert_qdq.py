@@ -1,8 +1,8 @@
-"""INT8 in the graph: Q/DQ pairs around the GEMMs of a precision plan.
+"""Quantisation in the graph: Q/DQ pairs around the GEMMs of a precision plan.
 
 The rules are TensorRT's for strongly typed networks (and ONNX Runtime's CPU lowering starts from
 the same nodes): symmetric, zero point 0, one scale per activation tensor, one per output channel
-of a weight, which is stored as INT8. DequantizeLinear gives its scale's type, so the scales have
+of a weight, which is stored quantised. DequantizeLinear gives its scale's type, so the scales have
 the element type of the rest of the graph. Everything but the GEMMs stays as it was: the residual
 sum and an adapter's low-rank path read the activation before it is smoothed and quantised.
 """
@@ -24,10 +24,10 @@ from runtimes.bundle_files import SHARED_FILE
 
 
 def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
-    """The portable graph with the plan's GEMMs in INT8, and the layout of its new tensors."""
+    """The portable graph with the plan's GEMMs quantised, and the layout of its new tensors."""
     model = InsertQdq(plan)(graph.model()).model
     tensors = {slot.name: (slot.dtype, slot.shape) for slot in graph.slots}
-    for name in plan.int8:
+    for name in plan.quantised:
         for part in ("weight", WEIGHT_SCALE, INPUT_SCALE, FACTORS):
             value = model.graph.initializers.get(f"{name}.{part}")
             if value is not None and value.dtype is not None and value.shape is not None:
@@ -40,7 +40,7 @@ def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
 
 
 class InsertQdq(InPlacePass):
-    """MatMul(x, W) → MatMul(DQ(Q(x · factors)), DQ(W as INT8)) for the plan's GEMMs.
+    """MatMul(x, W) → MatMul(DQ(Q(x · factors)), DQ(quantised W)) for the plan's GEMMs.
 
     requires: weights under canonical names, as the second operand. ensures: each of the plan's
     GEMMs has Q/DQ on both operands; their new tensors are initializers without values.
@@ -51,15 +51,17 @@ class InsertQdq(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found = gemm_nodes(model)
-        if missing := self.plan.int8.keys() - found.keys():
+        found, storage = gemm_nodes(model), np.dtype(self.plan.scheme.operands.dtype)
+        if missing := self.plan.quantised.keys() - found.keys():
             raise ValueError(f"the graph has no product of {', '.join(sorted(missing))}")
-        for name, entry in self.plan.int8.items():
-            _quantise(model, found[name], name, smoothed=entry.alpha > 0)
-        return PassResult(model, modified=bool(self.plan.int8))
+        for name, entry in self.plan.quantised.items():
+            _quantise(model, found[name], name, storage, smoothed=entry.alpha > 0)
+        return PassResult(model, modified=bool(self.plan.quantised))
 
 
-def _quantise(model: ir.Model, gemm: ir.Node, name: str, *, smoothed: bool) -> None:
+def _quantise(
+    model: ir.Model, gemm: ir.Node, name: str, storage: np.dtype[np.generic], *, smoothed: bool
+) -> None:
     x, weight = gemm.inputs[:2]
     if x is None or weight is None or x.type is None or weight.shape is None:
         raise ValueError(f"{gemm.name}: the type of an operand is unknown")
@@ -73,22 +75,19 @@ def _quantise(model: ir.Model, gemm: ir.Node, name: str, *, smoothed: bool) -> N
 
     scale = _tensor(model, f"{name}.{INPUT_SCALE}", (), x.type)
     columns_scale = _tensor(model, f"{name}.{WEIGHT_SCALE}", (columns,), x.type)
-    zero = constant(model, "qdq.zero", np.array(0, np.int8))
+    zero = constant(model, "qdq.zero", np.array(0, storage))
     smooth = x
     if smoothed:
         factors = _tensor(model, f"{name}.{FACTORS}", (rows,), x.type)
         smooth = op("Mul", [x, factors], "smooth")
     quantised = op("QuantizeLinear", [smooth, scale, zero], "quantise")
-    quantised.type = _INT8
+    quantised.type = ir.TensorType(ir.DataType.from_numpy(storage))
     activation = op("DequantizeLinear", [quantised, scale], "dequantise")
     matrix = op("DequantizeLinear", [weight, columns_scale], "weight_dequantise", axis=1)
-    weight.type = _INT8
+    weight.type = quantised.type
     for index, value in enumerate((activation, matrix)):
         gemm.replace_input_with(index, value)
     model.graph.insert_before(gemm, made)
-
-
-_INT8 = ir.TensorType(ir.DataType.INT8)
 
 
 def _tensor(model: ir.Model, name: str, shape: tuple[int, ...], kind: ir.TypeProtocol) -> ir.Value:

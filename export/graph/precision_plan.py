@@ -1,4 +1,4 @@
-"""Which GEMMs a bundle runs in INT8, with which ranges, and which fell back and why."""
+"""Which GEMMs of a bundle are quantised, with which ranges, and which fell back and why."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from numpy.typing import NDArray
 
 from calibration.quantise import Matrix, quantise, stored_scale, weight_scale
 from calibration.smoothing import input_factors
+from runtimes.schemes import Scheme
 
-# The tensors beside ``weight`` that an INT8 GEMM has in the weight file.
+# The tensors beside ``weight`` that a quantised GEMM has in the weight file.
 INPUT_SCALE, WEIGHT_SCALE, FACTORS = "input_scale", "weight_scale", "input_factors"
 
 
 @dataclass(frozen=True)
 class GemmRange:
-    """One INT8 GEMM's input: ``amplitude`` is what 127 stands for, after smoothing by ``alpha``.
+    """A quantised GEMM's input: ``amplitude`` is where it clips, after smoothing by ``alpha``.
 
     ``channel_max [K]`` is what the factors are computed from; 0 switches smoothing off.
     """
@@ -29,24 +30,25 @@ class GemmRange:
 
 @dataclass(frozen=True)
 class PrecisionPlan:
-    """Frozen: ``int8`` by GEMM name in graph order, ``fallback`` the reason of each other one.
+    """``quantised`` by GEMM name in graph order, ``fallback`` the reason of each other one.
 
     ``dtype`` is the element type of the rest of the graph and of the stored scales; values are
     quantised with the scale as it is stored.
     """
 
+    scheme: Scheme
     dtype: str
-    int8: Mapping[str, GemmRange]
+    quantised: Mapping[str, GemmRange]
     fallback: Mapping[str, str] = field(default_factory=dict)
 
     def tensor(self, name: str, part: str, weight: Matrix) -> NDArray[Any]:
-        """One stored tensor of an INT8 GEMM whose weight is FP32 ``[K, N]``."""
-        entry = self.int8[name]
+        """One stored tensor of a quantised GEMM whose weight is FP32 ``[K, N]``."""
+        entry, storage = self.quantised[name], self.scheme.operands
         if part == INPUT_SCALE:
-            return stored_scale(entry.amplitude, self.dtype)
+            return stored_scale(entry.amplitude, self.dtype, storage)
         factors = input_factors(entry.channel_max, weight, entry.alpha, self.dtype)
         if part == FACTORS:
             return factors
         smoothed = weight / factors[:, None]
-        scale = weight_scale(smoothed, self.dtype)
-        return scale if part == WEIGHT_SCALE else quantise(smoothed, scale)
+        scale = weight_scale(smoothed, self.dtype, storage)
+        return scale if part == WEIGHT_SCALE else quantise(smoothed, scale, storage)

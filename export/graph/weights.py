@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import ml_dtypes
+import ml_dtypes  # noqa: F401  (its types get names in NumPy, bfloat16 and others)
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -24,13 +24,6 @@ from runtimes.files import link_or_copy
 BLOCK_ROWS = 16384  # rows of an embedding table in memory at a time: 64 MB at 1024 columns
 Array = NDArray[Any]
 _PAGE = 4096  # mapped files want page-aligned tensors
-DTYPES: dict[str, np.dtype[np.generic]] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-    "int64": np.dtype(np.int64),
-    "int8": np.dtype(np.int8),
-}
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Slot:
     @property
     def nbytes(self) -> int:
         """Length in bytes."""
-        return int(np.prod(self.shape)) * DTYPES[self.dtype].itemsize
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -85,7 +78,7 @@ def _changes_with_task(name: str) -> bool:
 class Contents:
     """What fills a graph's weight file: an adapter to merge, a bank to lay beside (or neither).
 
-    ``plan`` says which matrices are stored in INT8.
+    ``plan`` says which matrices are stored quantised.
     """
 
     checkpoint: Checkpoint
@@ -105,7 +98,7 @@ def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Ar
     if contents.bank is not None and (owner == "bank" or part.startswith("lora_")):
         yield _bank_tensor(contents.bank, config, owner, part)
         return
-    if contents.plan is not None and owner in contents.plan.int8 and part != "bias":
+    if contents.plan is not None and owner in contents.plan.quantised and part != "bias":
         yield contents.plan.tensor(owner, part, merged_matrix(contents, owner))
         return
     module = adaptable_modules(config).get(owner) if part == "weight" else None
@@ -165,7 +158,7 @@ def write_weights(
     value the element type cannot hold.
     """
     if shared is not None:
-        (folder / SHARED_FILE).unlink(missing_ok=True)  # INT8 may write its weights again
+        (folder / SHARED_FILE).unlink(missing_ok=True)  # another plan's weights may follow
         link_or_copy(shared, folder / SHARED_FILE)
         slots = tuple(slot for slot in slots if slot.file != SHARED_FILE)
     counts: dict[str, _Counts] = {}
@@ -195,7 +188,7 @@ class _Counts:
 
 def _write_slot(stream: BinaryIO, slot: Slot, contents: Contents, max_tokens: int) -> _Counts:
     counts = _Counts()
-    dtype = DTYPES[slot.dtype]
+    dtype = np.dtype(slot.dtype)
     for block in tensor_blocks(contents, slot.name, max_tokens):
         cast = _cast(block, dtype)
         if cast.dtype != block.dtype:

@@ -2,7 +2,7 @@
 
 The FP32 model is written once into a temporary folder. ONNX Runtime streams the corpus through
 its CPU graph, which takes memory linear in a text's length; the traced module, mapped from the
-same weights, then tries single GEMMs in INT8 on a few short texts.
+same weights, then tries single GEMMs quantised on a few short texts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from calibration.observers import OBSERVERS, Histogram
 from calibration.quantise import Matrix, stored_scale
 from calibration.smoothing import choose_alpha
 from calibration.stratify import Sample, counts, stratify
-from calibration.table import Calibration, Range, read_calibration, write_calibration
+from calibration.table import (
+    Calibration,
+    Range,
+    read_calibration,
+    storage_setting,
+    write_calibration,
+)
 from export.bundle.plan import BundlePlan
 from export.checkpoint.reader import Checkpoint
 from export.console.progress import stage
@@ -36,7 +42,7 @@ from export.lowering.pipelines import lower
 from export.quantisation.sensitivity import Probe
 from export.spec import BuildSpec, GraphForm
 from runtimes.bundle_files import CALIBRATION_FOLDER
-from runtimes.choices import GraphKind, HeadName, Interface, Observer
+from runtimes.choices import GraphKind, HeadName, Interface
 from runtimes.errors import InputError, shown
 from runtimes.files import require_file_place
 from runtimes.text.tokens import TextTokenizer, shorten
@@ -159,6 +165,7 @@ def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) 
             "max_tokens": spec.limits.max_tokens,
             "seed": spec.calibration.seed,
             "prefixes": json.dumps(dict(subject.plan.prefixes), sort_keys=True),
+            **storage_setting(spec.scheme.operands),
         },
         tensors={},
     )
@@ -177,8 +184,7 @@ def _measure(subject: Subject, samples: Sequence[Sample], progress: bool) -> dic
             probe = _probe(subject, folder, graph, samples)
             quiet = None if progress else True
             bar = tqdm(activations.items(), "sensitivity", unit="GEMM", disable=quiet, leave=False)
-            observer = subject.spec.calibration.observer
-            return {name: _range(observer, name, seen, probe) for name, seen in bar}
+            return {name: _range(subject.spec, name, seen, probe) for name, seen in bar}
 
 
 def _write_fp32(subject: Subject, folder: Path) -> tuple[PortableGraph, dict[str, str]]:
@@ -204,11 +210,13 @@ def _probe(
     chosen = ranked[:: max(1, len(ranked) // _PROBE_TEXTS)][:_PROBE_TEXTS]
     tokens = subject.tokenizer.pad([shorten(s.ids, 2 * _PROBE_TOKENS) for s in chosen])
     ids = subject.task_ids
-    return Probe(encoder, tokens, None if ids is None else [ids[s.task] for s in chosen])
+    storage = subject.spec.scheme.operands
+    return Probe(encoder, tokens, storage, None if ids is None else [ids[s.task] for s in chosen])
 
 
-def _range(observer: Observer, name: str, seen: Activation, probe: Probe) -> Range:
-    """One GEMM's range, its best alpha, and what it costs alone in INT8."""
+def _range(spec: BuildSpec, name: str, seen: Activation, probe: Probe) -> Range:
+    """One GEMM's range, its best alpha, and what it costs to quantise it alone."""
+    observer, storage = spec.calibration.observer, spec.scheme.operands
     observe, weight = OBSERVERS[observer], probe.weight(name)
     plain = observe(seen.histogram)
 
@@ -223,13 +231,13 @@ def _range(observer: Observer, name: str, seen: Activation, probe: Probe) -> Ran
         smoothed.add(seen.channel_max * factors)
         return observe(smoothed)
 
-    best = choose_alpha(rows, weight, seen.channel_max, amplitude)
+    best = choose_alpha(rows, weight, seen.channel_max, amplitude, storage)
     entry = GemmRange(best.amplitude, seen.channel_max, best.alpha)
     cosine = float(row_cosines(probe.exact, probe.vectors({name: entry})).mean())
     return Range(
         observer=observer.value,
         amplitude=best.amplitude,
-        scale=float(stored_scale(best.amplitude, "float32")),
+        scale=float(stored_scale(best.amplitude, "float32", storage)),
         histogram_digest=seen.histogram.digest(),
         channel_max=seen.channel_max.tolist(),
         alpha=best.alpha,

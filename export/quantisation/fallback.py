@@ -18,6 +18,7 @@ from export.console.progress import log
 from export.graph.gemms import work
 from export.graph.precision_plan import GemmRange, PrecisionPlan
 from runtimes.errors import GateError
+from runtimes.schemes import Scheme
 
 T = TypeVar("T")
 _STEP = 1 / 3  # of the predicted error that is left, given up at each attempt
@@ -27,6 +28,7 @@ def until_it_passes(
     attempt: Callable[[PrecisionPlan], T],
     calibration: Calibration,
     modules: Mapping[str, Module],
+    scheme: Scheme,
     dtype: str,
     limit: float,
 ) -> tuple[PrecisionPlan, T]:
@@ -37,31 +39,34 @@ def until_it_passes(
     """
     out: dict[str, str] = {}
     while True:
-        plan = make_plan(calibration, out, dtype)
+        plan = make_plan(calibration, out, scheme, dtype)
         try:
             return plan, attempt(plan)
         except GateError as error:
             more = next_fallback(sensitivities(calibration), out.keys(), modules, limit)
             if not more:
-                log.warning("%s", sensitivity_table(calibration, out))
+                log.warning("%s", sensitivity_table(calibration, out, scheme))
                 raise GateError(
-                    f"INT8 fails its gate even with {len(out)} of {len(modules)} GEMMs "
+                    f"{scheme.label} fails its gate even with {len(out)} of {len(modules)} GEMMs "
                     f"({work(modules, out.keys()):.0%} of the work, INT8_FALLBACK_MAX {limit:.0%}) "
                     f"in {dtype}: {error}"
                 ) from error
             reason = str(error).removesuffix("; nothing was published")
             out |= {
-                name: f"{reason}; alone in INT8 it costs a mean 1 - cosine of {cost:.2e}"
+                name: f"{reason}; alone in {scheme.label} it costs a mean 1 - cosine of {cost:.2e}"
                 for name, cost in more.items()
             }
-            log.info("INT8: %s\n  falling back: %s", reason, ", ".join(more))
+            log.info("%s: %s\n  falling back: %s", scheme.label, reason, ", ".join(more))
 
 
-def make_plan(calibration: Calibration, out: Mapping[str, str], dtype: str) -> PrecisionPlan:
-    """All calibrated GEMMs in INT8 but those in ``out``, which says why."""
+def make_plan(
+    calibration: Calibration, out: Mapping[str, str], scheme: Scheme, dtype: str
+) -> PrecisionPlan:
+    """All calibrated GEMMs quantised but those in ``out``, which says why."""
     return PrecisionPlan(
+        scheme=scheme,
         dtype=dtype,
-        int8={
+        quantised={
             name: GemmRange(r.amplitude, np.asarray(r.channel_max, np.float32), r.alpha)
             for name, r in calibration.tensors.items()
             if name not in out
@@ -96,13 +101,13 @@ def sensitivities(calibration: Calibration) -> dict[str, float]:
     return {n: 1 - r.cosine for n, r in calibration.tensors.items() if r.cosine is not None}
 
 
-def sensitivity_table(calibration: Calibration, out: Collection[str]) -> str:
+def sensitivity_table(calibration: Calibration, out: Collection[str], scheme: Scheme) -> str:
     """A line per GEMM, the most sensitive first."""
     lines = [f"{'GEMM':34} {'1 - cosine':>10} {'output error':>12}  alpha  precision"]
     ranked = sorted(calibration.tensors.items(), key=lambda item: item[1].cosine or 0)
     for name, r in ranked:
         lines.append(
             f"{name:34} {1 - (r.cosine or 0):10.2e} {r.output_error or 0:12.2e} {r.alpha:6.1f}  "
-            f"{'fell back' if name in out else 'int8'}"
+            f"{'fell back' if name in out else scheme.precision}"
         )
     return "\n".join(lines)

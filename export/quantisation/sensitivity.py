@@ -1,4 +1,4 @@
-"""The FP32 encoder on a few texts: what each GEMM reads, and what one GEMM in INT8 does.
+"""The FP32 encoder on a few texts: what each GEMM reads, and what quantising one GEMM does.
 
 Runs the traced module itself, so a GEMM can be exchanged without building a graph. The inputs of
 all layers are kept: quantising a GEMM of layer i costs the layers from i on, half the encoder on
@@ -20,6 +20,7 @@ from export.checkpoint.names import layer_of
 from export.graph.encoder import Encoder, Linear, unit_mean
 from export.graph.precision_plan import GemmRange
 from runtimes.arrays import Vectors
+from runtimes.schemes import Storage
 from runtimes.text.tokens import Tokens
 
 
@@ -27,9 +28,13 @@ class Probe:
     """``exact`` holds the FP32 vectors of the texts, ``[batch, hidden]``."""
 
     def __init__(
-        self, encoder: Encoder, tokens: Tokens, task_ids: Sequence[int] | None = None
+        self,
+        encoder: Encoder,
+        tokens: Tokens,
+        storage: Storage,
+        task_ids: Sequence[int] | None = None,
     ) -> None:
-        self._encoder = encoder
+        self._encoder, self._storage = encoder, storage
         self._mask = torch.from_numpy(tokens.attention_mask)
         self._inputs: list[tuple[Tensor, Any]] = []
         self._read: dict[str, Tensor] = {}
@@ -52,7 +57,7 @@ class Probe:
         return weight
 
     def vectors(self, entries: Mapping[str, GemmRange]) -> Vectors:
-        """The texts' vectors with the given GEMMs in INT8 and everything else in FP32."""
+        """The texts' vectors with the given GEMMs quantised and everything else in FP32."""
         first = min(map(layer_of, entries))
         with torch.inference_mode(), self._quantised(entries):
             x, context = self._inputs[first]
@@ -93,7 +98,7 @@ class Probe:
 
     @contextmanager
     def _quantised(self, entries: Mapping[str, GemmRange]) -> Iterator[None]:
-        """INT8 by its effect: ``x·f`` and ``W/f`` are rounded, and the factors f taken out again.
+        """Quantises by the effect: ``x·f`` and ``W/f`` are rounded, and the factors f taken out.
 
         An adapter's low-rank path reads the rounded input too; the graph's reads the exact one.
         """
@@ -104,11 +109,13 @@ class Probe:
             weight = self.weight(name)
             factors = input_factors(entry.channel_max, weight, entry.alpha, "float32")
             smoothed = weight / factors[:, None]
-            rounded = fake_quantise(smoothed, weight_scale(smoothed, "float32"))
+            rounded = fake_quantise(
+                smoothed, weight_scale(smoothed, "float32", self._storage), self._storage
+            )
             module.weight = torch.nn.Parameter(
                 torch.from_numpy(rounded * factors[:, None]), requires_grad=False
             )
-            hooks.append(module.register_forward_pre_hook(_rounding(factors, entry.amplitude)))
+            hooks.append(module.register_forward_pre_hook(self._rounding(factors, entry.amplitude)))
         try:
             yield
         finally:
@@ -117,13 +124,12 @@ class Probe:
             for hook in hooks:
                 hook.remove()
 
+    def _rounding(self, factors: Matrix, amplitude: float) -> Any:
+        """A hook that rounds what a GEMM reads."""
+        scale = stored_scale(amplitude, "float32", self._storage)
 
-def _rounding(factors: Matrix, amplitude: float) -> Any:
-    scale = float(stored_scale(amplitude, "float32"))
-    f = torch.from_numpy(factors)
+        def rounded(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            kept = fake_quantise(inputs[0].numpy() * factors, scale, self._storage)
+            return (torch.from_numpy(kept / factors), *inputs[1:])
 
-    def rounded(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        steps = torch.clamp(torch.round(inputs[0] * f / scale), -128, 127)
-        return (steps * scale / f, *inputs[1:])
-
-    return rounded
+        return rounded

@@ -1,8 +1,9 @@
-"""What an INT8 bundle says about itself: ``calibration.json``, ``report.html``, the manifest."""
+"""What a quantised bundle says of itself: ``calibration.json``, ``report.html``, the manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,23 @@ from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fallback import sensitivities
 from export.report.page import write_report
 from runtimes.bundle_files import CALIBRATION_FILE, REPORT_FILE
+from runtimes.manifest import Quantisation
 
 
 def summary(
     plan: PrecisionPlan, calibration: Calibration, modules: Mapping[str, Module]
-) -> dict[str, Any]:
-    """The manifest's ``quantisation``: what is in INT8, what is not and why."""
-    return {
-        "int8_share": work(modules, plan.int8.keys()),
-        "int8": list(plan.int8),
-        "fallback": dict(plan.fallback),
-        "fallback_type": plan.dtype,
-        "observer": calibration.settings["observer"],
-        "calibration_key": calibration.key,
-        "corpus_sha256": calibration.corpus["sha256"],
-    }
+) -> Quantisation:
+    """The manifest's ``quantisation``: which GEMMs are quantised, which are not and why."""
+    return Quantisation(
+        scheme=plan.scheme.precision,
+        share=work(modules, plan.quantised.keys()),
+        quantised=tuple(plan.quantised),
+        fallback=dict(plan.fallback),
+        fallback_type=plan.dtype,
+        observer=str(calibration.settings["observer"]),
+        calibration_key=calibration.key,
+        corpus_sha256=calibration.corpus["sha256"],
+    )
 
 
 def details(
@@ -37,9 +40,9 @@ def details(
     modules: Mapping[str, Module],
     verdict: Verdict,
 ) -> dict[str, Any]:
-    """``parity.json``'s ``int8``: the figures that the report draws."""
+    """``parity.json``'s ``quantisation``: the figures that the report draws."""
     sensitivity = sensitivities(calibration)
-    return summary(plan, calibration, modules) | {
+    return asdict(summary(plan, calibration, modules)) | {
         "settings": dict(calibration.settings),
         "corpus": dict(calibration.corpus),
         "retrieval": verdict.retrieval,
@@ -47,7 +50,7 @@ def details(
             {
                 "name": name,
                 "work": work(modules, [name]),
-                "precision": "int8" if name in plan.int8 else plan.dtype,
+                "precision": plan.scheme.precision if name in plan.quantised else plan.dtype,
                 "reason": plan.fallback.get(name),
                 "sensitivity": sensitivity.get(name),
                 "output_error": entry.output_error,
@@ -80,6 +83,6 @@ def write_files(
             **main.summary(),
             "texts": [vars(t) for t in main.texts],
             "reports": {name: r.summary() for name, r in verdict.reports.items()},
-            "int8": dict(figures),
+            "quantisation": dict(figures),
         },
     )

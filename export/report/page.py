@@ -24,7 +24,7 @@ def write_report(path: Path, data: Data) -> None:
     ``data`` has ``model``, ``task``, ``precision``, ``target``, ``adapter``; the summary of one
     graph's parity (``graph``, ``reference``, ``executed``, ``rows``, ``min_cosine``,
     ``mean_cosine``, ``max_abs``, ``threshold``, ``mean_threshold``) and its ``texts``;
-    ``reports``, the summaries of all graphs and lengths of vectors; and ``int8``, what
+    ``reports``, the summaries of all graphs and lengths of vectors; and ``quantisation``, what
     ``parity.json`` records under that name.
     """
     title = f"INT8 report: {data['model']}, {data['task']}"
@@ -40,24 +40,24 @@ def write_report(path: Path, data: Data) -> None:
         element("h2", "Error of the vectors"),
         *_errors(data),
         element("h2", "Sensitivity of each GEMM"),
-        *_sensitivity(data["int8"]),
+        *_sensitivity(data["quantisation"]),
         element("h2", "What fell back"),
-        *_fallback(data["int8"]),
+        *_fallback(data["quantisation"]),
         element("h2", "Scales and observed ranges"),
-        *_ranges(data["int8"]),
+        *_ranges(data["quantisation"]),
         element("h2", "Calibration"),
-        *_calibration(data["int8"]),
+        *_calibration(data["quantisation"]),
     )
     path.write_text(page, encoding="utf-8")
 
 
 def _facts(data: Data) -> Element:
-    int8 = data["int8"]
+    int8 = data["quantisation"]
     facts = {
         "target": data["target"],
         "adapter": data["adapter"],
-        "GEMM work in INT8": f"{int8['int8_share']:.1%}",
-        "GEMMs in INT8": f"{len(int8['int8'])} of {len(int8['gemms'])}",
+        "GEMM work in INT8": f"{int8['share']:.1%}",
+        "GEMMs in INT8": f"{len(int8['quantised'])} of {len(int8['gemms'])}",
         "the others": f"{int8['fallback_type']}",
         "observer": int8["observer"],
         "minimum cosine": f"{data['min_cosine']:.5f}",
@@ -88,7 +88,7 @@ def _gate(data: Data) -> list[Element]:
             _judged(r["ndcg_ratio"], MIN_NDCG, 4),
             _judged(r["overlap"], MIN_OVERLAP, 4),
         ]
-        for label, tasks in data["int8"]["retrieval"].items()
+        for label, tasks in data["quantisation"]["retrieval"].items()
         for task, r in tasks.items()
     ]
     wanted = f"cosine: minimum ≥ {data['threshold']}, mean ≥ {data['mean_threshold']}"

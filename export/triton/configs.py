@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from export.triton.settings import EncoderSettings, Settings
-from runtimes.choices import AdapterMode, Choice, HeadName, Interface, Target
+from runtimes.choices import Choice, Interface, Target
 from runtimes.errors import InputError
 from runtimes.heads import HEADS, graph_inputs
 from runtimes.manifest import Manifest
@@ -179,7 +179,7 @@ def _python(name: str, settings: Settings, instances: int) -> pb.ModelConfig:
 
 def _encoder_tensors(config: pb.ModelConfig, manifest: Manifest) -> None:
     """The tensors of the encoder's contract, the batch apart: Triton's batcher adds it."""
-    fixed = {HIDDEN.name: manifest.architecture["hidden"]}
+    fixed = {HIDDEN.name: manifest.architecture.hidden}
     for tensor in _inputs(manifest):
         if tensor.axes == (BATCH,):  # a tensor of no axes must be sent as one of an axis of 1
             value = _tensor(tensor.name, _TYPES[tensor.dtype], [1])
@@ -187,13 +187,13 @@ def _encoder_tensors(config: pb.ModelConfig, manifest: Manifest) -> None:
         else:
             value = _tensor(tensor.name, _TYPES[tensor.dtype], _dims(tensor, fixed))
         config.input.append(value)
-    output = HEADS[HeadName(manifest.head)].output
+    output = HEADS[manifest.head].output
     config.output.append(_output(output.name, _TYPES[output.dtype], _dims(output, fixed)))
 
 
 def _inputs(manifest: Manifest) -> tuple[Tensor, ...]:
     """A Python encoder gives the official interface's graph our own interface."""
-    adapter, head = AdapterMode(manifest.adapter), HeadName(manifest.head)
+    adapter, head = manifest.adapter, manifest.head
     return graph_inputs(adapter, Interface.SENTENCE, head)
 
 
@@ -246,7 +246,7 @@ def _onnxruntime(config: pb.ModelConfig, manifest: Manifest, release: Release) -
             f"ENCODER=onnxruntime: the ONNX Runtime of Triton {release.year}.{release.month:02d} "
             "does not read opset 23; take TRITON_VERSION=25.05 or later, or ENCODER=python"
         )
-    if manifest.interface != Interface.SENTENCE:
+    if manifest.interface is not Interface.SENTENCE:
         raise InputError("ENCODER=onnxruntime: needs INTERFACE=sentence; take ENCODER=python")
     config.default_model_filename = GRAPH_FILE
 

@@ -32,6 +32,7 @@ from export.triton.configs import (
 )
 from export.triton.settings import Settings
 from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.choices import AdapterMode, HeadName
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest, read_manifest
 
@@ -105,7 +106,7 @@ def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
     for folder, manifest in manifests.items():
         for name in (manifest.task, manifest.precision):  # they become a folder's name
             check_task_name(f"BUNDLE: {folder}/{MANIFEST_FILE}", name)
-        if manifest.adapter == "slot":
+        if manifest.adapter is AdapterMode.SLOT:
             raise InputError(
                 f"BUNDLE: {folder} has an adapter slot, which no Triton backend fills; build the "
                 "adapter into a bundle with ADAPTER_PATH"
@@ -124,8 +125,10 @@ def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
 
 
 def _bundle_name(manifest: Manifest) -> str:
-    task = manifest.adapter if manifest.adapter == "switchable" else manifest.task
-    return "-".join([task, *(["chunks"] if manifest.head == "chunks" else []), manifest.precision])
+    task = manifest.adapter if manifest.adapter is AdapterMode.SWITCHABLE else manifest.task
+    return "-".join(
+        [task, *(["chunks"] if manifest.head is HeadName.CHUNKS else []), manifest.precision]
+    )
 
 
 def _backend(manifest: Manifest) -> Backend:

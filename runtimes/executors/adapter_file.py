@@ -12,7 +12,7 @@ SUFFIX = ".onnx_adapter"
 
 def model_version(manifest: Manifest) -> int:
     """The format holds an integer for the model: 31 bits of the checkpoint's SHA-256."""
-    return int(manifest.model["sha256"][:8], 16) & 0x7FFFFFFF
+    return int(manifest.model.sha256[:8], 16) & 0x7FFFFFFF
 
 
 def slot_shapes(manifest: Manifest) -> dict[str, tuple[int, int]]:
@@ -27,11 +27,11 @@ def slot_shapes(manifest: Manifest) -> dict[str, tuple[int, int]]:
             "`make engine ADAPTER=slot TARGET=onnxruntime`"
         )
     a = manifest.architecture
-    hidden, wide = a["hidden"], a["intermediate"]
-    modules = {"embeddings.word_embeddings": (a["vocab"], hidden)}
-    if a["token_types"]:
-        modules["embeddings.token_type_embeddings"] = (a["token_types"], hidden)
-    for layer in range(a["layers"]):
+    hidden, wide = a.hidden, a.intermediate
+    modules = {"embeddings.word_embeddings": (a.vocab, hidden)}
+    if a.token_types:
+        modules["embeddings.token_type_embeddings"] = (a.token_types, hidden)
+    for layer in range(a.layers):
         prefix = f"encoder.layers.{layer}."
         modules[prefix + "mixer.Wqkv"] = (hidden, 3 * hidden)
         modules[prefix + "mixer.out_proj"] = (hidden, hidden)
@@ -58,8 +58,8 @@ def check_adapter(path: Path, manifest: Manifest) -> Path:
         raise InputError(f"{path}: not an ONNX Runtime adapter file ({error})") from error
     if adapter.get_model_version() != model_version(manifest):
         raise InputError(
-            f"{path}: made for another model than {shown(manifest.model['name'])} "
-            f"({manifest.model['sha256'][:12]}); make it again with this bundle"
+            f"{path}: made for another model than {shown(manifest.model.name)} "
+            f"({manifest.model.sha256[:12]}); make it again with this bundle"
         )
     if missing := sorted(set(shapes) - set(found)):
         raise InputError(f"{path}: tensor {missing[0]} is missing ({len(missing)} in all)")

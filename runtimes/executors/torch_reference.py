@@ -94,18 +94,21 @@ def _lengths(mask: NDArray[np.int64]) -> NDArray[np.int64]:
     return lengths
 
 
-def reference_settings(precision: str) -> dict[str, Any]:
-    """How :class:`FlashReference` runs on this machine for a bundle's precision.
+def reference_settings(dtype: str) -> dict[str, Any]:
+    """How :class:`FlashReference` runs on this machine for a scheme's ``reference_dtype``.
 
-    FlashAttention-2 takes FP16 and BF16 on a GPU only: there the reference runs in the bundle's
-    own type, through the flash-attn package where it is installed, else PyTorch's kernel.
+    FlashAttention-2 takes FP16 and BF16 on a GPU only: there the reference runs in that
+    type, through the flash-attn package where it is installed, else PyTorch's kernel.
     Everywhere else it is FP32 through the CPU's flash kernel.
     """
-    half = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision)
-    if half is None or not torch.cuda.is_available():
+    if dtype == "float32" or not torch.cuda.is_available():
         return {"device": "cpu", "dtype": torch.float32, "kernel": "sdpa"}
     package = importlib.util.find_spec("flash_attn") is not None
-    return {"device": "cuda", "dtype": half, "kernel": "flash_attention_2" if package else "sdpa"}
+    return {
+        "device": "cuda",
+        "dtype": getattr(torch, dtype),
+        "kernel": "flash_attention_2" if package else "sdpa",
+    }
 
 
 class TorchModule(RuntimeBase):

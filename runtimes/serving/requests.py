@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.arrays import Arrays, Vectors
+from runtimes.choices import AdapterMode, HeadName
 from runtimes.embedder import Embedder
 from runtimes.errors import InputError, shown
 from runtimes.text.chunks import Span
@@ -99,7 +100,7 @@ class Router:
         for embedder in sorted(embedders, key=_rank):  # the last one wins
             for task in embedder.manifest.prefixes:
                 self._texts[task] = embedder
-                if embedder.manifest.head == "chunks":
+                if embedder.manifest.head is HeadName.CHUNKS:
                     self._chunks[task] = embedder
 
     def answer(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -159,7 +160,8 @@ class Router:
 
 
 def _rank(embedder: Embedder) -> tuple[bool, bool]:
-    return embedder.manifest.adapter == "merged", embedder.manifest.head == "sentence"
+    manifest = embedder.manifest
+    return manifest.adapter is AdapterMode.MERGED, manifest.head is HeadName.SENTENCE
 
 
 def _encode_rows(

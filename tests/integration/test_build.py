@@ -126,7 +126,7 @@ def test_native_base_builds(small_folder: Path, tmp_path: Path) -> None:
     native = write_native(small_folder, tmp_path / "small-hf")
     assert build(tmp_path / "out", "--model", native, "--task", "base") == 0
     manifest = read_manifest(tmp_path / "out" / "small-hf" / "base-fp32-onnxruntime")
-    assert (manifest.task, manifest.model["format"], manifest.prefix) == ("base", "native", "")
+    assert (manifest.task, manifest.model.format, manifest.prefix) == ("base", "native", "")
 
 
 def test_sample_is_announced_with_the_real_models_command(

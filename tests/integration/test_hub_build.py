@@ -83,15 +83,15 @@ def test_bundle_is_that_of_the_folder(built: tuple[str, Path, str], fp32_bundle:
     model, bundle, said = built
     manifest = read_manifest(bundle)
     local = read_manifest(fp32_bundle)
-    assert manifest.model["name"] == model.replace("/", "--")
-    assert manifest.model["revision"] == FIRST
+    assert manifest.model.name == model.replace("/", "--")
+    assert manifest.model.revision == FIRST
     original = model == "acme/original"
-    assert manifest.model["format"] == ("original" if original else "native")
+    assert manifest.model.format == ("original" if original else "native")
     if original:
-        assert manifest.model["licence"] == local.model["licence"] == "apache-2.0"
-        assert manifest.model["sha256"] == local.model["sha256"]
+        assert manifest.model.licence == local.model.licence == "apache-2.0"
+        assert manifest.model.sha256 == local.model.sha256
     else:
-        assert manifest.model["licence"].startswith("not stated")  # no README
+        assert str(manifest.model.licence).startswith("not stated")  # no README
     assert "downloaded model.safetensors (" in said
     texts = ["Where is the station?", "東京の桜は三月の終わりに咲きます。"]
     with Embedder.load(bundle) as ours, Embedder.load(fp32_bundle) as theirs:

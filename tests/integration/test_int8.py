@@ -79,10 +79,10 @@ def check_graphs(parity: dict[str, Any]) -> None:
 def test_every_task_passes_its_gate_with_little_fallback(int8_out: Path, task: str) -> None:
     manifest = read_manifest(int8_out / "sample" / f"{task}-{CPU}")
     assert manifest.quantisation is not None
-    assert manifest.quantisation["int8_share"] >= 0.75
+    assert manifest.quantisation.share >= 0.75
     parity = json.loads((int8_out / "sample" / f"{task}-{CPU}" / "parity.json").read_text())
     check_graphs(parity)
-    for kept in parity["int8"]["retrieval"].values():
+    for kept in parity["quantisation"]["retrieval"].values():
         assert kept[task]["ndcg_ratio"] >= 0.99
         assert kept[task]["overlap"] >= 0.95
 
@@ -129,14 +129,14 @@ def test_bundle_serves_and_verifies(
 
 def test_manifest_and_report_name_what_is_int8(bundle: Path, manifest: Manifest) -> None:
     assert manifest.quantisation is not None
-    assert len(manifest.quantisation["int8"]) + len(manifest.quantisation["fallback"]) == 24
+    assert len(manifest.quantisation.quantised) + len(manifest.quantisation.fallback) == 24
     kinds = {a.kind for a in manifest.artifacts}
     assert {"calibration", "report"} <= kinds
     report = (bundle / "report.html").read_text(encoding="utf-8")
     assert ">5.mlp.fc2<" in report
     assert "http://" not in report.replace("http://www.w3.org/", "")
     table = read_calibration(bundle / "calibration.json")
-    assert table.key == manifest.quantisation["calibration_key"]
+    assert table.key == manifest.quantisation.calibration_key
     assert sum(table.corpus["counts"]["length"].values()) == 48
 
 
@@ -211,7 +211,7 @@ def test_switchable_keeps_its_adapters_out_of_int8(tmp_path: Path, fp32_bundle: 
     folder = tmp_path / "sample" / f"switchable-{CPU}"
     manifest = read_manifest(folder)
     assert manifest.quantisation is not None
-    assert manifest.quantisation["int8_share"] >= 0.75
+    assert manifest.quantisation.share >= 0.75
     with Embedder.load(folder) as switchable, Embedder.load(fp32_bundle) as exact:
         ours = switchable.encode(TEXTS * 2, task=["classification"] * 4 + ["separation"] * 4)
         expected = exact.encode(TEXTS)

@@ -133,7 +133,7 @@ def test_tensorrt_builds_an_engine_of_it(bundle: Path, small_folder: Path, tmp_p
     made = read_manifest(tmp_path / "small" / "separation-chunks-int8-t64")
     assert {"tensorrt_rtx", "reference_chunks"} <= {entry.kind for entry in made.artifacts}
     assert made.quantisation is not None
-    assert made.quantisation["int8_share"] > 0.7
+    assert made.quantisation.share > 0.7
 
 
 def test_switchable_has_both_too(int8_out: Path, small_folder: Path, chunk_bundle: Path) -> None:

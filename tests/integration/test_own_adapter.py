@@ -82,8 +82,9 @@ def test_base_of_a_checkpoint_opened_with_an_adapter_is_the_base(
 def test_manifest_names_the_task_and_tells_the_model_apart(bundle: Path, fp32_bundle: Path) -> None:
     own, published = read_manifest(bundle), read_manifest(fp32_bundle)
     assert (own.task, own.prefix) == ("legal-de", "")
-    assert own.model["sha256"] != published.model["sha256"]  # the adapter is part of the model
-    assert own.parity["passed"] is True
+    assert own.model.sha256 != published.model.sha256  # the adapter is part of the model
+    assert own.parity is not None
+    assert own.parity.passed is True
 
 
 def test_own_adapter_may_take_a_published_tasks_name_and_prefix(

@@ -17,6 +17,7 @@ from export.checkpoint.identity import model_sha256
 from export.checkpoint.reader import open_checkpoint
 from runtimes import Embedder, InputError
 from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.choices import Precision
 from runtimes.manifest import make_artifact, read_manifest
 from tests.support import build, edit_json, listing, run_cli
 from tests.zoo import write_original
@@ -147,7 +148,9 @@ def engine_file(bundle: Path, gpu: str, **more: Any) -> None:
     """An engine that the manifest records, as if it had been built."""
     name = f"encoder.{gpu}.engine"
     (bundle / name).write_bytes(b"engine")
-    entry = replace(make_artifact(bundle, name, "tensorrt_rtx", precision="fp32", gpu=gpu), **more)
+    entry = replace(
+        make_artifact(bundle, name, "tensorrt_rtx", precision=Precision.FP32, gpu=gpu), **more
+    )
     artifacts = [asdict(a) for a in (*read_manifest(bundle).artifacts, entry)]
     edit_json(bundle / MANIFEST_FILE, artifacts=artifacts)
 
@@ -225,7 +228,7 @@ def test_same_choices_replace_also_from_a_changed_checkpoint_and_under_a_name(
     for bundle, options in ((former, ()), (named, ("--name", "mine"))):
         assert engine(bundle, changed, *options) == 0
         manifest = check_hashes(bundle)
-        assert manifest.model["sha256"] == model_sha256(open_checkpoint(changed))
+        assert manifest.model.sha256 == model_sha256(open_checkpoint(changed))
     assert {p.name for p in former.parent.iterdir()} == {former.name, "mine"}
 
 

@@ -61,8 +61,8 @@ def test_merged_bundle_is_the_families_own_implementation(
     bundle = family_out / "plain" / f"query-{precision}-onnxruntime"
     assert run_cli("verify", "--bundle", bundle) == 0
     manifest = read_manifest(bundle)
-    assert manifest.architecture["token_types"] == 0
-    assert manifest.model["format"] == "plain-rope"
+    assert manifest.architecture.token_types == 0
+    assert manifest.model.format == "plain-rope"
     assert manifest.dimensions == (16, 32, 64)
     with Embedder.load(bundle) as embedder:
         ours = embedder.encode(TEXTS)
@@ -110,7 +110,7 @@ def test_int8_bundle_calibrates_and_passes_its_gate(
     assert run_cli("verify", "--bundle", bundle) == 0
     quantised = read_manifest(bundle).quantisation
     assert quantised is not None
-    assert quantised["int8_share"] > 0.7
+    assert quantised.share > 0.7
 
 
 def with_qkv(*names: str) -> Family:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from calibration.table import Calibration, Range, read_calibration, write_calibration
 from runtimes.errors import AdaptrtError, InputError
+from runtimes.schemes import INT8
 from tests.support import listing
 
 FC1 = "encoder.layers.0.mlp.fc1"
@@ -163,6 +163,6 @@ def test_unwritable_place_is_one_error(tmp_path: Path) -> None:
 
 def test_dead_range_is_a_range() -> None:
     """Its scale is the least there is, not its amplitude / 127."""
-    assert make_range(amplitude=0.0, scale=2.0**-14).scale == 2.0**-14
+    make_range(amplitude=0.0, scale=2.0**-14).require_scale(INT8)
     with pytest.raises(ValueError, match="expected amplitude"):
-        replace(make_range(), amplitude=0.0, scale=0.0)
+        make_range(amplitude=0.0, scale=0.0).require_scale(INT8)

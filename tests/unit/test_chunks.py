@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -45,7 +44,7 @@ class FakeChunkHead(RuntimeBase):
 
 @pytest.fixture
 def subject() -> Embedder:
-    manifest = replace(make_manifest(), head="chunks", prefixes={"retrieval.query": PREFIX})
+    manifest = make_manifest(head="chunks", prefixes={"retrieval.query": PREFIX})
     return Embedder(manifest, sample_tokenizer(64), ChunkHead(FakeChunkHead()))
 
 

@@ -24,6 +24,7 @@ from export.gate.compare import (
 )
 from runtimes.choices import Precision
 from runtimes.errors import GateError
+from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 from tests.support import PAD_ID, Array, CallableRuntime, sample_tokenizer
 
@@ -91,18 +92,18 @@ def test_threshold_is_met_or_missed_at_its_edge(
 ) -> None:
     reference: Array = units(4).astype(np.float64)
     vectors = reference.copy()
-    vectors[2] = at_cosine(reference[2], precision.min_cosine + offset)
-    assert report(reference, vectors, precision.min_cosine).passed is passes
+    vectors[2] = at_cosine(reference[2], SCHEMES[precision].min_cosine + offset)
+    assert report(reference, vectors, SCHEMES[precision].min_cosine).passed is passes
 
 
 def test_published_thresholds() -> None:
-    assert {p.value: p.min_cosine for p in Precision} == {
+    assert {p.value: s.min_cosine for p, s in SCHEMES.items()} == {
         "fp32": 0.999999,
         "fp16": 0.9999,
         "bf16": 0.999,
         "int8": 0.99,
     }
-    assert Precision.INT8.mean_cosine == 0.998
+    assert SCHEMES[Precision.INT8].mean_cosine == 0.998
 
 
 def test_mean_has_a_threshold_of_its_own() -> None:

@@ -10,7 +10,9 @@ from calibration.table import Calibration, Range
 from export.checkpoint.names import Module
 from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fallback import next_fallback, until_it_passes
+from runtimes.choices import Precision
 from runtimes.errors import GateError
+from runtimes.schemes import SCHEMES
 
 NAMES = ("a", "b", "c", "d")
 MODULES = {name: Module(name, (8, 8)) for name in NAMES}  # a quarter of the work each
@@ -50,19 +52,24 @@ def attempt_needing(out: set[str], seen: list[set[str]]):  # type: ignore[no-unt
 def test_everything_is_int8_where_the_gate_passes(calibration: Calibration) -> None:
     seen: list[set[str]] = []
     plan, result = until_it_passes(
-        attempt_needing(set(), seen), calibration, MODULES, "float16", 0.25
+        attempt_needing(set(), seen), calibration, MODULES, SCHEMES[Precision.INT8], "float16", 0.25
     )
-    assert (tuple(plan.int8), dict(plan.fallback), result) == (NAMES, {}, "verdict")
+    assert (tuple(plan.quantised), dict(plan.fallback), result) == (NAMES, {}, "verdict")
     assert seen == [set()]
 
 
 def test_the_most_sensitive_falls_back_first_with_its_reason(calibration: Calibration) -> None:
     seen: list[set[str]] = []
     plan, _ = until_it_passes(
-        attempt_needing({"b", "c"}, seen), calibration, MODULES, "float16", 0.5
+        attempt_needing({"b", "c"}, seen),
+        calibration,
+        MODULES,
+        SCHEMES[Precision.INT8],
+        "float16",
+        0.5,
     )
     assert seen == [set(), {"b"}, {"b", "c"}]
-    assert tuple(plan.int8) == ("a", "d")
+    assert tuple(plan.quantised) == ("a", "d")
     assert plan.fallback["b"] == (
         "cosine 0.98, expected at least 0.99; alone in INT8 it costs a mean 1 - cosine of 4.00e-04"
     )
@@ -72,7 +79,14 @@ def test_more_than_the_limit_fails_with_the_table(
     calibration: Calibration, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(GateError, match=r"1 of 4 GEMMs \(25% of the work, .*0\.98") as error:
-        until_it_passes(attempt_needing({"b", "c"}, []), calibration, MODULES, "float16", 0.25)
+        until_it_passes(
+            attempt_needing({"b", "c"}, []),
+            calibration,
+            MODULES,
+            SCHEMES[Precision.INT8],
+            "float16",
+            0.25,
+        )
     assert "\n" not in str(error.value)
     table = caplog.messages[-1]
     rows = [line.split()[0] for line in table.splitlines() if line.startswith(NAMES)]

@@ -20,13 +20,15 @@ from export.graph.trace import trace
 from export.graph.weights import Contents, write_weights
 from export.lowering.pipelines import lower
 from export.quantisation.sensitivity import Probe
-from runtimes.choices import GraphKind
+from runtimes.choices import GraphKind, Precision
 from runtimes.executors.ort import OrtRuntime
+from runtimes.schemes import INT8, SCHEMES
 from runtimes.text.tokens import Tokens
 from tests.support import cosines, op_types, padded
 
 TASK, TOKENS = "separation", 64
 FC1 = "encoder.layers.1.mlp.fc1"
+SCHEME = SCHEMES[Precision.INT8]
 Write = Callable[[PrecisionPlan, str], Path]
 
 
@@ -38,7 +40,7 @@ def probe(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Probe:
     write_weights(folder, graph.slots, Contents(small, small.adapter(TASK)), TOKENS)
     encoder = load_encoder(small.config, "float32", TOKENS, folder, graph.slots)
     batch = padded([40, 7, 23])
-    return Probe(encoder, Tokens(batch["input_ids"], batch["attention_mask"]))
+    return Probe(encoder, Tokens(batch["input_ids"], batch["attention_mask"]), INT8)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +90,7 @@ def test_shares_of_work_add_up(small: Checkpoint) -> None:
 def test_only_the_plans_gemms_are_quantised(
     small: Checkpoint, ranges: dict[str, GemmRange], dtype: str
 ) -> None:
-    plan = PrecisionPlan(dtype, {FC1: ranges[FC1]})
+    plan = PrecisionPlan(SCHEME, dtype, {FC1: ranges[FC1]})
     model = quantise_graph(trace(small.config, dtype, 32, TOKENS), plan).model()
     before = op_types(trace(small.config, dtype, 32, TOKENS).model())
     after = op_types(model)
@@ -112,7 +114,7 @@ def test_residual_reads_what_was_there_before_smoothing(
     small: Checkpoint, ranges: dict[str, GemmRange]
 ) -> None:
     smoothed = GemmRange(1.0, ranges[FC1].channel_max, 0.5)
-    plan = PrecisionPlan("float32", {FC1: smoothed})
+    plan = PrecisionPlan(SCHEME, "float32", {FC1: smoothed})
     model = quantise_graph(trace(small.config, "float32", 32, TOKENS), plan).model()
     mul = next(n for n in model.graph if n.name == f"{FC1}.smooth")
     exact = mul.inputs[0]
@@ -122,7 +124,7 @@ def test_residual_reads_what_was_there_before_smoothing(
 
 
 def test_plan_for_another_model_is_refused(small: Checkpoint, ranges: dict[str, GemmRange]) -> None:
-    plan = PrecisionPlan("float32", {"encoder.layers.7.mlp.fc1": ranges[FC1]})
+    plan = PrecisionPlan(SCHEME, "float32", {"encoder.layers.7.mlp.fc1": ranges[FC1]})
     with pytest.raises(ValueError, match=r"no product of encoder\.layers\.7"):
         quantise_graph(trace(small.config, "float32", 32, TOKENS), plan)
 
@@ -131,7 +133,7 @@ def test_graph_integer_kernels_and_module_agree(
     probe: Probe, ranges: dict[str, GemmRange], write: Write
 ) -> None:
     """Three ways to the same numbers: Q/DQ, MatMulIntegerToFloat, and rounding in PyTorch."""
-    folder = write(PrecisionPlan("float32", ranges), "float32")
+    folder = write(PrecisionPlan(SCHEME, "float32", ranges), "float32")
     expected = probe.vectors(ranges)
     for kind in (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME, GraphKind.PRIMITIVE):
         assert cosines(vectors(folder, kind), expected).min() > 0.99999, kind
@@ -141,7 +143,7 @@ def test_graph_integer_kernels_and_module_agree(
 def test_fp16_elsewhere_agrees_too(
     probe: Probe, ranges: dict[str, GemmRange], write: Write
 ) -> None:
-    folder = write(PrecisionPlan("float16", ranges), "float16")
+    folder = write(PrecisionPlan(SCHEME, "float16", ranges), "float16")
     for kind in (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME):
         assert cosines(vectors(folder, kind), probe.vectors(ranges)).min() > 0.999, kind
 
@@ -150,7 +152,7 @@ def test_cpu_graph_has_an_integer_kernel_per_gemm(
     small: Checkpoint, ranges: dict[str, GemmRange]
 ) -> None:
     graph = quantise_graph(
-        trace(small.config, "float32", 32, TOKENS), PrecisionPlan("float32", ranges)
+        trace(small.config, "float32", 32, TOKENS), PrecisionPlan(SCHEME, "float32", ranges)
     )
     found = op_types(lower(graph.model(), GraphKind.ONNXRUNTIME))
     assert found.count("com.microsoft::MatMulIntegerToFloat") == len(ranges)
@@ -160,7 +162,7 @@ def test_cpu_graph_has_an_integer_kernel_per_gemm(
 
 def test_vectors_do_not_depend_on_the_batch(ranges: dict[str, GemmRange], write: Write) -> None:
     """Static scales: a text alone, in a batch, padded or not gives the same vector."""
-    folder = write(PrecisionPlan("float32", ranges), "float32")
+    folder = write(PrecisionPlan(SCHEME, "float32", ranges), "float32")
     batch = padded([40, 7, 23])
     with OrtRuntime(folder / "onnxruntime.onnx") as runtime:
         together = runtime.run(batch)["sentence_embedding"]
@@ -173,7 +175,7 @@ def test_vectors_do_not_depend_on_the_batch(ranges: dict[str, GemmRange], write:
 def test_setting_for_cpus_without_vnni_gives_the_same_vectors(
     ranges: dict[str, GemmRange], write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write(PrecisionPlan("float32", ranges), "float32")
+    folder = write(PrecisionPlan(SCHEME, "float32", ranges), "float32")
     kinds = (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME)
     expected = [vectors(folder, kind) for kind in kinds]
     monkeypatch.setattr(runtimes.executors.ort, "has_vnni", lambda: False)
@@ -184,7 +186,7 @@ def test_setting_for_cpus_without_vnni_gives_the_same_vectors(
 def test_weights_are_stored_in_int8_with_their_scales(
     small: Checkpoint, ranges: dict[str, GemmRange], probe: Probe, write: Write
 ) -> None:
-    plan = PrecisionPlan("float32", ranges)
+    plan = PrecisionPlan(SCHEME, "float32", ranges)
     folder = write(plan, "float32")
     slots = {
         s.name: s for s in quantise_graph(trace(small.config, "float32", 32, TOKENS), plan).slots
@@ -193,6 +195,6 @@ def test_weights_are_stored_in_int8_with_their_scales(
     raw = (folder / slot.file).read_bytes()[slot.offset : slot.offset + slot.nbytes]
     stored = np.frombuffer(raw, np.int8).reshape(slot.shape)
     weight = probe.weight("encoder.layers.0.mixer.Wqkv")
-    scale = weight_scale(weight, "float32")
+    scale = weight_scale(weight, "float32", INT8)
     assert np.abs(stored).max(axis=0).min() == 127  # every channel uses its whole range
     assert np.abs(stored * scale - weight).max() <= 0.5001 * scale.max()

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,8 +20,7 @@ from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, HeadName, Interface, Precision, Target
 from runtimes.errors import InputError
 from runtimes.files import sha256
-from runtimes.manifest import Architecture, Manifest, read_manifest
-from runtimes.manifest_rules import KNOWN
+from runtimes.manifest import Manifest, read_manifest
 from tests.support import changed, make_manifest
 
 Json = dict[str, Any]
@@ -38,7 +36,7 @@ ENGINE = {
 def whole() -> Json:
     """Every entry that a manifest can have, as JSON; its one file is there."""
     made = make_manifest(
-        schema_minor=1,
+        schema_minor=2,
         model={
             "name": "m",
             "sha256": "0" * 64,
@@ -68,8 +66,9 @@ def whole() -> Json:
             "flushed_weights": {"w": 0.1},
         },
         quantisation={
-            "int8_share": 1.0,
-            "int8": ["g"],
+            "scheme": "int8",
+            "share": 1.0,
+            "quantised": ["g"],
             "fallback": {"h": "why"},
             "fallback_type": "float16",
             "observer": "min-max",
@@ -174,7 +173,11 @@ def test_manifest_of_before_is_read(folder: Path) -> None:
         (("interface",), "x", "interface: got 'x', expected one of sentence, official"),
         (("precision",), "fp8", "precision: got 'fp8', expected one of fp32, fp16, bf16, int8"),
         (("head",), "\x1b[2J", r"head: got '\x1b[2J', expected one of sentence, chunks"),
-        (("target", "name"), "cpu", "target: got 'cpu', expected one of tensorrt_rtx, tensorrt"),
+        (
+            ("target", "name"),
+            "cpu",
+            "target.name: got 'cpu', expected one of tensorrt_rtx, tensorrt",
+        ),
         (("target",), {}, "target.name: missing"),
         (("model", "sha256"), "0" * 63, "model.sha256: got '000"),
         (("model",), [], "model: got [], expected object"),
@@ -182,7 +185,7 @@ def test_manifest_of_before_is_read(folder: Path) -> None:
         (("architecture", "rope_theta"), "x", "architecture.rope_theta: got 'x', expected float"),
         (("versions", "tensorrt"), "1\n2", "versions[...]: got {"),
         (("parity", "min_cosine"), "x", "parity.min_cosine: got 'x', expected float"),
-        (("quantisation", "int8"), {}, "quantisation.int8: got {}, expected array"),
+        (("quantisation", "quantised"), {}, "quantisation.quantised: got {}, expected array"),
         (("profiles", 0, "min"), [1], "profiles[0].min: got [1], expected array of length 2"),
         (("profiles", 0, "min"), [0, 1], "profiles[0].min[0]: got 0, expected int >= 1"),
         (("profiles", 0, "opt"), [5, 5], "profiles[0]: got 'short (batch 1–4 × 1–64 tokens)', exp"),
@@ -254,7 +257,7 @@ def test_unknown_entry_is_for_newer_minor_schemas_alone(folder: Path, at: tuple[
     raw = changed(whole(), at, 1)
     dotted = f"{at[0]}[{at[1]}].{at[2]}" if len(at) == 3 else ".".join(at)
     assert f"'{dotted}': no such entry in a manifest" in refusal(folder, raw)
-    assert read(folder, raw | {"schema_minor": 2}) == replace(read(folder, whole()), schema_minor=2)
+    assert read(folder, raw | {"schema_minor": 3}) == replace(read(folder, whole()), schema_minor=3)
 
 
 def test_newer_value_of_a_newer_minor_schema_says_who_wrote_it(folder: Path) -> None:
@@ -380,27 +383,36 @@ def survives(folder: Path, raw: Json) -> bool:
 def test_real_manifest_is_whole(small_bundle: Path) -> None:
     """What a build writes has this version's minor schema and every entry typed."""
     raw = json.loads((small_bundle / MANIFEST_FILE).read_text())
-    assert (raw["schema"], raw["schema_minor"]) == (1, 1)
+    assert (raw["schema"], raw["schema_minor"]) == (1, 2)
     assert raw.keys() == whole().keys()
     for key in ("model", "architecture", "target", "parity"):
         assert raw[key].keys() == whole()[key].keys()
     assert json.loads(json.dumps(read_manifest(small_bundle).to_json())) == raw
 
 
-def test_known_choices_are_those_a_build_takes() -> None:
-    choices = {
-        "adapter": AdapterMode,
-        "interface": Interface,
-        "head": HeadName,
-        "precision": Precision,
-        "target": Target,
-    }
-    assert {key: tuple(m.value for m in kind) for key, kind in choices.items()} == KNOWN
+def test_choices_are_members_of_their_enums(folder: Path) -> None:
+    manifest = read(folder, whole())
+    assert manifest.adapter is AdapterMode.SWITCHABLE
+    assert manifest.interface is Interface.SENTENCE
+    assert manifest.head is HeadName.SENTENCE
+    assert manifest.precision is Precision.INT8
+    assert manifest.target.name is Target.TENSORRT
+    assert manifest.artifacts[0].precision is Precision.FP16
 
 
 def test_architecture_is_the_encoders(small: Any) -> None:
-    made = msgspec.convert(small.config.architecture(), Architecture)
-    assert EncoderConfig(**made) == small.config
+    assert EncoderConfig.of(small.config.architecture()) == small.config
+
+
+@pytest.mark.parametrize("minor", [{}, {"schema_minor": 1}])
+def test_int8_manifest_of_before_is_read(folder: Path, minor: Json) -> None:
+    """Its quantisation was named for INT8, the only scheme there was."""
+    raw = {k: v for k, v in whole().items() if k != "schema_minor"} | minor
+    old = dict(raw["quantisation"])
+    del old["scheme"]
+    old = {"int8_share": old.pop("share"), "int8": old.pop("quantised")} | old
+    expected = replace(read(folder, whole()), schema_minor=minor.get("schema_minor", 0))
+    assert read(folder, raw | {"quantisation": old}) == expected
 
 
 def test_written_json_is_never_no_number(tmp_path: Path) -> None:

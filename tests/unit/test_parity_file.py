@@ -34,20 +34,20 @@ RECORD = {
     "parity_tokens": 64,
     "reference_bf16_min_cosine": 0.99,
     "graphs": {"portable": REPORT},
-    "int8": {"retrieval": {"portable": {"a": FIGURES}}, "gemms": []},
+    "quantisation": {"retrieval": {"portable": {"a": FIGURES}}, "gemms": []},
 }
 NEEDED = [
     ("texts_sha256",),
     ("parity_tokens",),
     ("graphs",),
-    ("int8",),
-    ("int8", "retrieval"),
+    ("quantisation",),
+    ("quantisation", "retrieval"),
     *(("graphs", "portable", key) for key in REPORT if key not in ("rows", "max_abs", "passed")),
     *(("graphs", "portable", "texts", 0, key) for key in ("name", "task")),
-    *(("int8", "retrieval", "portable", "a", key) for key in FIGURES),
+    *(("quantisation", "retrieval", "portable", "a", key) for key in FIGURES),
 ]
 HOSTILE = [True, "x", "\x1b[2J", -5, 1e300, 10**30, [], {}, [None], {"": []}, {"a": {"b": None}}]
-OPTIONAL = {("int8",), ("graphs", "portable", "mean_threshold")}
+OPTIONAL = {("quantisation",), ("graphs", "portable", "mean_threshold")}
 
 
 def refused(path: Path, raw: Any) -> str:

@@ -7,33 +7,34 @@ import pytest
 
 from calibration.quantise import MIN_SCALE, fake_quantise, quantise, stored_scale, weight_scale
 from calibration.smoothing import ALPHAS, choose_alpha, input_factors, quantised_product
+from runtimes.schemes import INT8
 
 
 def test_values_round_to_even_steps_and_saturate() -> None:
     values = np.array([0.0, 0.5, 1.5, -2.5, 63.4, 64.1, -64.0, -100.0], np.float32)
-    found = quantise(values, np.array(0.5))
+    found = quantise(values, np.array(0.5), INT8)
     assert found.dtype == np.int8
     assert found.tolist() == [0, 1, 3, -5, 127, 127, -128, -128]
     np.testing.assert_array_equal(
-        fake_quantise(values, np.array(1.0)), [0, 0, 2, -2, 63, 64, -64, -100]
+        fake_quantise(values, np.array(1.0), INT8), [0, 0, 2, -2, 63, 64, -64, -100]
     )
 
 
 def test_scale_is_a_127th_of_the_amplitude_in_its_stored_type() -> None:
-    assert stored_scale(254.0, "float32") == 2.0
-    assert stored_scale(1.0, "float16") == np.float16(1 / 127)
-    assert stored_scale(1.0, "float16").dtype == np.float16
+    assert stored_scale(254.0, "float32", INT8) == 2.0
+    assert stored_scale(1.0, "float16", INT8) == np.float16(1 / 127)
+    assert stored_scale(1.0, "float16", INT8).dtype == np.float16
 
 
 def test_dead_channel_keeps_a_usable_scale() -> None:
     weight = np.array([[1.27, 0.0], [-2.54, 0.0]], np.float32)
-    np.testing.assert_allclose(weight_scale(weight, "float32"), [0.02, MIN_SCALE], rtol=1e-6)
-    assert (weight_scale(weight, "float16") > 0).all()
+    np.testing.assert_allclose(weight_scale(weight, "float32", INT8), [0.02, MIN_SCALE], rtol=1e-6)
+    assert (weight_scale(weight, "float16", INT8) > 0).all()
 
 
 def test_weight_scales_are_per_output_channel() -> None:
     weight = np.array([[1.27, 127.0], [0.635, -63.5]], np.float32)
-    steps = quantise(weight, weight_scale(weight, "float32"))
+    steps = quantise(weight, weight_scale(weight, "float32", INT8), INT8)
     assert steps.tolist() == [[127, 127], [64, -64]]  # 63.5 is a tie, so to the even 64
 
 
@@ -73,8 +74,8 @@ def choose(rows: np.ndarray, weight: np.ndarray) -> tuple[float, float, float]:
     def amplitude(factors: np.ndarray) -> float:
         return float((channel_max * factors).max())
 
-    best = choose_alpha(rows, weight, channel_max, amplitude)
-    plain = choose_alpha(rows, weight, channel_max, amplitude, alphas=(0.0,))
+    best = choose_alpha(rows, weight, channel_max, amplitude, INT8)
+    plain = choose_alpha(rows, weight, channel_max, amplitude, INT8, alphas=(0.0,))
     return best.alpha, best.error, plain.error
 
 
@@ -99,5 +100,5 @@ def test_product_without_rounding_is_unchanged_by_smoothing() -> None:
     np.testing.assert_allclose(
         (rows * factors) @ (weight / factors[:, None]), rows @ weight, rtol=1e-3, atol=1e-3
     )
-    near = quantised_product(rows, weight, factors, float((channel_max * factors).max()))
+    near = quantised_product(rows, weight, factors, float((channel_max * factors).max()), INT8)
     assert np.abs(near - rows @ weight).max() < 0.05 * np.abs(rows @ weight).max()

@@ -66,9 +66,9 @@ def data(**int8: Any) -> dict[str, Any]:
             for name, tokens, cosine in texts
         ],
         "reports": {"onnxruntime": summary, "onnxruntime, 32 dimensions": summary},
-        "int8": {
-            "int8_share": 0.75,
-            "int8": [n for n in NAMES if n != NAMES[2]],
+        "quantisation": {
+            "share": 0.75,
+            "quantised": [n for n in NAMES if n != NAMES[2]],
             "fallback": {NAMES[2]: "alone it costs 3e-03"},
             "fallback_type": "float16",
             "observer": "mse",
@@ -184,7 +184,7 @@ def test_languages_are_read_from_the_texts_names(tmp_path: Path) -> None:
 
 def test_nothing_fell_back_and_nothing_was_measured(tmp_path: Path) -> None:
     gemms = [gemm(0, sensitivity=None, output_error=None)]
-    text = page(tmp_path, data(fallback={}, int8=NAMES[:1], gemms=gemms))
+    text = page(tmp_path, data(fallback={}, quantised=NAMES[:1], gemms=gemms))
     assert "Nothing: every GEMM is in INT8." in text
     assert not list(chart(text, "Sensitivity of each GEMM").iter("rect"))
 

@@ -12,6 +12,7 @@ import pytest
 
 from export.bundle.staging import check_hashes, staging, write_json
 from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.choices import Precision
 from runtimes.errors import GateError, InputError
 from runtimes.manifest import Manifest, make_artifact, read_manifest
 from tests.support import edit_json, listing, make_manifest
@@ -23,7 +24,7 @@ def fill(folder: Path, text: str = "weights") -> None:
     (folder / "graph.onnx").write_text("graph")
     artifacts = (
         make_artifact(folder, "weights", "weights"),
-        make_artifact(folder, "graph.onnx", "onnxruntime", precision="fp32"),
+        make_artifact(folder, "graph.onnx", "onnxruntime", precision=Precision.FP32),
     )
     write_json(folder / MANIFEST_FILE, make_manifest(artifacts=artifacts).to_json())
 

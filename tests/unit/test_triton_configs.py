@@ -20,6 +20,7 @@ from export.triton.configs import (
 )
 from export.triton.settings import EncoderSettings, Front, Settings, read_settings
 from runtimes import InputError
+from runtimes.choices import HeadName
 from runtimes.manifest import Artifact, Manifest
 from tests.support import edit_json, listing, make_manifest, run_cli
 
@@ -303,4 +304,4 @@ def test_manifest_without_a_head_is_of_a_sentence_bundle(bundle_copy: Path) -> N
 
     edit_json(bundle_copy / "manifest.json", drop=("head",))
     assert read_manifest(bundle_copy).head == "sentence"
-    assert replace(read_manifest(bundle_copy), head="chunks").to_json()["head"] == "chunks"
+    assert replace(read_manifest(bundle_copy), head=HeadName.CHUNKS).to_json()["head"] == "chunks"

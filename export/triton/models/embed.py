@@ -15,7 +15,6 @@ import numpy as np
 from triton_io import Arrays, answer, call
 
 from runtimes.arrays import Ids
-from runtimes.choices import HeadName
 from runtimes.embedder import Embedder
 from runtimes.executors.base import RuntimeBase
 from runtimes.heads import HEADS
@@ -57,7 +56,7 @@ class ServedEncoder(RuntimeBase):
 
     def __init__(self, model: str, manifest: Manifest, budget: Budget) -> None:
         self.name, self.budget = model, budget
-        self._output = HEADS[HeadName(manifest.head)].output.name
+        self._output = HEADS[manifest.head].output.name
 
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every input of a batching model has a further axis, so task_id too."""
@@ -88,5 +87,5 @@ class TritonPythonModel:
 def _embedder(bundle: Path, budget: Budget, max_bytes: int) -> Embedder:
     manifest = read_manifest(bundle)
     encoder = ServedEncoder(bundle.name, manifest, budget)
-    runtime = HEADS[HeadName(manifest.head)].apply(encoder)
+    runtime = HEADS[manifest.head].apply(encoder)
     return Embedder(manifest, ServedTokenizer(manifest, max_bytes), runtime)

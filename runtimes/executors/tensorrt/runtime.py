@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.arrays import Arrays
+from runtimes.choices import GraphKind
 from runtimes.errors import InputError, MissingError
 from runtimes.executors.base import RuntimeBase, while_open
 from runtimes.executors.tensorrt.buffers import Resources, check_inputs
@@ -110,7 +111,7 @@ def open_engine(
     if not engines:
         raise InputError(
             f"{folder}: no {flavour} engine, the bundle was built for "
-            f"{manifest.target['name']}; build one with `make engine TARGET={flavour}`"
+            f"{manifest.target.name}; build one with `make engine TARGET={flavour}`"
         )
     trt = load_tensorrt(flavour)
     cuda = load_cuda()
@@ -143,7 +144,7 @@ def engine_file(folder: Path, manifest: Manifest, flavour: str, sm: str) -> Engi
 def _weights(folder: Path, manifest: Manifest, engine: Artifact) -> Path | None:
     if not engine.stripped:
         return None
-    graphs = [a for a in manifest.artifacts if a.kind == "tensorrt" and a.gpu is None]
+    graphs = [a for a in manifest.artifacts if a.kind == GraphKind.TENSORRT and a.gpu is None]
     if not graphs:
         raise InputError(f"{folder}: {engine.path} has no weights, nor has the bundle their graph")
     return folder / graphs[0].path

@@ -1,0 +1,160 @@
+"""What a bundle's manifest holds, as typed records: the files, the model, how it was verified."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from runtimes.choices import TASK_NAME, AdapterMode, HeadName, Interface, Precision, Target
+from runtimes.errors import InputError
+from runtimes.profiles import Profile
+from runtimes.typed_json import Plain
+
+SCHEMA, SCHEMA_MINOR = 1, 2
+
+_Number = Annotated[int, Meta(ge=0, le=2**62)]
+_Size = Annotated[int, Meta(ge=1, le=10**7)]
+_Positive = Annotated[float, Meta(gt=0, lt=1e12)]
+_Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+_Task = Annotated[str, Meta(pattern=rf"^{TASK_NAME.pattern}\Z")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One file of the bundle. ``gpu`` is set for engines, ``precision`` for graphs and engines.
+
+    ``stripped`` engines hold no weights and take those of the bundle's graph when loaded.
+    ``memory`` is the device memory for activations in each profile, bytes; None where the engine
+    was built without a GPU, which alone can say.
+    """
+
+    path: str
+    kind: Plain
+    bytes: _Number
+    sha256: _Sha256
+    precision: Precision | None = None
+    gpu: Annotated[str, Meta(pattern=r"^sm\d{2,3}\Z")] | None = None
+    stripped: bool = False
+    memory: tuple[_Number, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """The checkpoint; ``sha256`` of its weights, ``format`` original or native."""
+
+    name: str
+    sha256: _Sha256
+    format: Plain | None = None
+    revision: str | None = None
+    licence: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The shape of the encoder (:class:`export.checkpoint.config.EncoderConfig`)."""
+
+    hidden: _Size
+    layers: _Size
+    heads: _Size
+    intermediate: _Size
+    vocab: _Size
+    token_types: Annotated[int, Meta(ge=0, le=10**7)]  # 0: the model has none
+    max_positions: _Size
+    layer_norm_eps: _Positive
+    rope_theta: _Positive
+    pad_id: _Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuiltFor:
+    """``name`` of the target; ``requested`` as the user gave it, for example "auto"."""
+
+    name: Target
+    requested: Plain | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How the graph that speaks for the target compared with the reference.
+
+    ``mean_threshold`` is None in bundles of the first schema, where the mean had no gate of its
+    own. ``flushed_weights``: by tensor, the share of nonzero values that became zero.
+    """
+
+    reference: Plain
+    executed: Plain
+    rows: _Number
+    min_cosine: float
+    mean_cosine: float
+    max_abs: float
+    threshold: float
+    passed: bool
+    mean_threshold: float | None = None
+    reference_bf16_min_cosine: float | None = None
+    flushed_weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantisation:
+    """Which GEMMs of the layers are quantised, and which fell back and why.
+
+    ``share`` is the quantised GEMMs' part of all GEMMs' work, 0 to 1; ``fallback`` gives the
+    reason of each GEMM that runs in ``fallback_type`` instead.
+    """
+
+    scheme: Precision
+    share: float
+    quantised: tuple[str, ...]
+    fallback: Mapping[str, str]
+    fallback_type: Plain
+    observer: Plain
+    calibration_key: Plain
+    corpus_sha256: Plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The contents of ``manifest.json``; field by field in docs/reference/manifest.md.
+
+    Read from a file, every entry has its type and range, and :mod:`runtimes.manifest_rules` hold.
+    ``parity`` is None only in the draft that the gate opens a staged bundle by.
+    """
+
+    schema: int
+    schema_minor: _Number = 0  # the first schema's bundles have no such entry
+    model: Model
+    architecture: Architecture
+    task: _Task
+    tasks: Annotated[tuple[_Task, ...], Meta(min_length=1)]
+    adapter: AdapterMode
+    slot_rank: Annotated[int, Meta(ge=1, le=1024)] | None
+    interface: Interface
+    precision: Precision
+    target: BuiltFor
+    max_batch: _Size
+    max_tokens: Annotated[int, Meta(ge=16, le=10**7)]
+    dimensions: Annotated[tuple[_Size, ...], Meta(min_length=1)]
+    prefix: str
+    prefixes: Mapping[_Task, str]
+    pad_id: _Number
+    artifacts: tuple[Artifact, ...]
+    versions: Mapping[str, Plain]
+    parity: Parity | None = None
+    profiles: tuple[Profile, ...] = ()  # of the engines
+    head: HeadName = HeadName.SENTENCE  # the first schema's bundles have no such entry
+    quantisation: Quantisation | None = None  # where the precision quantises
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    def artifact(self, kind: str) -> Artifact:
+        """The one artefact of a kind; :class:`InputError` where the bundle has none."""
+        for entry in self.artifacts:
+            if entry.kind == kind:
+                return entry
+        kinds = ", ".join(sorted({entry.kind for entry in self.artifacts}))
+        raise InputError(f"the bundle has no {kind!r} artefact, only {kinds}; build it again")

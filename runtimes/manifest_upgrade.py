@@ -1,0 +1,19 @@
+"""Manifests of earlier minor schemas in the present one's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_RENAMED = {"int8": "quantised", "int8_share": "share"}
+
+
+def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
+    """``raw``, a manifest's JSON of any kind, with the keys of the present minor schema.
+
+    Up to minor schema 1, INT8 was the only scheme that quantised: its entries were named for it.
+    """
+    minor, quantisation = raw.get("schema_minor", 0), raw.get("quantisation")
+    if minor not in (0, 1) or not isinstance(quantisation, dict):
+        return raw
+    renamed = {_RENAMED.get(key, key): value for key, value in quantisation.items()}
+    return raw | {"quantisation": {"scheme": "int8"} | renamed}

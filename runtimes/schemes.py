@@ -1,0 +1,119 @@
+"""Everything that is particular to a precision: one row of ``SCHEMES`` each.
+
+The rest of the code asks the row and never a precision's name. A new precision is a member of
+:class:`runtimes.choices.Precision`, a row here, and the arithmetic of its storage type in
+:mod:`calibration.quantise`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runtimes.choices import Precision, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """The type in which a quantised GEMM's two operands are stored.
+
+    ``dtype`` as NumPy (with ml_dtypes) names it; ``levels`` is what the amplitude, the clipping
+    limit of a tensor, is stored as: scale = amplitude / levels.
+    """
+
+    dtype: str
+    levels: int
+
+
+INT8 = Storage(dtype="int8", levels=127)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """One precision.
+
+    ``dtype`` is the element type of the traced graph (weights, products and activations that are
+    not quantised), as NumPy, ml_dtypes and torch name it; ``cpu_dtype`` the one where the target
+    is ONNX Runtime on a CPU.
+
+    ``min_cosine`` is the parity gate: the least cosine to the FP32 reference that any text may
+    have; ``mean_cosine`` the least mean over all texts.
+    """
+
+    precision: Precision
+    dtype: str
+    cpu_dtype: str
+    min_cosine: float
+    mean_cosine: float
+    storage: Storage | None = None  # of the layers' GEMMs; None: nothing is quantised
+    needs_calibration: bool = False  # the ranges of activations are measured on texts
+    gates_retrieval: bool = False  # held-back texts and rankings too, also at the least dimensions
+    integer_products: bool = False  # slow on x86 CPUs without VNNI
+    runs_on_cpu: bool = True  # ONNX Runtime's CPU provider has kernels for the portable graph
+    slot_refusal: str | None = None  # why no bundle of this precision has an adapter slot
+
+    @property
+    def operands(self) -> Storage:
+        """``storage`` of a scheme that quantises; :class:`ValueError` where nothing is."""
+        if self.storage is None:
+            raise ValueError(f"{self.precision} quantises nothing")
+        return self.storage
+
+    @property
+    def label(self) -> str:
+        """The precision in headings and messages: "INT8"."""
+        return self.precision.value.upper()
+
+    @property
+    def reference_dtype(self) -> str:
+        """What the reference runs in on a GPU; on a CPU it is FP32 always."""
+        return self.dtype if self.storage is None else "float32"
+
+    def dtype_for(self, target: Target) -> str:
+        """The element type of the traced graph of a bundle for ``target``."""
+        return self.cpu_dtype if target is Target.ONNXRUNTIME else self.dtype
+
+
+SCHEMES: Mapping[Precision, Scheme] = {
+    scheme.precision: scheme
+    for scheme in (
+        Scheme(
+            precision=Precision.FP32,
+            dtype="float32",
+            cpu_dtype="float32",
+            min_cosine=0.999999,
+            mean_cosine=0.999999,
+        ),
+        Scheme(
+            precision=Precision.FP16,
+            dtype="float16",
+            cpu_dtype="float16",
+            min_cosine=0.9999,
+            mean_cosine=0.9999,
+        ),
+        Scheme(
+            precision=Precision.BF16,
+            dtype="bfloat16",
+            cpu_dtype="bfloat16",
+            min_cosine=0.999,
+            mean_cosine=0.999,
+            runs_on_cpu=False,
+            slot_refusal="ONNX Runtime adapter files hold no BF16; use fp32 or fp16",
+        ),
+        Scheme(
+            precision=Precision.INT8,
+            dtype="float16",
+            cpu_dtype="float32",  # a CPU has no FP16 products
+            min_cosine=0.99,
+            mean_cosine=0.998,
+            storage=INT8,
+            needs_calibration=True,
+            gates_retrieval=True,
+            integer_products=True,
+            slot_refusal="INT8's ranges cannot know the adapter that will fill the slot; use fp32 "
+            "or fp16, or build your adapter in with ADAPTER_PATH",
+        ),
+    )
+}
+STORAGES = {s.storage.dtype: s.storage for s in SCHEMES.values() if s.storage is not None}
+CALIBRATED = tuple(p for p, scheme in SCHEMES.items() if scheme.needs_calibration)

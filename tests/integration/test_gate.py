@@ -13,7 +13,9 @@ import torch
 import export.build.pipeline
 import export.graph.encoder
 import export.graph.weights
+from export.checkpoint.families import FAMILIES
 from export.checkpoint.lora import Adapter, LoraPair, merge
+from export.checkpoint.names import NORM1, NORM2
 from export.checkpoint.reader import Checkpoint
 from export.graph.trace import trace
 from runtimes.choices import HeadName
@@ -94,6 +96,13 @@ def no_positions(patch: Patch) -> None:
     )
 
 
+def exchanged_names(patch: Patch) -> None:
+    """The table of families takes one norm for the other; the reference has names of its own."""
+    row = FAMILIES["xlm-roberta"]
+    names = {**row.names, NORM1: row.names[NORM2], NORM2: row.names[NORM1]}
+    patch.setitem(FAMILIES, "xlm-roberta", replace(row, names=names))
+
+
 def first_token_pooling(patch: Patch) -> None:
     """What the official file's pooler output rests on; users took it for the embedding."""
 
@@ -123,6 +132,7 @@ WEIGHT_CONTROLS = [
     subtracted,
     rope_base_10000,
     no_positions,
+    exchanged_names,
 ]
 GRAPH_CONTROLS = [first_token_pooling, padding_in_the_mean]
 

@@ -1,0 +1,67 @@
+"""Bundles built before this version's manifest, of random tiny weights: still usable, unchanged.
+
+``tests/data/bundles-before`` holds a merged FP32 and an INT8 bundle, whose
+manifests have minor schema 1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.gate.compare import parity_texts
+from runtimes import Embedder
+from runtimes.embedder import load_tokenizer
+from runtimes.manifest import read_manifest
+from runtimes.schemes import SCHEMES
+from tests.support import cosines, listing, run_cli
+
+BEFORE = Path(__file__).parents[1] / "data" / "bundles-before"
+BUNDLES = sorted(BEFORE.iterdir())
+
+
+@pytest.fixture(params=BUNDLES, ids=lambda path: path.name)
+def bundle(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.param
+    return folder
+
+
+def test_bundles_are_of_an_earlier_schema() -> None:
+    raws = [json.loads((bundle / "manifest.json").read_text()) for bundle in BUNDLES]
+    assert [raw["precision"] for raw in raws] == ["fp32", "int8"]
+    assert {raw["schema_minor"] for raw in raws} == {1}
+    assert "int8_share" in raws[1]["quantisation"]
+    assert sum(len(data) for data in listing(BEFORE).values()) < 1_000_000
+
+
+def test_vectors_are_the_recorded_references(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    texts = parity_texts(load_tokenizer(bundle, manifest), manifest.prefix, 64)
+    with Embedder.load(bundle) as embedder:
+        tokens = [embedder.tokenizer.pad([text.ids]) for text in texts]
+        ours = np.concatenate(
+            [embedder.runtime.run(batch.inputs())["sentence_embedding"] for batch in tokens]
+        )
+        assert embedder.encode(["Guten Tag"]).shape == (1, manifest.architecture.hidden)
+    reference = np.load(bundle / "reference.npy")[: len(texts)]
+    scheme = SCHEMES[manifest.precision]
+    assert cosines(ours, reference).min() >= scheme.min_cosine
+
+
+def test_bundle_verifies(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = listing(bundle)
+    assert run_cli("verify", "--bundle", bundle) == 0
+    assert "every file as built" in capsys.readouterr().out
+    assert listing(bundle) == before
+
+
+def test_int8_is_what_the_old_entries_said() -> None:
+    raw = json.loads((BUNDLES[1] / "manifest.json").read_text())["quantisation"]
+    now = read_manifest(BUNDLES[1]).quantisation
+    assert now is not None
+    assert (now.scheme, now.share) == ("int8", raw["int8_share"])
+    assert list(now.quantised) == raw["int8"]
+    assert now.fallback == raw["fallback"]

@@ -56,7 +56,7 @@ def build(
 ) -> list[Bundle]:
     """Build bundles from a checkpoint, as ``adaptrt engine`` does with options of the same names.
 
-    Each is compared with PyTorch before it is put in its place, ``out``/<model>/<name>; one bundle
+    Each is compared with PyTorch before it is put in its place, ``out/<model>/<name>``; one bundle
     of the same choices that stands there is replaced. Needs ``pip install 'adaptrt[cpu,export]'``.
     What a build is doing goes to the logger ``adaptrt``.
 

@@ -7,12 +7,24 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from export.console.parser import COMMANDS, make_parser
 from runtimes.errors import InputError
+from runtimes.manifest_records import (
+    SCHEMA,
+    SCHEMA_MINOR,
+    Architecture,
+    Artifact,
+    BuiltFor,
+    Manifest,
+    Model,
+    Parity,
+    Quantisation,
+)
 from tests.bench import reports
 from tests.documents import DOCS, FENCE, README, ROOT, blocks
 from tests.unit import test_imports
@@ -170,3 +182,21 @@ def test_designs_table_has_every_package_in_the_order_of_imports() -> None:
         *packages,
         *("export.__init__", "export.request"),
     }
+
+
+RECORDS = (Manifest, Model, Architecture, BuiltFor, Artifact, Parity, Quantisation)
+
+
+def test_the_page_of_the_manifest_has_every_entry() -> None:
+    page = (DOCS / "reference" / "manifest.md").read_text(encoding="utf-8")
+    for record in RECORDS:
+        for entry in fields(record):
+            assert f"`{entry.name}`" in page, f"{record.__name__}.{entry.name}"
+    minors = re.findall(r"^\| (\d+) \| 20", page, re.MULTILINE)
+    assert minors == [str(minor) for minor in range(SCHEMA_MINOR + 1)]
+
+
+def test_stability_says_which_manifests_are_read_and_written() -> None:
+    page = (DOCS / "stability.md").read_text(encoding="utf-8")
+    row = f"| schema {SCHEMA}, minor 0 to {SCHEMA_MINOR} | schema {SCHEMA}, minor {SCHEMA_MINOR} |"
+    assert row in page

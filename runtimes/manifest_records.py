@@ -11,6 +11,7 @@ from msgspec import Meta
 from runtimes.choices import TASK_NAME, AdapterMode, HeadName, Interface, Precision, Target
 from runtimes.errors import InputError
 from runtimes.profiles import Profile
+from runtimes.tensors import Tensor
 from runtimes.typed_json import Plain
 
 SCHEMA, SCHEMA_MINOR = 1, 2
@@ -144,6 +145,7 @@ class Manifest:
     versions: Mapping[str, Plain]
     parity: Parity | None = None
     profiles: tuple[Profile, ...] = ()  # of the engines
+    inputs: tuple[Tensor, ...] = ()  # of the graphs; bundles before schema 1.2 have no such entry
     head: HeadName = HeadName.SENTENCE  # the first schema's bundles have no such entry
     quantisation: Quantisation | None = None  # where the precision quantises
 

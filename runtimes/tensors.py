@@ -1,19 +1,25 @@
 """The tensors that graphs take and give: name, element type and axes, each described once.
 
 The trace, the engines' profiles, the executors' checks and a server's configuration read the same
-records, so none of them knows an input by its name or its number of axes.
+records, so none of them knows an input by its name or its number of axes. Manifests hold them too,
+for the script that builds an engine where none of this is installed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
 
 from runtimes.arrays import Arrays
 from runtimes.errors import InputError
 from runtimes.profiles import Profile
+from runtimes.typed_json import Plain
 
-Sizes = tuple[int, int, int]  # least, best and greatest
+_Size = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+Sizes = tuple[_Size, _Size, _Size]  # least, best and greatest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +30,9 @@ class Axis:
     profiles say nothing of has ``sizes`` of its own. An axis with neither is fixed.
     """
 
-    name: str
-    example: int = 1  # its size while tracing
-    profile_side: int | None = None
+    name: Plain
+    example: _Size = 1  # its size while tracing
+    profile_side: Annotated[int, Meta(ge=0, le=1)] | None = None
     sizes: Sizes | None = None
 
     @property
@@ -52,8 +58,8 @@ class Axis:
 class Tensor:
     """An input or output of a graph; ``dtype`` is NumPy's name."""
 
-    name: str
-    dtype: str
+    name: Plain
+    dtype: Plain
     axes: tuple[Axis, ...]
 
     @property

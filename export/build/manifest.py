@@ -80,6 +80,7 @@ def draft_manifest(
             () if spec.target is Target.ONNXRUNTIME else engine_profiles(spec.profiles, spec.limits)
         ),
         head=spec.head,
+        inputs=plan.form.inputs,
     )
 
 

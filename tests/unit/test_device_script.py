@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import json
+import runpy
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import export.engines.device_files
+from export.engines.profiles import engine_profiles
+from export.spec import GraphForm, Limits
+from runtimes.choices import AdapterMode, HeadName
 
 SCRIPT = Path(export.engines.device_files.__file__).with_name("device") / "build_engine.py"
 
@@ -57,3 +63,26 @@ def test_device_script_is_python_3_10() -> None:
     }
     own = {name for name in imported if name.partition(".")[0] not in sys.stdlib_module_names}
     assert own == {"tensorrt"}
+
+
+@pytest.mark.parametrize("head", HeadName)
+@pytest.mark.parametrize("adapter", [AdapterMode.MERGED, AdapterMode.SWITCHABLE])
+def test_device_script_gives_every_input_the_shapes_that_the_builder_gives_it(
+    adapter: AdapterMode, head: HeadName
+) -> None:
+    """It knows of no input by itself: chunk_weights used to get the shape of a batch of ids."""
+    script = runpy.run_path(str(SCRIPT))
+    inputs = GraphForm(adapter, head=head).inputs
+    entries = json.loads(json.dumps([asdict(tensor) for tensor in inputs]))
+    for profile in engine_profiles(("short", "long"), Limits()):
+        ranges = json.loads(json.dumps(asdict(profile)))
+        for entry, tensor in zip(entries, inputs, strict=True):
+            assert script["input_shapes"](entry["axes"], ranges) == list(tensor.shapes_in(profile))
+
+
+def test_shapes_of_a_profile() -> None:
+    short, long = engine_profiles(("short", "long"), Limits())
+    ids, _, task_id, weights = GraphForm(AdapterMode.SWITCHABLE, head=HeadName.CHUNKS).inputs
+    assert ids.shapes_in(short) == ((1, 1), (8, 256), (32, 512))
+    assert task_id.shapes_in(long) == ((1,), (1,), (4,))
+    assert weights.shapes_in(long) == ((1, 1, 512), (1, 8, 4096), (4, 1024, 8192))

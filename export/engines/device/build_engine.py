@@ -21,6 +21,7 @@ GRAPH = HERE / "model.primitive.onnx"
 MANIFEST = HERE / "manifest.json"
 Manifest = dict[str, Any]
 Shapes = list[dict[str, Any]]
+Inputs = dict[str, list[dict[str, Any]]]  # the axes of the graph's inputs, by name
 
 
 def load_tensorrt() -> Any:
@@ -145,7 +146,22 @@ def within(small: Sequence[int], large: Sequence[int]) -> bool:
     return all(a <= b for a, b in zip(small, large, strict=True))
 
 
-def build(trt: Any, chosen: argparse.Namespace, shapes: Shapes, logger: Any) -> bytes:
+def input_shapes(axes: Sequence[dict[str, Any]], ranges: dict[str, Any]) -> list[Sequence[int]]:
+    """Least, best and greatest shape of an input, axis by axis as the manifest describes them."""
+    shapes: list[Sequence[int]] = []
+    for number, key in enumerate(("min", "opt", "max")):
+        shapes.append(
+            tuple(
+                axis["sizes"][number] if axis["sizes"] else ranges[key][axis["profile_side"]]
+                for axis in axes
+            )
+        )
+    return shapes
+
+
+def build(
+    trt: Any, chosen: argparse.Namespace, inputs: Inputs, shapes: Shapes, logger: Any
+) -> bytes:
     """The engine's bytes; ends the program with TensorRT's reason where there is none."""
     builder = trt.Builder(logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
@@ -161,9 +177,8 @@ def build(trt: Any, chosen: argparse.Namespace, shapes: Shapes, logger: Any) -> 
     for ranges in shapes:
         profile = builder.create_optimization_profile()
         for index in range(network.num_inputs):
-            value = network.get_input(index)
-            rank = len(value.shape)  # task_id has no token axis
-            profile.set_shape(value.name, *(tuple(ranges[k])[:rank] for k in ("min", "opt", "max")))
+            name = network.get_input(index).name
+            profile.set_shape(name, *input_shapes(inputs[name], ranges))
         if config.add_optimization_profile(profile) < 0:
             sys.exit(f"error: TensorRT refused the shapes {ranges}")
     cache = chosen.timingCacheFile
@@ -239,7 +254,8 @@ def main() -> None:
     gpu = device_sm()
     logger = make_logger(trt)
     print(f"building for {gpu} with TensorRT {trt.__version__}; this takes minutes")
-    plan = build(trt, chosen, shapes, logger)
+    inputs = {entry["name"]: entry["axes"] for entry in manifest["inputs"]}
+    plan = build(trt, chosen, inputs, shapes, logger)
     name = f"encoder.{gpu}.engine"
     write(chosen.saveEngine or HERE / name, plan)
     if not chosen.saveEngine:

@@ -1,4 +1,7 @@
-"""Running bundles. Nothing here imports torch except :mod:`runtimes.executors.torch_reference`."""
+"""Running bundles; what programs use of it is exported by :mod:`adaptrt`.
+
+Nothing here imports torch except :mod:`runtimes.executors.torch_reference`.
+"""
 
 import os
 from typing import TYPE_CHECKING, Any

@@ -158,7 +158,7 @@ def message_for(error: BaseException, *, debug: bool) -> Failure:
 
 def _ours_is_missing(error: BaseException) -> bool:
     """An import of this project's own modules that fails is no missing library."""
-    own = ("calibration", "export", "runtimes")
+    own = ("adaptrt", "calibration", "export", "runtimes")
     return isinstance(error, ImportError) and str(error.name).partition(".")[0] in own
 
 

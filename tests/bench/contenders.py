@@ -122,7 +122,7 @@ def ours(contender: str) -> Callable[[Path], Encode]:
     """The bundle behind a contender's name, through ``Embedder``."""
 
     def load(work: Path) -> Encode:
-        from runtimes import Embedder
+        from adaptrt import Embedder
 
         embedder = Embedder.load(_bundle_folder(work, contender))
         task = BUNDLES[contender].task

@@ -42,7 +42,7 @@ def open_torch(model: Path, precision: str, device: str) -> Runtime:
 
 
 def open_bundle(bundle: Path, runtime: str) -> Runtime:
-    from runtimes import Embedder
+    from adaptrt import Embedder
 
     return Embedder.load(bundle, runtime=runtime).runtime
 

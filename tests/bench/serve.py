@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
+from adaptrt import Embedder, TritonEmbedder
 from export.cli import main as adaptrt
 from export.gate.compare import TEXTS
 from export.triton.server import ENVIRONMENT, ServerSpec, serve
-from runtimes import Embedder, TritonEmbedder
 
 TASK = "classification"
 CLIENTS = (1, 8, 32)

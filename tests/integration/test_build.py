@@ -12,13 +12,13 @@ import pytest
 import tensorrt_rtx_bindings as rtx
 
 import export.build.pipeline
+from adaptrt import Embedder, InputError
 from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.identity import model_sha256
 from export.checkpoint.reader import open_checkpoint
 from export.checkpoint.source import SAMPLE
 from export.gate.compare import texts_sha256
 from export.graph.trace import trace
-from runtimes import Embedder, InputError
 from runtimes.files import sha256
 from runtimes.manifest import read_manifest
 from tests.support import build, cosines, run_cli

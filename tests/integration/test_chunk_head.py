@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import export.graph.encoder
+from adaptrt import Embedder, InputError
 from export.checkpoint.reader import Checkpoint
 from export.gate.reference import reference_model
-from runtimes import Embedder, InputError
 from runtimes.bundle_files import GRAPH_FILES
 from runtimes.choices import GraphKind, HeadName
 from runtimes.executors.torch_reference import FlashReference

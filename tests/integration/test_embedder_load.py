@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtimes import AdaptrtError, Embedder, InputError
+from adaptrt import AdaptrtError, Embedder, InputError
 
 TEXTS = ["Guten Morgen", "東京は夜の七時"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes import Embedder
+from adaptrt import Embedder
 from tests.support import Array, build, run_cli
 
 TEXTS = ["Guten Morgen", "東京は夜の七時", " "]

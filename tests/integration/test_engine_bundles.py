@@ -18,11 +18,11 @@ import tensorrt_rtx_bindings as rtx
 import export.build.inputs
 import export.build.pipeline
 import runtimes.executors.tensorrt.runtime
+from adaptrt import Embedder
 from export.bundle.staging import check_hashes
 from export.checkpoint.reader import Checkpoint
 from export.engines.builder import EngineSpec, build_engine
 from export.spec import Limits
-from runtimes import Embedder
 from runtimes.choices import GraphKind
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors.tensorrt.cuda import Cuda

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
-from runtimes import Embedder
+from adaptrt import Embedder
 from tests.documents import DOCS, README, ROOT, blocks
 from tests.peft_zoo import train
 from tests.support import build, run_cli

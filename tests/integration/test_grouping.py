@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtimes import Embedder
+from adaptrt import Embedder
 from runtimes.errors import MissingError
 from tests.support import cosines
 

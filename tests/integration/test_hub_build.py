@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from adaptrt import Embedder
 from export.checkpoint.source import SAMPLE
-from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.hub_server import FIRST, Hub, Repository, files_of, serve_hub
 from tests.support import SAMPLE_HF

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from adaptrt import Embedder
 from calibration.corpus import TEXTS as TEXTS_FILE
 from calibration.table import read_calibration
 from export.checkpoint.families import JINA_TASKS
 from export.engines.builder import EngineSpec, build_engine
 from export.spec import Limits
-from runtimes import Embedder
 from runtimes.choices import Target
 from runtimes.executors.tensorrt.library import load_tensorrt
 from runtimes.manifest import Manifest, read_manifest

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from adaptrt import Embedder
 from calibration.corpus import held_back, retrieval_pairs
 from calibration.table import read_calibration
 from export.gate import retrieval as int8_gate
-from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.support import cosines, edit_graph, rehash, run_cli
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from adaptrt import Embedder
 from calibration.corpus import held_back, retrieval_pairs
 from export.checkpoint.reader import open_checkpoint
 from export.gate import retrieval
 from export.gate.reference import reference_model
-from runtimes import Embedder
 from tests.pairwise import Features, cover, pairs
 from tests.peft_zoo import mean_vectors
 from tests.support import Array, cosines, run_cli, sample_tokenizer

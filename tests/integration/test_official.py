@@ -9,8 +9,8 @@ import onnxruntime as ort
 import pytest
 from fastembed.text.multitask_embedding import JinaEmbeddingV3
 
+from adaptrt import Embedder
 from export.cli import main
-from runtimes import Embedder
 from tests.support import Array
 
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")

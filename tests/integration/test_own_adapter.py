@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from peft import LoraConfig
 
+from adaptrt import Embedder
 from export.checkpoint.reader import Checkpoint, open_checkpoint
-from runtimes import Embedder
 from runtimes.manifest import read_manifest
 from tests.peft_zoo import load_base, mean_vectors, quiet, train
 from tests.support import SAMPLE_HF, Array, build, cosines, sample_tokenizer

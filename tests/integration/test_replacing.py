@@ -12,10 +12,10 @@ import pytest
 
 import export.build.pipeline
 import export.quantisation.calibrate
+from adaptrt import Embedder, InputError
 from export.bundle.staging import check_hashes
 from export.checkpoint.identity import model_sha256
 from export.checkpoint.reader import open_checkpoint
-from runtimes import Embedder, InputError
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import Precision
 from runtimes.manifest import make_artifact, read_manifest

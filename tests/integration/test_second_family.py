@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from peft import PeftModel
 
+from adaptrt import Embedder
 from calibration.corpus import held_back, retrieval_pairs
 from export.checkpoint.families import FAMILIES
 from export.checkpoint.family import Family
 from export.checkpoint.names import QKV, TOKEN_TYPE
 from export.checkpoint.reader import open_checkpoint
 from export.gate import retrieval as int8_gate
-from runtimes import Embedder
 from runtimes.choices import BASE_TASK
 from runtimes.manifest import read_manifest
 from tests import second_family

@@ -11,9 +11,9 @@ import pytest
 from onnxruntime import AdapterFormat
 from peft import LoraConfig
 
+from adaptrt import Embedder, InputError
 from export.bundle.slot_adapter import remedy
 from export.cli import main
-from runtimes import Embedder, InputError
 from runtimes.manifest import read_manifest
 from tests.peft_zoo import load_base, mean_vectors, quiet, train
 from tests.support import build, cosines, edit_json, run_cli

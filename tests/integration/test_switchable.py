@@ -12,13 +12,13 @@ import torch
 
 import export.graph.encoder
 import export.graph.weights
+from adaptrt import Embedder, GateError, InputError
 from export.checkpoint.lora import Adapter, Bank, LoraPair
 from export.checkpoint.reader import open_checkpoint
 from export.cli import main
 from export.gate.compare import ParityText, compare, embed, require
 from export.gate.reference import reference_model
 from export.graph.trace import trace
-from runtimes import Embedder, GateError, InputError
 from runtimes.choices import HeadName
 from runtimes.executors.ort import OrtRuntime
 from runtimes.executors.torch_reference import FlashReference

@@ -18,9 +18,9 @@ from typing import TypeVar
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from adaptrt import AdaptrtError, Embedder, TritonEmbedder
 from export.triton import server
 from export.triton.server import ServerSpec, serve
-from runtimes import AdaptrtError, Embedder, TritonEmbedder
 from tests.support import cosines, run_cli
 from tests.triton_support import Served, server_spec, words
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from runtimes import AdaptrtError, Embedder, InputError, TritonEmbedder, TruncationWarning
+from adaptrt import AdaptrtError, Embedder, InputError, TritonEmbedder, TruncationWarning
 from tests.support import Array, cosines
 from tests.triton_support import Served, words
 

@@ -16,6 +16,8 @@ from export.cli import _parser
 from export.request import BuildRequest
 from runtimes.manifest import SCHEMA, SCHEMA_MINOR
 
+ROOT = Path(adaptrt.__file__).parents[1]
+
 
 def test_public_names_are_there() -> None:
     assert {"Embedder", "TritonEmbedder", "build", "verify"} < set(adaptrt.__all__)
@@ -41,9 +43,16 @@ def test_every_option_of_the_command_is_an_argument_with_the_same_default() -> N
     assert {n: p.default for n, p in arguments.items()} == defaults | {"out": "build"}
 
 
+def test_the_makefile_has_the_same_defaults() -> None:
+    text = (ROOT / "Makefile").read_text()
+    stated = dict(re.findall(r"^([A-Z_]+) \?= ([\w.,]+)$", text, re.MULTILINE))
+    names = ("task", "precision", "target", "gpu", "max_batch", "max_tokens")
+    assert [stated[n.upper()] for n in names] == [str(getattr(BuildRequest, n)) for n in names]
+
+
 @pytest.mark.parametrize("package", ["adaptrt", "export", "runtimes", "calibration"])
 def test_packages_say_that_they_have_types(package: str) -> None:
-    assert (Path(adaptrt.__file__).parents[1] / package / "py.typed").is_file()
+    assert (ROOT / package / "py.typed").is_file()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +86,7 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
 
 
 def test_stability_page_has_every_name_and_the_schemas_in_use() -> None:
-    text = (Path(adaptrt.__file__).parents[1] / "docs" / "stability.md").read_text()
+    text = (ROOT / "docs" / "stability.md").read_text()
     assert [name for name in adaptrt.__all__ if f"`{name}`" not in text] == []
     version = adaptrt.__version__.rpartition(".")[0]
     manifest = f"schema {SCHEMA}, minor 0 to {SCHEMA_MINOR} | schema {SCHEMA}, minor {SCHEMA_MINOR}"

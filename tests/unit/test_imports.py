@@ -33,6 +33,7 @@ FLOORS = (
         "runtimes.manifest",
         "runtimes.manifest_records",
         "runtimes.manifest_rules",
+        "runtimes.manifest_schema",
         "runtimes.manifest_upgrade",
         "runtimes.profiles",
         "runtimes.schemes",

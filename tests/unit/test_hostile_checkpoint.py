@@ -143,7 +143,7 @@ def test_manifest_does_not_name_a_folder_of_the_repository(
 ) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
-    (bundle / "manifest.json").write_text(json.dumps(make_manifest(**change).to_json()))
+    (bundle / "manifest.json").write_text(json.dumps(make_manifest().to_json() | change))
     spec = RepositorySpec(
         bundles=(bundle,), out=tmp_path / "repository", release=Release.parse("24.10")
     )

@@ -81,11 +81,11 @@ def stratify(
 
 def counts(samples: Sequence[Sample]) -> Counts:
     """How many samples there are by task, language and length class."""
-    return {
-        "task": dict(sorted(Counter(s.task for s in samples).items())),
-        "language": dict(sorted(Counter(s.language for s in samples).items())),
-        "length": {str(k): n for k, n in sorted(Counter(s.bucket for s in samples).items())},
-    }
+    return Counts(
+        task=dict(sorted(Counter(s.task for s in samples).items())),
+        language=dict(sorted(Counter(s.language for s in samples).items())),
+        length={str(k): n for k, n in sorted(Counter(s.bucket for s in samples).items())},
+    )
 
 
 def _classes(empty: int, bounds: Sequence[int], count: int) -> Iterator[tuple[int, int, int]]:

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from calibration.observers import OBSERVERS
 from calibration.quantise import MIN_SCALE
@@ -63,7 +63,8 @@ class Range:
             raise ValueError(f"scale {self.scale}, expected amplitude {amplitude} / {levels}")
 
 
-class Counts(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Counts:
     """How many texts there are of each task, language and length class."""
 
     task: Mapping[str, int]
@@ -71,7 +72,8 @@ class Counts(TypedDict):
     length: Mapping[str, int]
 
 
-class Corpus(TypedDict):
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
     """What the ranges were computed from."""
 
     sha256: str
@@ -94,7 +96,7 @@ class Calibration:
     @property
     def key(self) -> str:
         """Hex SHA-256 of everything the ranges are computed from; equal keys, equal ranges."""
-        parts = [SCHEMA, self.model_sha256, self.task, self.corpus, self.settings]
+        parts = [SCHEMA, self.model_sha256, self.task, asdict(self.corpus), self.settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -107,9 +109,9 @@ class Calibration:
 
     def require_corpus(self, sha256: str) -> None:
         """Raise :class:`InputError` unless the ranges come from the corpus with this hash."""
-        if self.corpus["sha256"] != sha256:
+        if self.corpus.sha256 != sha256:
             raise InputError(
-                f"calibration: it was made from the corpus {shown(self.corpus['sha256'])}, got the "
+                f"calibration: it was made from the corpus {shown(self.corpus.sha256)}, got the "
                 f"corpus {sha256}; calibrate again, or give the same texts"
             )
 

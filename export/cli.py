@@ -103,7 +103,7 @@ def _calibrate(arguments: argparse.Namespace) -> int:
         from export.build.pipeline import calibrate_bundles
 
     for path, calibration, reused in calibrate_bundles(inputs, request.tasks):
-        lengths = calibration.corpus["counts"]["length"]
+        lengths = calibration.corpus.counts.length
         listed = ", ".join(f"{count} of up to {bound}" for bound, count in lengths.items())
         print(f"{path}{'  (as it was: nothing changed)' if reused else ''}")
         print(f"  {len(calibration.tensors)} GEMMs; texts by tokens: {listed}")

@@ -30,7 +30,8 @@ from export.graph.weights import CastReport, write_weights
 from export.lowering.pipelines import lower
 from export.quantisation.calibrate import Subject, calibration_of
 from export.quantisation.fallback import until_it_passes
-from export.quantisation.summary import details, summary, write_files
+from export.quantisation.summary import quantisation_figures, write_files
+from export.report.figures import ReportData
 from runtimes.bundle_files import (
     GRAPH_FILES,
     MANIFEST_FILE,
@@ -118,10 +119,18 @@ def _build(
                 spec.dtype,
                 spec.calibration.fallback_max,
             )
-            quantisation = summary(tried, calibration, modules)
-            figures = details(tried, calibration, modules, made.verdict)
-            gate.write(made.verdict, quantisation=figures)
-            write_files(folder, _header(inputs, plan), made.verdict, calibration, figures)
+            figures = quantisation_figures(tried, calibration, modules, made.verdict.retrieval)
+            gate.write(made.verdict, quantisation=figures.to_json())
+            data = ReportData(
+                model=inputs.source.name,
+                task=", ".join(plan.tasks),
+                target=spec.target,
+                adapter=spec.adapter,
+                reports=made.verdict.reports,
+                quantisation=figures,
+            )
+            write_files(folder, data, calibration)
+            quantisation = figures.summary
         _warn_flushed(made.cast, spec.precision)
         with stage("hashes"):
             parity = Parity(
@@ -199,18 +208,6 @@ def _calibration(inputs: BuildInputs, plan: BundlePlan) -> Calibration:
     calibration, reused = calibration_of(subject)
     log.info("calibration: %s%s", subject.path, " (reused)" if reused else "")
     return calibration
-
-
-def _header(inputs: BuildInputs, plan: BundlePlan) -> dict[str, str]:
-    """The report's."""
-    spec = inputs.spec
-    return {
-        "model": inputs.source.name,
-        "task": ", ".join(plan.tasks),
-        "precision": spec.precision.value,
-        "target": spec.target.value,
-        "adapter": spec.adapter.value,
-    }
 
 
 def _graph_files(plan: BundlePlan, target: Target) -> dict[GraphKind, str]:

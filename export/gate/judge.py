@@ -9,10 +9,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from calibration.retrieval import Retrieval
 from export.console.progress import stage
 from export.gate.chunks import chunk_texts, embed_chunks, some_texts
 from export.gate.compare import ParityReport, ParityText, compare, embed, require
@@ -36,7 +36,7 @@ class Verdict:
 
     reports: dict[str, ParityReport] = field(default_factory=dict)
     noise: float = 1.0
-    retrieval: dict[str, dict[str, Any]] = field(default_factory=dict)
+    retrieval: dict[str, dict[str, Retrieval]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

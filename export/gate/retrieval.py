@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from calibration.corpus import RETRIEVAL, TEXTS, held_back, retrieval_pairs
-from calibration.retrieval import compare_retrieval
+from calibration.retrieval import Retrieval, compare_retrieval
 from export.gate.compare import ParityText, tokenised
 from runtimes.arrays import Vectors
 from runtimes.errors import GateError
@@ -58,15 +57,15 @@ def retrieval_texts(
 
 def require_retrieval(
     exact: Vectors, ours: Vectors, texts: Sequence[ParityText], graph: str
-) -> dict[str, Any]:
+) -> dict[str, Retrieval]:
     """nDCG@10 and top-10 overlap by the queries' task; :class:`GateError` below what is asked."""
-    found: dict[str, Any] = {}
+    found: dict[str, Retrieval] = {}
     passage_tasks = dict.fromkeys(t.task for t in texts if t.name.startswith(_PASSAGE))
     for task in dict.fromkeys(t.task for t in texts if t.name.startswith(_QUERY)):
         other = task if task in passage_tasks else next(iter(passage_tasks))
         queries, passages = _rows(texts, _QUERY, task), _rows(texts, _PASSAGE, other)
         kept = compare_retrieval(exact[queries], exact[passages], ours[queries], ours[passages])
-        found[task] = vars(kept)
+        found[task] = kept
         if not (kept.ndcg_ratio >= MIN_NDCG and kept.overlap >= MIN_OVERLAP):
             raise GateError(
                 f"retrieval was not kept by {graph}, task {task}: nDCG@10 "

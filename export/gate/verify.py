@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from calibration.retrieval import Retrieval
 from export.bundle.staging import check_hashes
@@ -50,8 +49,8 @@ class Verification:
             )
             for task, kept in self.verdict.retrieval.get(label, {}).items():
                 yield (
-                    f"{label}, retrieval by {task}: nDCG@10 {kept['ndcg_ratio']:.4f} of FP32's "
-                    f"(gate {MIN_NDCG}), top-10 overlap {kept['overlap']:.4f} (gate {MIN_OVERLAP})"
+                    f"{label}, retrieval by {task}: nDCG@10 {kept.ndcg_ratio:.4f} of FP32's "
+                    f"(gate {MIN_NDCG}), top-10 overlap {kept.overlap:.4f} (gate {MIN_OVERLAP})"
                 )
         for label, reason in self.not_run.items():
             yield f"{label}: not run, {reason}"
@@ -206,7 +205,7 @@ class _Published:
             return None
         return self.manifest.tasks.index(task) if task in self.manifest.tasks else -1
 
-    def _compare(self, label: str, report: ParityReport, retrieval: dict[str, Any]) -> None:
+    def _compare(self, label: str, report: ParityReport, retrieval: dict[str, Retrieval]) -> None:
         """CPUs round differently; a change of half the gate's own margin is another model."""
         if (before := self.recorded.graphs.get(label)) is None:
             raise InputError(f"{self._file('parity')}: no record of {label}; {self._built_by}")
@@ -222,8 +221,8 @@ class _Published:
         for task, now in retrieval.items():
             then = self._recorded_retrieval(label, task)
             figures += [
-                (f"{task} nDCG@10", now["ndcg_ratio"], then.ndcg_ratio, 1 - MIN_NDCG),
-                (f"{task} overlap", now["overlap"], then.overlap, 1 - MIN_OVERLAP),
+                (f"{task} nDCG@10", now.ndcg_ratio, then.ndcg_ratio, 1 - MIN_NDCG),
+                (f"{task} overlap", now.overlap, then.overlap, 1 - MIN_OVERLAP),
             ]
         for name, found, expected, margin in figures:
             if abs(found - expected) > margin:

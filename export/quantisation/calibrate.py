@@ -24,6 +24,7 @@ from calibration.smoothing import choose_alpha
 from calibration.stratify import Sample, counts, stratify
 from calibration.table import (
     Calibration,
+    Corpus,
     Range,
     read_calibration,
     storage_setting,
@@ -158,7 +159,7 @@ def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) 
     return Calibration(
         model_sha256=subject.model_sha256,
         task=subject.task,
-        corpus={"sha256": corpus_sha256(texts), "counts": counts(samples)},
+        corpus=Corpus(sha256=corpus_sha256(texts), counts=counts(samples)),
         settings={
             "observer": spec.calibration.observer.value,
             "texts": spec.calibration.texts,

@@ -1,97 +1,93 @@
-"""``report.html``: what INT8 did to the vectors, in one file that opens anywhere."""
+"""``report.html``: what quantising did to the vectors, in one file that opens anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from calibration.stratify import LENGTHS
+from export.gate.compare import TextResult
 from export.gate.retrieval import MIN_NDCG, MIN_OVERLAP
 from export.report.charts import Bar, Span, bar_chart, error_histogram, error_scatter
+from export.report.figures import GemmFigures, QuantisationFigures, ReportData
 from export.report.html import Content, Element, document, element, table
 
 _STYLE = Path(__file__).parent / "report.css"
 _WIDE = 1050
-Data = Mapping[str, Any]
 
 
-def write_report(path: Path, data: Data) -> None:
-    """Write the page.
-
-    ``data`` has ``model``, ``task``, ``precision``, ``target``, ``adapter``; the summary of one
-    graph's parity (``graph``, ``reference``, ``executed``, ``rows``, ``min_cosine``,
-    ``mean_cosine``, ``max_abs``, ``threshold``, ``mean_threshold``) and its ``texts``;
-    ``reports``, the summaries of all graphs and lengths of vectors; and ``quantisation``, what
-    ``parity.json`` records under that name.
-    """
-    title = f"INT8 report: {data['model']}, {data['task']}"
+def write_report(path: Path, data: ReportData) -> None:
+    """Write the page; the graph that speaks for the target is drawn, all are in the tables."""
+    figures, main = data.quantisation, data.main
+    title = f"{figures.scheme.label} report: {data.model}, {data.task}"
     style = _STYLE.read_text(encoding="utf-8")
     page = document(
         title,
         style,
         element("h1", title),
-        element("p", f"{data['executed']} ({data['graph']} graph) against {data['reference']}"),
+        element("p", f"{main.executed} ({data.graph} graph) against {main.reference}"),
         _facts(data),
         element("h2", "Gate"),
         *_gate(data),
         element("h2", "Error of the vectors"),
         *_errors(data),
         element("h2", "Sensitivity of each GEMM"),
-        *_sensitivity(data["quantisation"]),
+        *_sensitivity(figures),
         element("h2", "What fell back"),
-        *_fallback(data["quantisation"]),
+        *_fallback(figures),
         element("h2", "Scales and observed ranges"),
-        *_ranges(data["quantisation"]),
+        *_ranges(figures),
         element("h2", "Calibration"),
-        *_calibration(data["quantisation"]),
+        *_calibration(figures),
     )
     path.write_text(page, encoding="utf-8")
 
 
-def _facts(data: Data) -> Element:
-    int8 = data["quantisation"]
+def _facts(data: ReportData) -> Element:
+    summary, main, label = data.quantisation.summary, data.main, data.quantisation.scheme.label
     facts = {
-        "target": data["target"],
-        "adapter": data["adapter"],
-        "GEMM work in INT8": f"{int8['share']:.1%}",
-        "GEMMs in INT8": f"{len(int8['quantised'])} of {len(int8['gemms'])}",
-        "the others": f"{int8['fallback_type']}",
-        "observer": int8["observer"],
-        "minimum cosine": f"{data['min_cosine']:.5f}",
-        "mean cosine": f"{data['mean_cosine']:.5f}",
-        "texts": str(data["rows"]),
+        "target": str(data.target),
+        "adapter": str(data.adapter),
+        f"GEMM work in {label}": f"{summary.share:.1%}",
+        f"GEMMs in {label}": f"{len(summary.quantised)} of {len(data.quantisation.gemms)}",
+        "the others": summary.fallback_type,
+        "observer": summary.observer,
+        "minimum cosine": f"{main.min_cosine:.5f}",
+        "mean cosine": f"{main.mean_cosine:.5f}",
+        "texts": str(main.rows),
     }
     items = (element("div", element("span", name), value) for name, value in facts.items())
     return element("div", *items, class_="facts")
 
 
-def _gate(data: Data) -> list[Element]:
-    cosines = [
+def _gate(data: ReportData) -> list[Element]:
+    main, label = data.main, data.quantisation.scheme.label
+    cosines: list[list[Content]] = [
         [
-            label,
-            str(r["rows"]),
-            _judged(r["min_cosine"], r["threshold"], 5),
-            _judged(r["mean_cosine"], r["mean_threshold"], 5),
-            f"{r['max_abs']:.1e}",
+            graph,
+            str(r.rows),
+            _judged(r.min_cosine, r.threshold, 5),
+            _judged(r.mean_cosine, r.mean_threshold, 5),
+            f"{r.max_abs:.1e}",
         ]
-        for label, r in data["reports"].items()
+        for graph, r in data.reports.items()
     ]
-    kept = [
+    kept: list[list[Content]] = [
         [
-            label,
+            graph,
             task,
-            f"{r['exact_ndcg']:.4f}",
-            f"{r['ndcg']:.4f}",
-            _judged(r["ndcg_ratio"], MIN_NDCG, 4),
-            _judged(r["overlap"], MIN_OVERLAP, 4),
+            f"{r.exact_ndcg:.4f}",
+            f"{r.ndcg:.4f}",
+            _judged(r.ndcg_ratio, MIN_NDCG, 4),
+            _judged(r.overlap, MIN_OVERLAP, 4),
         ]
-        for label, tasks in data["quantisation"]["retrieval"].items()
+        for graph, tasks in data.quantisation.retrieval.items()
         for task, r in tasks.items()
     ]
-    wanted = f"cosine: minimum ≥ {data['threshold']}, mean ≥ {data['mean_threshold']}"
+    wanted = f"cosine: minimum ≥ {main.threshold}, mean ≥ {main.mean_threshold}"
     return [
         element(
             "p",
@@ -105,7 +101,7 @@ def _gate(data: Data) -> list[Element]:
         ),
         element("h3", "Retrieval"),
         table(
-            ["graph", "task", "nDCG@10 FP32", "nDCG@10 INT8", "ratio", "top-10 overlap"],
+            ["graph", "task", "nDCG@10 FP32", f"nDCG@10 {label}", "ratio", "top-10 overlap"],
             kept,
             numbers=4,
         ),
@@ -118,12 +114,12 @@ def _judged(value: float, least: float | None, digits: int) -> Element:
     return element("span", f"{value:.{digits}f} {mark}", class_="good" if passed else "bad")
 
 
-def _errors(data: Data) -> list[Element]:
-    texts = data["texts"]
-    gate = round(1 - data["threshold"], 12)  # 0.01, not 0.010000000000000009
+def _errors(data: ReportData) -> list[Element]:
+    texts = data.main.texts
+    gate = round(1 - data.main.threshold, 12)  # 0.01, not 0.010000000000000009
     errors = [_error(text) for text in texts]
     points = [
-        (float(t["tokens"]), error, f"{_title(t)}: {error:.2e}")
+        (float(t.tokens), error, f"{_title(t)}: {error:.2e}")
         for t, error in zip(texts, errors, strict=True)
     ]
     left = element("div", element("h3", "Cosines"), error_histogram(errors, gate))
@@ -133,8 +129,8 @@ def _errors(data: Data) -> list[Element]:
     return [
         element(
             "p",
-            "Error is 1 − cosine between a text's INT8 and FP32 vectors. Each dot is a "
-            "text, each line the mean of a length class.",
+            f"Error is 1 − cosine between a text's {data.quantisation.scheme.label} and FP32 "
+            "vectors. Each dot is a text, each line the mean of a length class.",
         ),
         element("div", left, right, class_="pair"),
         element("h3", "Error by language"),
@@ -143,19 +139,19 @@ def _errors(data: Data) -> list[Element]:
     ]
 
 
-def _error(text: Data) -> float:
-    return 1 - float(text["cosine"])
+def _error(text: TextResult) -> float:
+    return 1 - text.cosine
 
 
-def _title(text: Data) -> str:
-    return f"{text['task']} {text['name']} ({text['tokens']} tokens)".strip()
+def _title(text: TextResult) -> str:
+    return f"{text.task} {text.name} ({text.tokens} tokens)".strip()
 
 
-def _class_means(texts: Sequence[Data]) -> list[Span]:
+def _class_means(texts: Sequence[TextResult]) -> list[Span]:
     spans = []
-    longest = max(text["tokens"] for text in texts)
+    longest = max(text.tokens for text in texts)
     for low, high in pairwise([0, *LENGTHS]):
-        inside = [_error(text) for text in texts if low < text["tokens"] <= high]
+        inside = [_error(text) for text in texts if low < text.tokens <= high]
         if inside:
             mean = fmean(inside)
             title = f"{low + 1} to {high} tokens, {len(inside)} texts: mean {mean:.2e}"
@@ -163,13 +159,13 @@ def _class_means(texts: Sequence[Data]) -> list[Span]:
     return spans
 
 
-def _languages(texts: Sequence[Data]) -> list[Bar]:
+def _languages(texts: Sequence[TextResult]) -> list[Bar]:
     """The gate's texts are named for their language at the end; documents mix them all."""
-    found: dict[str, list[float]] = {}
+    errors_of: dict[str, list[float]] = {}
     for text in texts:
-        mixed = text["name"].startswith("document")
-        language = "all" if mixed else text["name"].rsplit("-", 1)[-1]
-        found.setdefault(language, []).append(_error(text))
+        mixed = text.name.startswith("document")
+        language = "all" if mixed else text.name.rsplit("-", 1)[-1]
+        errors_of.setdefault(language, []).append(_error(text))
     bars = [
         Bar(
             language,
@@ -177,87 +173,90 @@ def _languages(texts: Sequence[Data]) -> list[Bar]:
             mark=max(errors),
             note=f"{fmean(errors):.2e}, worst {max(errors):.2e}, {len(errors)} texts",
         )
-        for language, errors in found.items()
+        for language, errors in errors_of.items()
     ]
     return sorted(bars, key=lambda bar: -bar.value)
 
 
-def _sensitivity(int8: Data) -> list[Element]:
-    known = [gemm for gemm in int8["gemms"] if gemm["sensitivity"] is not None]
-    ranked = sorted(known, key=lambda gemm: -gemm["sensitivity"])
+def _sensitivity(figures: QuantisationFigures) -> list[Element]:
+    label = figures.scheme.label
+    known = [(g, g.sensitivity) for g in figures.gemms if g.sensitivity is not None]
+    ranked = sorted(known, key=lambda pair: -pair[1])
     bars = [
         Bar(
-            _short(g["name"]),
-            max(g["sensitivity"], 0.0),
+            _short(g.name),
+            max(cost, 0.0),
             style=_style(g),
-            note=_note(
-                f"{g['sensitivity']:.2e}", f"output error {_number(g['output_error'])}", _fell(g)
-            ),
+            note=_note(f"{cost:.2e}", f"output error {_number(g.output_error)}", _fell(g)),
         )
-        for g in ranked
+        for g, cost in ranked
     ]
     return [
         element(
             "p",
-            "Mean 1 − cosine of the vectors when that GEMM alone is in INT8, the most "
+            f"Mean 1 − cosine of the vectors when that GEMM alone is in {label}, the most "
             "sensitive first. Output error is relative, of the GEMM itself. ",
-            *_legend(int8),
+            *_legend(figures),
         ),
         bar_chart("Sensitivity of each GEMM", bars, label=150, note=330, width=_WIDE),
     ]
 
 
-def _legend(int8: Data) -> list[Content]:
-    parts: list[Content] = [element("span", "■ INT8", class_="int8")]
-    if int8["fallback"]:
-        parts += ["  ", element("span", f"■ {int8['fallback_type']}", class_="other")]
+def _legend(figures: QuantisationFigures) -> list[Content]:
+    summary = figures.summary
+    parts: list[Content] = [element("span", f"■ {figures.scheme.label}", class_="quantised")]
+    if summary.fallback:
+        parts += ["  ", element("span", f"■ {summary.fallback_type}", class_="other")]
     return parts
 
 
-def _fallback(int8: Data) -> list[Element]:
-    if not int8["fallback"]:
-        return [element("p", "Nothing: every GEMM is in INT8.")]
-    work = {gemm["name"]: gemm["work"] for gemm in int8["gemms"]}
-    rows = [
-        [element("code", name), int8["fallback_type"], reason, f"{work[name]:.1%}"]
-        for name, reason in int8["fallback"].items()
+def _fallback(figures: QuantisationFigures) -> list[Element]:
+    summary = figures.summary
+    if not summary.fallback:
+        return [element("p", f"Nothing: every GEMM is in {figures.scheme.label}.")]
+    work = {gemm.name: gemm.work for gemm in figures.gemms}
+    rows: list[list[Content]] = [
+        [element("code", name), summary.fallback_type, reason, f"{work[name]:.1%}"]
+        for name, reason in summary.fallback.items()
     ]
     return [table(["GEMM", "runs in", "why", "share of the work"], rows, numbers=1)]
 
 
-def _ranges(int8: Data) -> list[Element]:
+def _ranges(figures: QuantisationFigures) -> list[Element]:
     bars = [
         Bar(
-            _short(g["name"]),
-            g["maximum"],
-            mark=g["amplitude"],
+            _short(g.name),
+            g.maximum,
+            mark=g.amplitude,
             style=_style(g),
             note=_note(
-                f"{_number(g['maximum'])} seen, clips at {_number(g['amplitude'])}",
-                f"scale {_number(g['scale'])}",
-                f"α {g['alpha']:.1f}" if g["alpha"] else "",
+                f"{_number(g.maximum)} seen, clips at {_number(g.amplitude)}",
+                f"scale {_number(g.scale)}",
+                f"α {g.alpha:.1f}" if g.alpha else "",
             ),
         )
-        for g in int8["gemms"]
+        for g in figures.gemms
     ]
     return [
         element(
             "p",
-            "Bar: the greatest magnitude seen at the GEMM's input; tick: where INT8 "
-            "clips. Where SmoothQuant is on (α), the tick belongs to the smoothed input, "
-            "which is why it may lie beyond the bar. ",
-            *_legend(int8),
+            "Bar: the greatest magnitude seen at the GEMM's input; tick: where "
+            f"{figures.scheme.label} clips. Where SmoothQuant is on (α), the tick belongs to the "
+            "smoothed input, which is why it may lie beyond the bar. ",
+            *_legend(figures),
         ),
         bar_chart("Scales and observed ranges", bars, label=150, note=330, width=_WIDE),
     ]
 
 
-def _calibration(int8: Data) -> list[Element]:
-    corpus = int8["corpus"]
-    names = {"key": int8["calibration_key"], "corpus": corpus["sha256"]} | dict(int8["settings"])
-    rows = [[name, element("code", str(value))] for name, value in names.items()]
+def _calibration(figures: QuantisationFigures) -> list[Element]:
+    corpus = figures.corpus
+    names = {"key": figures.summary.calibration_key, "corpus": corpus.sha256, **figures.settings}
+    rows: list[list[Content]] = [
+        [name, element("code", str(value))] for name, value in names.items()
+    ]
     parts = [table(["setting", "value"], rows)]
-    for kind, counted in corpus["counts"].items():
+    for kind, counted in asdict(corpus.counts).items():
         parts.append(element("h3", f"Texts by {kind}"))
         listed = ", ".join(f"{name or 'base'} {count}" for name, count in counted.items())
         parts.append(element("p", listed))
@@ -268,12 +267,12 @@ def _short(name: str) -> str:
     return name.removeprefix("encoder.layers.")
 
 
-def _style(gemm: Data) -> str:
-    return "bar" if gemm["precision"] == "int8" else "bar other"
+def _style(gemm: GemmFigures) -> str:
+    return "bar" if gemm.quantised else "bar other"
 
 
-def _fell(gemm: Data) -> str:
-    return "" if gemm["precision"] == "int8" else f"in {gemm['precision']}"
+def _fell(gemm: GemmFigures) -> str:
+    return "" if gemm.quantised else f"in {gemm.precision}"
 
 
 def _note(*parts: str) -> str:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from calibration.table import Calibration, Range, read_calibration, write_calibration
+from calibration.table import (
+    Calibration,
+    Corpus,
+    Counts,
+    Range,
+    read_calibration,
+    write_calibration,
+)
 from runtimes.errors import AdaptrtError, InputError
 from runtimes.schemes import INT8
 from tests.support import listing
@@ -31,14 +39,14 @@ def make_range(**changes: Any) -> Range:
     return Range(**fields | changes)
 
 
+CORPUS = Corpus(sha256="1" * 64, counts=Counts(task={}, language={"de": 3}, length={"16": 3}))
+
+
 def make(**changes: Any) -> Calibration:
-    fields = {
+    fields: dict[str, Any] = {
         "model_sha256": "0" * 64,
         "task": "classification",
-        "corpus": {
-            "sha256": "1" * 64,
-            "counts": {"task": {}, "language": {"de": 3}, "length": {"16": 3}},
-        },
+        "corpus": CORPUS,
         "settings": {"observer": "mse", "max_tokens": 512, "seed": 0, "prefix": "Frage: ü"},
         "tensors": {FC1: make_range(), "other": make_range(cosine=None, output_error=None)},
     }
@@ -75,12 +83,11 @@ def test_file_has_a_line_per_gemm_and_is_deterministic(path: Path, tmp_path: Pat
 
 def test_key_is_of_everything_but_the_tensors() -> None:
     assert make().key == make(tensors={}).key
-    corpus = dict(make().corpus)
     others = [
         make(model_sha256="2" * 64),
         make(task="separation"),
-        make(corpus=corpus | {"sha256": "2" * 64}),
-        make(corpus=corpus | {"counts": {}}),
+        make(corpus=replace(CORPUS, sha256="2" * 64)),
+        make(corpus=replace(CORPUS, counts=Counts(task={}, language={}, length={}))),
         make(settings=dict(make().settings) | {"seed": 1}),
     ]
     assert len({make().key, *(other.key for other in others)}) == 6

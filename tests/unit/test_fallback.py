@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from calibration.table import Calibration, Range
+from calibration.table import Calibration, Corpus, Counts, Range
 from export.checkpoint.names import Module
 from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fallback import next_fallback, until_it_passes
@@ -31,7 +31,7 @@ def calibration() -> Calibration:
     return Calibration(
         model_sha256="0" * 64,
         task="base",
-        corpus={"sha256": "0" * 64, "counts": {"task": {}, "language": {}, "length": {}}},
+        corpus=Corpus(sha256="0" * 64, counts=Counts(task={}, language={}, length={})),
         settings={"observer": "min-max"},
         tensors={n: replace(entry, cosine=1 - c, output_error=0.01) for n, c in COST.items()},
     )

@@ -3,94 +3,100 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
+from calibration.retrieval import Retrieval
+from calibration.table import Corpus, Counts
+from export.gate.compare import ParityReport, TextResult
 from export.report.charts import Bar, bar_chart, error_histogram, error_scatter
+from export.report.figures import GemmFigures, QuantisationFigures, ReportData
 from export.report.html import Element, document, element, table
 from export.report.page import write_report
+from runtimes.choices import AdapterMode, Precision, Target
+from runtimes.manifest import Quantisation
 
 NAMES = [f"encoder.layers.{i}.{part}" for i in range(2) for part in ("mixer.Wqkv", "mlp.fc1")]
 
 
-def gemm(index: int, **changes: Any) -> dict[str, Any]:
+def gemm(index: int, **changes: Any) -> GemmFigures:
     fell = index == 2
-    return {
-        "name": NAMES[index],
-        "work": 0.25,
-        "precision": "float16" if fell else "int8",
-        "reason": "alone it costs 3e-03" if fell else None,
-        "sensitivity": 1e-3 * (index + 1),
-        "output_error": 0.01,
-        "alpha": 0.5 if index else 0.0,
-        "observer": "mse",
-        "scale": 0.03,
-        "amplitude": 3.81,
-        "maximum": 4.0 + index,
-    } | changes
+    figures = GemmFigures(
+        name=NAMES[index],
+        work=0.25,
+        precision="float16" if fell else "int8",
+        reason="alone it costs 3e-03" if fell else None,
+        sensitivity=1e-3 * (index + 1),
+        output_error=0.01,
+        alpha=0.5 if index else 0.0,
+        observer="mse",
+        scale=0.03,
+        amplitude=3.81,
+        maximum=4.0 + index,
+    )
+    return replace(figures, **changes)
 
 
-def data(**int8: Any) -> dict[str, Any]:
-    summary = {
-        "reference": "torch",
-        "executed": "onnxruntime-cpu",
-        "rows": 3,
-        "min_cosine": 0.9951,
-        "mean_cosine": 0.9987,
-        "max_abs": 0.02,
-        "threshold": 0.99,
-        "mean_threshold": 0.998,
-        "passed": True,
-    }
-    texts = [("held-000-de", 20, 0.9951), ("query-001-ja", 300, 0.9999), ("document-600", 600, 1.0)]
-    kept = {"ndcg": 0.91, "exact_ndcg": 0.92, "ndcg_ratio": 0.9891, "overlap": 0.97}
-    return {
-        "model": "sample",
-        "task": "classification",
-        "precision": "int8",
-        "target": "onnxruntime",
-        "adapter": "merged",
-        "graph": "onnxruntime",
-        **summary,
-        "texts": [
-            {
-                "name": name,
-                "task": "classification",
-                "tokens": tokens,
-                "cosine": cosine,
-                "max_abs": 0.01,
-            }
-            for name, tokens, cosine in texts
-        ],
-        "reports": {"onnxruntime": summary, "onnxruntime, 32 dimensions": summary},
-        "quantisation": {
-            "share": 0.75,
-            "quantised": [n for n in NAMES if n != NAMES[2]],
-            "fallback": {NAMES[2]: "alone it costs 3e-03"},
-            "fallback_type": "float16",
-            "observer": "mse",
-            "calibration_key": "k" * 64,
-            "corpus_sha256": "c" * 64,
-            "settings": {"observer": "mse", "seed": 0},
-            "corpus": {
-                "sha256": "c" * 64,
-                "counts": {
-                    "task": {"classification": 256},
-                    "language": {"de": 11, "ja": 10},
-                    "length": {"32": 133},
-                },
-            },
-            "retrieval": {"onnxruntime": {"classification": kept}},
-            "gemms": [gemm(i) for i in range(4)],
-        }
-        | int8,
-    }
+SUMMARY = Quantisation(
+    scheme=Precision.INT8,
+    share=0.75,
+    quantised=tuple(n for n in NAMES if n != NAMES[2]),
+    fallback={NAMES[2]: "alone it costs 3e-03"},
+    fallback_type="float16",
+    observer="mse",
+    calibration_key="k" * 64,
+    corpus_sha256="c" * 64,
+)
 
 
-def page(folder: Path, values: dict[str, Any]) -> str:
+def text(name: str, tokens: int, cosine: float) -> TextResult:
+    return TextResult(name=name, task="classification", tokens=tokens, cosine=cosine, max_abs=0.01)
+
+
+TEXTS = (
+    text("held-000-de", 20, 0.9951),
+    text("query-001-ja", 300, 0.9999),
+    text("document-600", 600, 1.0),
+)
+
+
+def data(summary: Quantisation = SUMMARY, **changes: Any) -> ReportData:
+    report = ParityReport(
+        reference="torch",
+        executed="onnxruntime-cpu",
+        rows=3,
+        min_cosine=0.9951,
+        mean_cosine=0.9987,
+        max_abs=0.02,
+        threshold=0.99,
+        mean_threshold=0.998,
+        passed=True,
+        texts=TEXTS,
+    )
+    kept = Retrieval(ndcg=0.91, exact_ndcg=0.92, ndcg_ratio=0.9891, overlap=0.97)
+    counts = Counts(task={"classification": 256}, language={"de": 11, "ja": 10}, length={"32": 133})
+    figures = QuantisationFigures(
+        summary=summary,
+        settings={"observer": "mse", "seed": 0},
+        corpus=Corpus(sha256="c" * 64, counts=counts),
+        retrieval={"onnxruntime": {"classification": kept}},
+        gemms=tuple(gemm(i) for i in range(4)),
+    )
+    return ReportData(
+        model="sample",
+        task="classification",
+        target=Target.ONNXRUNTIME,
+        adapter=AdapterMode.MERGED,
+        reports={"onnxruntime": report, "onnxruntime, 32 dimensions": report},
+        quantisation=replace(figures, **changes),
+    )
+
+
+def page(folder: Path, values: ReportData) -> str:
     write_report(folder / "report.html", values)
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -150,8 +156,9 @@ def test_figures_below_what_is_asked_are_marked(tmp_path: Path) -> None:
 
 def test_names_from_outside_are_escaped(tmp_path: Path) -> None:
     values = data(settings={"prefixes": "<script>alert(1)</script>"})
-    values["model"] = "<b>&\"'"
-    values["texts"][0]["name"] = 'held-000-"><i>'
+    hostile = (replace(TEXTS[0], name='held-000-"><i>'), *TEXTS[1:])
+    reports = {label: replace(r, texts=hostile) for label, r in values.reports.items()}
+    values = replace(values, model="<b>&\"'", reports=reports)
     text = page(tmp_path, values)
     assert not re.search(r"<script|<b>|<i>", text)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
@@ -183,8 +190,9 @@ def test_languages_are_read_from_the_texts_names(tmp_path: Path) -> None:
 
 
 def test_nothing_fell_back_and_nothing_was_measured(tmp_path: Path) -> None:
-    gemms = [gemm(0, sensitivity=None, output_error=None)]
-    text = page(tmp_path, data(fallback={}, quantised=NAMES[:1], gemms=gemms))
+    gemms = (gemm(0, sensitivity=None, output_error=None),)
+    summary = replace(SUMMARY, fallback={}, quantised=(NAMES[0],))
+    text = page(tmp_path, data(summary, gemms=gemms))
     assert "Nothing: every GEMM is in INT8." in text
     assert not list(chart(text, "Sensitivity of each GEMM").iter("rect"))
 

@@ -39,7 +39,7 @@ def test_every_language_and_length_is_there(max_tokens: int, prefix: str) -> Non
 
 
 def test_longer_classes_have_fewer_texts() -> None:
-    assert counts(chosen())["length"] == {"32": 133, "128": 66, "512": 33, "2048": 16, "8192": 8}
+    assert counts(chosen()).length == {"32": 133, "128": 66, "512": 33, "2048": 16, "8192": 8}
 
 
 def test_counts_add_up() -> None:
@@ -47,8 +47,8 @@ def test_counts_add_up() -> None:
     samples = stratify(texts, tokenizer, "", 64, count=30, task="separation")
     samples += stratify(texts, tokenizer, "", 64, count=40, task="classification")
     found = counts(samples)
-    assert found["task"] == {"classification": 40, "separation": 30}
-    assert sum(found["language"].values()) == sum(found["length"].values()) == 70
+    assert found.task == {"classification": 40, "separation": 30}
+    assert sum(found.language.values()) == sum(found.length.values()) == 70
 
 
 def test_texts_begin_with_the_prefix_and_end_with_the_end_token() -> None:

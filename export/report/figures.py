@@ -1,0 +1,85 @@
+"""What the report of a quantised bundle draws, and what ``parity.json`` keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from calibration.retrieval import Retrieval
+from calibration.table import Corpus, Setting
+from export.gate.compare import ParityReport
+from runtimes.choices import AdapterMode, Target
+from runtimes.manifest import Quantisation
+from runtimes.schemes import SCHEMES, Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class GemmFigures:
+    """One GEMM of the layers.
+
+    ``work`` is its share of all GEMMs' work, ``precision`` what it runs in, ``reason`` why it is
+    not quantised. ``sensitivity`` is the vectors' mean 1 - cosine and ``output_error`` the GEMM's
+    own relative error when it alone is quantised, None where that was not measured. ``maximum``
+    is the greatest magnitude of its input, ``amplitude`` where that clips, after smoothing by
+    ``alpha``.
+    """
+
+    name: str
+    work: float
+    precision: str
+    reason: str | None
+    sensitivity: float | None
+    output_error: float | None
+    alpha: float
+    observer: str
+    scale: float
+    amplitude: float
+    maximum: float
+
+    @property
+    def quantised(self) -> bool:
+        """Whether it did not fall back."""
+        return self.reason is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisationFigures:
+    """``summary`` as the manifest has it; ``retrieval`` by report and task; all GEMMs in order."""
+
+    summary: Quantisation
+    settings: Mapping[str, Setting]
+    corpus: Corpus
+    retrieval: Mapping[str, Mapping[str, Retrieval]]
+    gemms: tuple[GemmFigures, ...]
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is particular to the precision."""
+        return SCHEMES[self.summary.scheme]
+
+    def to_json(self) -> dict[str, object]:
+        """``parity.json``'s ``quantisation``, of plain JSON types."""
+        fields = asdict(self)
+        return {**fields.pop("summary"), **fields}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportData:
+    """A bundle and how its graphs compared, by label, the one that speaks for the target first."""
+
+    model: str
+    task: str
+    target: Target
+    adapter: AdapterMode
+    reports: Mapping[str, ParityReport]
+    quantisation: QuantisationFigures
+
+    @property
+    def main(self) -> ParityReport:
+        """The report that speaks for the target."""
+        return self.reports[self.graph]
+
+    @property
+    def graph(self) -> str:
+        """Its label."""
+        return next(iter(self.reports))

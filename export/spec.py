@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from runtimes.choices import (
     Precision,
     Target,
 )
+from runtimes.combinations import Combination, refused_by
 from runtimes.errors import InputError, shown
 from runtimes.heads import graph_inputs, head_of
 from runtimes.schemes import CALIBRATED, SCHEMES, Scheme
@@ -132,14 +134,26 @@ class BuildSpec:
         """The element type of the traced graph, as NumPy, ml_dtypes and torch name it."""
         return self.scheme.dtype_for(self.target)
 
+    @property
+    def combination(self) -> Combination:
+        """The choices that depend on each other."""
+        return Combination(
+            precision=self.precision,
+            target=self.target,
+            adapter=self.adapter,
+            interface=self.interface,
+            head=self.head,
+        )
+
     def __post_init__(self) -> None:
         check_task_name("TASK", self.task)
-        if self.name is not None:
-            self._check_name(self.name)
-        if self.adapter_path is not None and self.task == BASE_TASK:
-            raise InputError("ADAPTER_PATH: TASK=base names no adapter; give yours a name")
-        if self.target is not Target.ONNXRUNTIME and not self.gpus:
-            raise InputError("GPU: the list is empty; name at least one, for example GPU=sm89")
+        if self.name is not None and (
+            not TASK_NAME.fullmatch(self.name) or self.name == CALIBRATION_FOLDER
+        ):
+            raise InputError(
+                f"NAME: got {shown(self.name)}, expected letters, digits, '.', '_' and '-' only, "
+                f"not {CALIBRATION_FOLDER}, where calibrations are kept"
+            )
         for gpu in self.gpus:
             if not _SM.fullmatch(gpu):
                 raise InputError(
@@ -149,25 +163,46 @@ class BuildSpec:
             raise InputError(f"RANK: got {self.rank}, expected 1 to {MAX_RANK}")
         if self.parity_tokens < 1:
             raise InputError(f"PARITY_TOKENS: got {self.parity_tokens}, expected at least 1")
-        if self.refittable and not (self.target.builds_here and self.adapter is AdapterMode.MERGED):
-            raise InputError(
-                "--refittable: is for engines of merged adapters (TARGET=tensorrt or "
-                "tensorrt_rtx, ADAPTER=merged)"
-            )
-        ranges = self.calibration.data or self.calibration.table
-        if ranges and not self.scheme.needs_calibration:
-            raise InputError(
-                f"CALIBRATION_DATA and CALIBRATION are for PRECISION={' or '.join(CALIBRATED)}, "
-                f"got PRECISION={self.precision}"
-            )
         if self.workspace_gib <= 0:
             raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")
+        if (rule := refused_by(self.combination)) is not None:
+            raise InputError(rule.advice.format(c=self.combination))
+        for refuses, message in _OPTIONS:
+            if refuses(self):
+                raise InputError(message.format(spec=self))
 
-    def _check_name(self, name: str) -> None:
-        if self.task == ALL_TASKS and self.adapter is not AdapterMode.SWITCHABLE:
-            raise InputError("NAME: TASK=all builds several bundles; leave NAME out, or build one")
-        if not TASK_NAME.fullmatch(name) or name == CALIBRATION_FOLDER:
-            raise InputError(
-                f"NAME: got {shown(name)}, expected letters, digits, '.', '_' and '-' only, not "
-                f"{CALIBRATION_FOLDER}, where calibrations are kept"
-            )
+
+# Options that are for some builds only: where each is refused, and what is said.
+_OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
+    (
+        lambda spec: (
+            spec.name is not None
+            and spec.task == ALL_TASKS
+            and spec.adapter is not AdapterMode.SWITCHABLE
+        ),
+        "NAME: TASK=all builds several bundles; leave NAME out, or build one",
+    ),
+    (
+        lambda spec: spec.adapter_path is not None and spec.task == BASE_TASK,
+        "ADAPTER_PATH: TASK=base names no adapter; give yours a name",
+    ),
+    (
+        lambda spec: spec.target is not Target.ONNXRUNTIME and not spec.gpus,
+        "GPU: the list is empty; name at least one, for example GPU=sm89",
+    ),
+    (
+        lambda spec: (
+            spec.refittable and not (spec.target.builds_here and spec.adapter is AdapterMode.MERGED)
+        ),
+        "--refittable: is for engines of merged adapters (TARGET=tensorrt or tensorrt_rtx, "
+        "ADAPTER=merged)",
+    ),
+    (
+        lambda spec: (
+            not spec.scheme.needs_calibration
+            and bool(spec.calibration.data or spec.calibration.table)
+        ),
+        f"CALIBRATION_DATA and CALIBRATION are for PRECISION={' or '.join(CALIBRATED)}, got "
+        "PRECISION={spec.precision}",
+    ),
+)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import ALL_TASKS, BASE_TASK, AdapterMode, HeadName, Interface
+from runtimes.choices import ALL_TASKS, BASE_TASK, AdapterMode
+from runtimes.combinations import RULES, Combination
 from runtimes.errors import shown
 from runtimes.manifest_records import Manifest
 
@@ -27,13 +28,19 @@ def broken_rule(manifest: Manifest) -> str | None:
 
 
 def _choices(m: Manifest) -> Iterator[Rule]:
-    sentence = m.interface is Interface.SENTENCE
-    switchable, slot = m.adapter is AdapterMode.SWITCHABLE, m.adapter is AdapterMode.SLOT
-    yield "interface", m.interface, sentence or switchable, "sentence, or a switchable adapter"
-    whole = m.head is HeadName.SENTENCE or (sentence and not slot)
-    yield "head", m.head, whole, "sentence where the adapter is a slot or the interface official"
+    slot = m.adapter is AdapterMode.SLOT
     ranked = (m.slot_rank is not None) == slot
     yield "slot_rank", m.slot_rank, ranked, "a number where the adapter is a slot, else null"
+    combination = Combination(
+        precision=m.precision,
+        target=m.target.name,
+        adapter=m.adapter,
+        interface=m.interface,
+        head=m.head,
+    )
+    for rule in RULES:
+        value = getattr(combination, rule.key)
+        yield rule.key, value, not rule.refuses(combination), rule.expected
     yield "parity", m.parity, m.parity is not None, "how the bundle compared with the reference"
 
 

@@ -21,8 +21,9 @@ def engine_spec(request: BuildRequest) -> BuildSpec:
     """
     _announce_sample(request)
     target, gpus = resolve_target(request.target, request.gpu)
+    spec = _spec(request, Precision.parse("PRECISION", request.precision), target, gpus)
     log.info("target: %s (asked for: %s)", target, request.target)
-    return _spec(request, Precision.parse("PRECISION", request.precision), target, gpus)
+    return spec
 
 
 def calibration_spec(request: BuildRequest) -> BuildSpec:

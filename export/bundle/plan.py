@@ -12,7 +12,6 @@ from export.graph.weights import Contents
 from export.spec import BuildSpec, GraphForm, Limits
 from runtimes.bundle_files import engine_file
 from runtimes.choices import BASE_TASK, AdapterMode, GraphKind, HeadName, Interface, Target
-from runtimes.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +54,8 @@ def plan_bundle(spec: BuildSpec, checkpoint: Checkpoint, task: str, *, shared: b
     """The plan for one task (or for all of them, switchable).
 
     ``shared`` keeps a merged bundle's embedding adapter beside the table, so that the table is
-    the same for every task. Raises :class:`InputError` for combinations that make no sense.
+    the same for every task.
     """
-    _check(spec)
     head = "-chunks" if spec.head is HeadName.CHUNKS else ""
     match spec.adapter:
         case AdapterMode.SWITCHABLE:
@@ -142,23 +140,6 @@ def _merged(
     )
     contents = Contents(checkpoint, Adapter(adapter.task, linear), Bank.of([beside]))
     return GraphForm(embedding_rank=adapter_rank(beside)), contents
-
-
-def _check(spec: BuildSpec) -> None:
-    official = spec.interface is Interface.OFFICIAL
-    if spec.head is HeadName.CHUNKS and (official or spec.adapter is AdapterMode.SLOT):
-        raise InputError("HEAD=chunks: expected ADAPTER=merged or switchable, INTERFACE=sentence")
-    if official and spec.adapter is not AdapterMode.SWITCHABLE:
-        raise InputError(
-            "INTERFACE=official has a task_id, so it needs every adapter: add ADAPTER=switchable"
-        )
-    ort_only = official or spec.adapter is AdapterMode.SLOT
-    if ort_only and spec.target is not Target.ONNXRUNTIME:
-        raise InputError(
-            "ADAPTER=slot and INTERFACE=official are for ONNX Runtime: add TARGET=onnxruntime"
-        )
-    if spec.adapter is AdapterMode.SLOT and (why := spec.scheme.slot_refusal) is not None:
-        raise InputError(f"ADAPTER=slot: {why}")
 
 
 def engine_names(spec: BuildSpec) -> list[tuple[str | None, str]]:

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
+import export.build.inputs
 from adaptrt import Embedder
 from calibration.corpus import held_back, retrieval_pairs
 from export.checkpoint.reader import open_checkpoint
 from export.gate import retrieval
 from export.gate.reference import reference_model
+from runtimes.executors.tensorrt.cuda import device_sm
 from tests.pairwise import Features, cover, pairs
 from tests.peft_zoo import mean_vectors
-from tests.support import Array, cosines, run_cli, sample_tokenizer
+from tests.support import Array, cosines, listing, run_cli, sample_tokenizer
 from tests.zoo import Size, write_native, write_original
 
 
@@ -174,6 +176,32 @@ def test_allowed_combination_builds_verifies_and_embeds(
         if combination.head == "chunks":
             chunks = embedder.encode_chunks("One. Two.", [(0, 4), (4, 9)], task=TASK)
             assert chunks.vectors.shape == (2, vectors.shape[1])
+
+
+@pytest.mark.parametrize("combination", REFUSED, ids=str)
+def test_other_combination_is_refused_in_one_line_before_any_work(
+    combination: Combination,
+    models: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if combination.target == "tensorrt" and device_sm():
+        pytest.skip("a GPU is here, so that TensorRT's engines can be built")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    before = listing(tmp_path)
+
+    def opened(*_: object) -> None:
+        raise AssertionError("the checkpoint was opened")
+
+    monkeypatch.setattr(export.build.inputs, "open_checkpoint", opened)
+    code = build(combination, models[combination.format], out)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert any(code == reason.code and reason.words in line for reason in broken(combination))
+    assert listing(tmp_path) == before
 
 
 def test_rows_show_every_pair_and_every_refusal() -> None:

@@ -29,6 +29,7 @@ FLOORS = (
         "runtimes.arrays",
         "runtimes.bundle_files",
         "runtimes.choices",
+        "runtimes.combinations",
         "runtimes.files",
         "runtimes.manifest",
         "runtimes.manifest_records",

@@ -1,0 +1,87 @@
+"""Which choices no bundle combines, one row each.
+
+A build that asks for one is refused before any work (:class:`export.spec.BuildSpec`), and a
+manifest that claims one is not read (:mod:`runtimes.manifest_rules`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runtimes.choices import AdapterMode, HeadName, Interface, Precision, Target
+from runtimes.schemes import SCHEMES, Scheme
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """The choices that depend on each other."""
+
+    precision: Precision
+    target: Target
+    adapter: AdapterMode
+    interface: Interface
+    head: HeadName
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is particular to the precision."""
+        return SCHEMES[self.precision]
+
+    @property
+    def official(self) -> bool:
+        """Whether the graph is called as the official file is."""
+        return self.interface is Interface.OFFICIAL
+
+    @property
+    def slot(self) -> bool:
+        """Whether the adapter comes at run time."""
+        return self.adapter is AdapterMode.SLOT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What is refused, and how that is said.
+
+    ``advice`` is for the build, a format with the combination as ``c``. In a manifest the entry
+    ``key`` is at fault, and ``expected`` says what should stand there.
+    """
+
+    refuses: Callable[[Combination], bool]
+    advice: str
+    key: str
+    expected: str
+
+
+RULES = (
+    Rule(
+        refuses=lambda c: c.head is not HeadName.SENTENCE and (c.official or c.slot),
+        advice="HEAD={c.head}: expected ADAPTER=merged or switchable, INTERFACE=sentence",
+        key="head",
+        expected="sentence where the adapter is a slot or the interface official",
+    ),
+    Rule(
+        refuses=lambda c: c.official and c.adapter is not AdapterMode.SWITCHABLE,
+        advice="INTERFACE=official has a task_id, so it needs every adapter: add "
+        "ADAPTER=switchable",
+        key="interface",
+        expected="sentence, or a switchable adapter",
+    ),
+    Rule(
+        refuses=lambda c: (c.official or c.slot) and c.target is not Target.ONNXRUNTIME,
+        advice="ADAPTER=slot and INTERFACE=official are for ONNX Runtime: add TARGET=onnxruntime",
+        key="target",
+        expected="onnxruntime where the adapter is a slot or the interface official",
+    ),
+    Rule(
+        refuses=lambda c: c.slot and c.scheme.slot_refusal is not None,
+        advice="ADAPTER=slot: {c.scheme.slot_refusal}",
+        key="precision",
+        expected="one that an adapter slot can have",
+    ),
+)
+
+
+def refused_by(combination: Combination) -> Rule | None:
+    """The first rule that refuses the combination; None where a bundle may have it."""
+    return next((rule for rule in RULES if rule.refuses(combination)), None)

@@ -144,15 +144,15 @@ class Embeddings(nn.Module):
     def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
         super().__init__()
         self.word_embeddings = Table(config.vocab, config.hidden, dtype, bank)
-        self.typed = config.token_types > 0
-        if self.typed:
+        self.has_token_types = config.token_types > 0
+        if self.has_token_types:
             types = torch.float32  # a single row: no reason to round it
             self.token_type_embeddings = Table(config.token_types, config.hidden, types, bank)
 
     def forward(self, input_ids: Tensor, select: Tensor | None) -> Tensor:
         """``[batch, sequence]`` → FP32 ``[batch, sequence, hidden]``."""
         words: Tensor
-        if not self.typed:
+        if not self.has_token_types:
             words = self.word_embeddings(input_ids, select)
             return words
         first = torch.zeros((1, 1), dtype=torch.int64, device=input_ids.device)

@@ -96,10 +96,10 @@ class Embedder(RuntimeBase):
         manifest = read_manifest(folder)
         tokenizer = load_tokenizer(folder, manifest, max_bytes)  # first: it takes no GPU memory
         _warn_of_slow_int8(manifest, runtime)
-        opened = open_runtime(
+        executing = open_runtime(
             folder, manifest, runtime, device=device, threads=threads, adapter=file
         )
-        embedder = cls(manifest, tokenizer, opened, folder)
+        embedder = cls(manifest, tokenizer, executing, folder)
         embedder._reload = partial(
             cls.load,
             folder.absolute(),
@@ -191,8 +191,8 @@ class Embedder(RuntimeBase):
         def run(inputs: Arrays) -> Arrays:
             return self.runtime.run({**inputs, **number})
 
-        found = embed_chunks(self.tokenizer, text, choose_spans(text, cut), overlap, run)
-        return replace(found, vectors=truncate(found.vectors, width))
+        chunked = embed_chunks(self.tokenizer, text, choose_spans(text, cut), overlap, run)
+        return replace(chunked, vectors=truncate(chunked.vectors, width))
 
     def _free(self) -> None:
         self.runtime.close()

@@ -56,7 +56,7 @@ def plan_bundle(spec: BuildSpec, checkpoint: Checkpoint, task: str, *, shared: b
     ``shared`` keeps a merged bundle's embedding adapter beside the table, so that the table is
     the same for every task.
     """
-    head = "-chunks" if spec.head is HeadName.CHUNKS else ""
+    head = "" if spec.head is HeadName.SENTENCE else f"-{spec.head}"
     match spec.adapter:
         case AdapterMode.SWITCHABLE:
             return _switchable(spec, checkpoint, head)

@@ -32,7 +32,7 @@ from export.triton.configs import (
 )
 from export.triton.settings import Settings
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, HeadName
+from runtimes.choices import AdapterMode, GraphKind, HeadName, Target
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest, read_manifest
 
@@ -126,13 +126,12 @@ def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
 
 def _bundle_name(manifest: Manifest) -> str:
     task = manifest.adapter if manifest.adapter is AdapterMode.SWITCHABLE else manifest.task
-    return "-".join(
-        [task, *(["chunks"] if manifest.head is HeadName.CHUNKS else []), manifest.precision]
-    )
+    head = [] if manifest.head is HeadName.SENTENCE else [manifest.head]
+    return "-".join([task, *head, manifest.precision])
 
 
 def _backend(manifest: Manifest) -> Backend:
-    engines = any(entry.kind == "tensorrt" and entry.gpu for entry in manifest.artifacts)
+    engines = any(entry.kind == Target.TENSORRT and entry.gpu for entry in manifest.artifacts)
     return Backend.TENSORRT if engines else Backend.PYTHON
 
 
@@ -151,7 +150,7 @@ def _encoder(
         for path in config.cc_model_filenames.values():
             _place(bundle / path, version / path)
         return
-    graph = manifest.artifact("onnxruntime")
+    graph = manifest.artifact(GraphKind.ONNXRUNTIME)
     needed = [graph, *(a for a in manifest.artifacts if a.kind == "weights")]
     if backend is Backend.PYTHON:
         _python_model(folder, config, "encoder")

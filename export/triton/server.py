@@ -173,12 +173,12 @@ def _wait(spec: ServerSpec, process: subprocess.Popen[bytes], log: Path, timeout
 
 
 def _site(environment: Path) -> Path:
-    found = sorted(environment.resolve().glob("lib/python3.*/site-packages/nvidia_pytriton.libs"))
-    if not found:
+    folders = sorted(environment.resolve().glob("lib/python3.*/site-packages/nvidia_pytriton.libs"))
+    if not folders:
         raise MissingError(
             f"{environment}: no nvidia-pytriton there; `make {environment}/.installed` installs it"
         )
-    return found[0].parent
+    return folders[0].parent
 
 
 def _triton(environment: Path) -> Path:

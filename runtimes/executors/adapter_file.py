@@ -28,17 +28,17 @@ def slot_shapes(manifest: Manifest) -> dict[str, tuple[int, int]]:
         )
     a = manifest.architecture
     hidden, wide = a.hidden, a.intermediate
-    modules = {"embeddings.word_embeddings": (a.vocab, hidden)}
+    dimensions = {"embeddings.word_embeddings": (a.vocab, hidden)}
     if a.token_types:
-        modules["embeddings.token_type_embeddings"] = (a.token_types, hidden)
+        dimensions["embeddings.token_type_embeddings"] = (a.token_types, hidden)
     for layer in range(a.layers):
         prefix = f"encoder.layers.{layer}."
-        modules[prefix + "mixer.Wqkv"] = (hidden, 3 * hidden)
-        modules[prefix + "mixer.out_proj"] = (hidden, hidden)
-        modules[prefix + "mlp.fc1"] = (hidden, wide)
-        modules[prefix + "mlp.fc2"] = (wide, hidden)
+        dimensions[prefix + "mixer.Wqkv"] = (hidden, 3 * hidden)
+        dimensions[prefix + "mixer.out_proj"] = (hidden, hidden)
+        dimensions[prefix + "mlp.fc1"] = (hidden, wide)
+        dimensions[prefix + "mlp.fc2"] = (wide, hidden)
     shapes = {}
-    for name, (rows, columns) in modules.items():
+    for name, (rows, columns) in dimensions.items():
         shapes[f"{name}.lora_down"] = (rows, rank)
         shapes[f"{name}.lora_up"] = (rank, columns)
     return shapes
@@ -53,7 +53,7 @@ def check_adapter(path: Path, manifest: Manifest) -> Path:
         raise InputError(f"{path}: no such adapter file; `adaptrt adapter` writes one")
     try:
         adapter = AdapterFormat.read_adapter(str(path))
-        found = {name: tuple(v.shape()) for name, v in adapter.get_parameters().items()}
+        stored = {name: tuple(v.shape()) for name, v in adapter.get_parameters().items()}
     except (RuntimeError, ValueError) as error:
         raise InputError(f"{path}: not an ONNX Runtime adapter file ({error})") from error
     if adapter.get_model_version() != model_version(manifest):
@@ -61,12 +61,12 @@ def check_adapter(path: Path, manifest: Manifest) -> Path:
             f"{path}: made for another model than {shown(manifest.model.name)} "
             f"({manifest.model.sha256[:12]}); make it again with this bundle"
         )
-    if missing := sorted(set(shapes) - set(found)):
+    if missing := sorted(set(shapes) - set(stored)):
         raise InputError(f"{path}: tensor {missing[0]} is missing ({len(missing)} in all)")
     for name, shape in shapes.items():
-        if found[name] != shape:
+        if stored[name] != shape:
             raise InputError(
-                f"{path}: {name} has shape {list(found[name])}, expected {list(shape)}; "
+                f"{path}: {name} has shape {list(stored[name])}, expected {list(shape)}; "
                 "it was made for a slot of another rank"
             )
     return path

@@ -116,8 +116,8 @@ class Router:
             rows = [i for i, task in enumerate(tasks) if self._texts[task] is embedder]
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                found = _encode_rows(embedder, request, tasks, rows)
-            vectors |= dict(zip(rows, found, strict=True))
+                encoded = _encode_rows(embedder, request, tasks, rows)
+            vectors |= dict(zip(rows, encoded, strict=True))
             messages += [renumber(str(w.message), rows).encode() for w in caught]
         return {
             EMBEDDING: np.stack([vectors[i] for i in range(len(tasks))]),
@@ -129,7 +129,7 @@ class Router:
             raise InputError(f"{LATE_CHUNKING}: no bundle served here was built with HEAD=chunks")
         task = self._named(request, self._chunks)[0]
         document, spans = request.document()
-        found = self._chunks[task].encode_chunks(
+        late = self._chunks[task].encode_chunks(
             document,
             spans,
             chunk_tokens=request.chunk_tokens,
@@ -138,11 +138,11 @@ class Router:
             dimensions=request.dimensions,
             prefix=request.prefix,
         )
-        windows = [(w.start, w.end, w.tokens) for w in found.windows]
+        windows = [(w.start, w.end, w.tokens) for w in late.windows]
         return {
-            EMBEDDING: found.vectors,
+            EMBEDDING: late.vectors,
             SPANS: np.array(
-                [(*s, w) for s, w in zip(found.spans, found.window_of, strict=True)], np.int32
+                [(*s, w) for s, w in zip(late.spans, late.window_of, strict=True)], np.int32
             ),
             WINDOWS: np.array(windows, np.int32),
         }

@@ -168,8 +168,8 @@ def embed_chunks(
         for row, chunk in enumerate(chunks):
             weights[0, row, np.searchsorted(tokens, members[chunk])] = 1 / len(members[chunk])
         inputs = dict(tokenizer.pad([document.ids[tokens]]).inputs())
-        found = run({**inputs, "chunk_weights": weights})["chunk_embedding"][0]
-        vectors |= dict(zip(chunks, found, strict=True))
+        pooled = run({**inputs, "chunk_weights": weights})["chunk_embedding"][0]
+        vectors |= dict(zip(chunks, pooled, strict=True))
         for chunk in chunks:
             window_of[chunk] = len(windows)
         windows.append(
@@ -225,5 +225,5 @@ def _next_visible(text: str) -> Ids:
     """For every position the next one at or after it that is not white space; the last at most."""
     visible = np.array([not c.isspace() for c in text])
     positions = np.where(visible, np.arange(len(text)), len(text) - 1)
-    found: Ids = np.minimum.accumulate(positions[::-1])[::-1]
-    return found
+    nearest: Ids = np.minimum.accumulate(positions[::-1])[::-1]
+    return nearest

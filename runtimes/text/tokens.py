@@ -104,10 +104,10 @@ class TextTokenizer:
         """
         with self._tokenizing():
             encoding = self._tokenizer.encode(text)
-        found = self._ids(encoding), np.asarray(encoding.offsets, np.int64)
+        ids, offsets = self._ids(encoding), np.asarray(encoding.offsets, np.int64)
         del encoding
         _trim_after(len(text))
-        return found
+        return ids, offsets
 
     def _rows(self, texts: Sequence[str]) -> list[Ids]:
         with self._tokenizing():

@@ -35,20 +35,20 @@ class ServedTokenizer(TextTokenizer):
         self.max_bytes = max_bytes
 
     def _rows(self, texts: Sequence[str]) -> list[Ids]:
-        found = _tokenize(texts, offsets=False)
-        return np.split(found["IDS"], np.cumsum(found["LENGTHS"])[:-1])
+        tokens = _tokenize(texts, offsets=False)
+        return np.split(tokens["IDS"], np.cumsum(tokens["LENGTHS"])[:-1])
 
     def tokenize_with_offsets(self, text: str) -> tuple[Ids, Offsets]:
         """Ids and each token's characters."""
-        found = _tokenize([text], offsets=True)
-        return found["IDS"], found["OFFSETS"]
+        tokens = _tokenize([text], offsets=True)
+        return tokens["IDS"], tokens["OFFSETS"]
 
 
 def _tokenize(texts: Sequence[str], *, offsets: bool) -> dict[str, Any]:
     encoded = np.array([text.encode() for text in texts], np.object_)
     inputs = {"TEXT": encoded, "OFFSETS_WANTED": np.array([offsets])}
-    found: dict[str, Any] = call("tokenize", inputs, ["IDS", "LENGTHS", "OFFSETS"])
-    return found
+    tokens: dict[str, Any] = call("tokenize", inputs, ["IDS", "LENGTHS", "OFFSETS"])
+    return tokens
 
 
 class ServedEncoder(RuntimeBase):

@@ -31,11 +31,11 @@ class TritonPythonModel:
         """The batcher's requests, equal in length, as one batch; one response each."""
         batches = [inputs_of(request) for request in requests]
         try:
-            found = self._run({n: np.concatenate([b[n] for b in batches]) for n in batches[0]})
+            results = self._run({n: np.concatenate([b[n] for b in batches]) for n in batches[0]})
         except AdaptrtError:  # one of them is wrong, and that concerns no other
             return [answer(request, self._run) for request in requests]
         ends = np.cumsum([len(batch["input_ids"]) for batch in batches])[:-1]
-        split = {name: np.split(array, ends) for name, array in found.items()}
+        split = {name: np.split(array, ends) for name, array in results.items()}
         return [outputs({n: parts[i] for n, parts in split.items()}) for i in range(len(requests))]
 
     def finalize(self) -> None:

@@ -77,5 +77,5 @@ def call(model: str, inputs: Arrays, wanted: list[str]) -> dict[str, NDArray[Any
         passing = any(words in message for words in _PASSING)
         codes = pb_utils.TritonError
         raise ModelError(f"{model}: {message}", codes.UNAVAILABLE if passing else codes.INTERNAL)
-    found = {tensor.name(): tensor for tensor in response.output_tensors()}
-    return {name: found[name].as_numpy() for name in wanted}
+    tensors = {tensor.name(): tensor for tensor in response.output_tensors()}
+    return {name: tensors[name].as_numpy() for name in wanted}

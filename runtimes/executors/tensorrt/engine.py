@@ -15,8 +15,9 @@ from runtimes.executors.tensorrt.buffers import Tensor
 from runtimes.executors.tensorrt.library import is_rtx, make_logger
 from runtimes.executors.tensorrt.refit import refit
 from runtimes.profiles import Profile
+from runtimes.tensors import INPUT_IDS
 
-_BATCHED = "input_ids"  # the input whose shape, [batch, tokens], describes a profile
+_BATCHED = INPUT_IDS.name  # whose shape, [batch, tokens], describes a profile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +38,9 @@ class EngineFile:
     def read(self) -> bytes:
         """The bytes; :class:`GateError` where they are not those the manifest recorded."""
         data = self.path.read_bytes()
-        if (found := hashlib.sha256(data).hexdigest()) != self.sha256:
+        if (digest := hashlib.sha256(data).hexdigest()) != self.sha256:
             raise GateError(
-                f"{self.path}: SHA-256 {found[:12]}…, the manifest recorded {self.sha256[:12]}…; "
+                f"{self.path}: SHA-256 {digest[:12]}…, the manifest recorded {self.sha256[:12]}…; "
                 "copy the bundle again or rebuild it"
             )
         return data
@@ -125,13 +126,13 @@ class Engine:
             raise InputError(
                 f"{self.file.path}: no input {_BATCHED}; not an engine of this project"
             )
-        found = []
+        profiles = []
         for index in range(self._engine.num_optimization_profiles):
             low, best, high = ((s[0], s[1]) for s in self._profile_shapes(_BATCHED, index))
             names = self.file.profiles
             name = names[index] if index < len(names) else f"profile {index}"
-            found.append(Profile(name=name, min=low, opt=best, max=high))
-        return tuple(found)
+            profiles.append(Profile(name=name, min=low, opt=best, max=high))
+        return tuple(profiles)
 
     def _profile_shapes(self, name: str, index: int) -> Sequence[tuple[int, ...]]:
         return [tuple(dims) for dims in self._engine.get_tensor_profile_shape(name, index)]

@@ -51,8 +51,8 @@ def make_logger(trt: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(message)
-            elif found := _ACTIVATIONS.search(message):
-                self.activation_memory.append(int(found[1]))
+            elif match := _ACTIVATIONS.search(message):
+                self.activation_memory.append(int(match[1]))
 
         def last_words(self) -> str:
             """The last errors, for a message."""

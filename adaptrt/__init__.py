@@ -56,18 +56,20 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    """A public name, loaded from where it is defined."""
-    if name == "__version__":
-        from importlib.metadata import version
+if not TYPE_CHECKING:  # a type checker would take any name for one that is there
 
-        value: object = version("adaptrt")
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> object:
+        """A public name, loaded from where it is defined."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            value: object = version("adaptrt")
+        elif name in _HOMES:
+            value = getattr(import_module(_HOMES[name]), name)
+        else:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

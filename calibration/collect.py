@@ -60,16 +60,16 @@ def collect(
     """
     if not samples:
         raise InputError("calibration: no text to run, expected at least one")
-    found = {name: Activation() for name in tensors}
+    activations = {name: Activation() for name in tensors}
     with OrtRuntime(_observed(graph, tensors), folder=graph.parent, threads=threads) as runtime:
         order = sorted(range(len(samples)), key=lambda i: -len(samples[i].ids))
         for index in tqdm(order, "calibration", disable=None if progress else True, leave=False):
             values = runtime.run(_feeds(samples[index], task_ids))
-            for name, activation in found.items():
+            for name, activation in activations.items():
                 if not np.isfinite(values[f"{name}.sum"]):
                     raise InputError(_not_finite(name, tensors[name], index, samples[index]))
                 activation.add(values[f"{name}.channel_max"], values[f"{name}.values"])
-    return found
+    return activations
 
 
 def _feeds(sample: Sample, task_ids: Mapping[str, int] | None) -> Arrays:

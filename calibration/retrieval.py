@@ -41,12 +41,12 @@ def compare_retrieval(
     A score that is not finite makes every figure NaN, which passes no gate. Where FP32 finds no
     passage among its ten best, there is nothing to lose and ``ndcg_ratio`` is 1.
     """
-    exact, found = _scores(exact_queries, exact_passages), _scores(queries, passages)
-    if not (np.isfinite(exact).all() and np.isfinite(found).all()):
+    exact, ours = _scores(exact_queries, exact_passages), _scores(queries, passages)
+    if not (np.isfinite(exact).all() and np.isfinite(ours).all()):
         return Retrieval(np.nan, np.nan, np.nan, np.nan)
-    before, after = _ndcg(exact), _ndcg(found)
+    before, after = _ndcg(exact), _ndcg(ours)
     ratio = after / before if before else 1.0
-    return Retrieval(after, before, ratio, _overlap(exact, found))
+    return Retrieval(after, before, ratio, _overlap(exact, ours))
 
 
 def _scores(queries: Vectors, passages: Vectors) -> Doubles:
@@ -66,9 +66,9 @@ def _ndcg(scores: Doubles) -> float:
     return float(((until[better + tied] - until[better]) / tied).mean())
 
 
-def _overlap(exact: Doubles, found: Doubles) -> float:
+def _overlap(exact: Doubles, ours: Doubles) -> float:
     """Mean share of the ten best that are, by FP32's scores, as good as FP32's ten best."""
     top = min(TOP, exact.shape[1])
     least = np.sort(exact, axis=1)[:, -top][:, None] - TIE
-    best = np.argsort(-found, axis=1, kind="stable")[:, :top]
+    best = np.argsort(-ours, axis=1, kind="stable")[:, :top]
     return float((np.take_along_axis(exact, best, axis=1) >= least).mean())

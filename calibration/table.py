@@ -139,17 +139,19 @@ def read_calibration(path: Path) -> Calibration:
         raise InputError(f"{path}: missing or unknown: {shown(sorted(different))}; {_AGAIN}")
     if not isinstance(entries := raw["tensors"], dict):
         raise InputError(f"{path}: tensors: got {shown(entries)}, expected object; {_AGAIN}")
-    found = as_record(raw | {"tensors": {}}, Calibration, path, _AGAIN)
+    calibration = as_record(raw | {"tensors": {}}, Calibration, path, _AGAIN)
     if (unknown := next(unknown_keys(raw["corpus"], Corpus), None)) is not None:
         raise InputError(f"{path}: corpus.{shown(unknown)}: unknown; {_AGAIN}")
-    if not isinstance(found.settings.get("observer"), str):
+    if not isinstance(calibration.settings.get("observer"), str):
         raise InputError(f"{path}: settings.observer: missing; {_AGAIN}")
-    if found.key != raw["key"]:
+    if calibration.key != raw["key"]:
         raise InputError(
-            f"{path}: key {shown(raw['key'])}, expected {found.key}: changed; {_AGAIN}"
+            f"{path}: key {shown(raw['key'])}, expected {calibration.key}: changed; {_AGAIN}"
         )
-    storage = found.storage
-    return replace(found, tensors={k: _range(path, k, e, storage) for k, e in entries.items()})
+    storage = calibration.storage
+    return replace(
+        calibration, tensors={k: _range(path, k, e, storage) for k, e in entries.items()}
+    )
 
 
 _AGAIN = "delete it and calibrate again"
@@ -162,9 +164,9 @@ def storage_setting(storage: Storage) -> dict[str, Setting]:
 
 def _range(path: Path, name: str, entry: Any, storage: Storage) -> Range:
     try:
-        found = Range(**entry)
-        found.require_scale(storage)
-        return found
+        recorded = Range(**entry)
+        recorded.require_scale(storage)
+        return recorded
     except (TypeError, ValueError) as error:
         raise InputError(f"{path}: {shown(name)}: {shown(str(error))}; {_AGAIN}") from error
 

@@ -90,6 +90,7 @@ def _onnxruntime(
         adapter=adapter,
         tasks=counted_tasks(manifest),
         spinning=options.spinning,
+        integer_products=SCHEMES[manifest.precision].integer_products,
     )
 
 

@@ -69,10 +69,10 @@ def _unknown(value: Any, kind: inspect.Type, where: str) -> Iterator[str]:
 
 def _refusal(message: str, raw: Any, kind: object) -> str:
     """msgspec's message in this project's words, with the value that was refused."""
-    found = _REFUSAL.fullmatch(message)
-    if found is None:
+    matched = _REFUSAL.fullmatch(message)
+    if matched is None:
         return message
-    what, where = found["what"].replace("`", ""), found["where"] or ""
+    what, where = matched["what"].replace("`", ""), matched["where"] or ""
     missing = what.removeprefix("Object missing required field ")
     if missing != what:
         return f"{where}.{missing}".removeprefix(".") + ": missing"

@@ -51,11 +51,11 @@ class InsertQdq(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found, storage = gemm_nodes(model), np.dtype(self.plan.scheme.operands.dtype)
-        if missing := self.plan.quantised.keys() - found.keys():
+        products, storage = gemm_nodes(model), np.dtype(self.plan.scheme.operands.dtype)
+        if missing := self.plan.quantised.keys() - products.keys():
             raise ValueError(f"the graph has no product of {', '.join(sorted(missing))}")
         for name, entry in self.plan.quantised.items():
-            _quantise(model, found[name], name, storage, smoothed=entry.alpha > 0)
+            _quantise(model, products[name], name, storage, smoothed=entry.alpha > 0)
         return PassResult(model, modified=bool(self.plan.quantised))
 
 
@@ -66,12 +66,12 @@ def _quantise(
     if x is None or weight is None or x.type is None or weight.shape is None:
         raise ValueError(f"{gemm.name}: the type of an operand is unknown")
     rows, columns = weight.shape.numpy()
-    made: list[ir.Node] = []
+    new_nodes: list[ir.Node] = []
 
     def op(op_type: str, inputs: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
         like = weight if suffix.startswith("weight") else x
-        made.append(node(op_type, inputs, like, name=f"{name}.{suffix}", **attributes))
-        return made[-1].outputs[0]
+        new_nodes.append(node(op_type, inputs, like, name=f"{name}.{suffix}", **attributes))
+        return new_nodes[-1].outputs[0]
 
     scale = _tensor(model, f"{name}.{INPUT_SCALE}", (), x.type)
     columns_scale = _tensor(model, f"{name}.{WEIGHT_SCALE}", (columns,), x.type)
@@ -87,7 +87,7 @@ def _quantise(
     weight.type = quantised.type
     for index, value in enumerate((activation, matrix)):
         gemm.replace_input_with(index, value)
-    model.graph.insert_before(gemm, made)
+    model.graph.insert_before(gemm, new_nodes)
 
 
 def _tensor(model: ir.Model, name: str, shape: tuple[int, ...], kind: ir.TypeProtocol) -> ir.Value:

@@ -23,8 +23,9 @@ class UseIntegerMatMul(InPlacePass):
     """MatMul(DQ(Q(x)), DQ(W)) [+ bias] → MatMulIntegerToFloat(Q'(x), W, scales [, bias]).
 
     Its fast kernels take an unsigned left side: Q' gives UINT8 around 128, which are the same 256
-    steps at the same places. requires: symmetric INT8, after the fusions that take a bias for
-    themselves. ensures: matched products are one integer kernel each.
+    steps at the same places. Products of other types stay as they are. requires: symmetric INT8,
+    after the fusions that take a bias for themselves. ensures: matched products are one integer
+    kernel each.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -36,7 +37,7 @@ class UseIntegerMatMul(InPlacePass):
             if left is None or right is None:
                 continue
             quantised = producer(left.inputs[0], "QuantizeLinear")
-            if quantised is None:
+            if quantised is None or quantised.outputs[0].dtype != ir.DataType.INT8:
                 continue
             _replace(model, gemm, quantised, right)
             modified = True

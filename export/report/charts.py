@@ -186,15 +186,15 @@ def _frame(
 ) -> list[Element]:
     """Grid lines with their labels, and both axes' names."""
     bottom, right = _HEIGHT - _BOTTOM, WIDTH - _RIGHT
-    found = []
+    elements = []
     for x, label in xs:
-        found.append(element("line", class_="grid", x1=x, x2=x, y1=_TOP, y2=bottom))
-        found.append(element("text", label, x=x, y=bottom + 14, text_anchor="middle"))
+        elements.append(element("line", class_="grid", x1=x, x2=x, y1=_TOP, y2=bottom))
+        elements.append(element("text", label, x=x, y=bottom + 14, text_anchor="middle"))
     for y, label in ys:
-        found.append(element("line", class_="grid", x1=_LEFT, x2=right, y1=y, y2=y))
-        found.append(element("text", label, x=_LEFT - 8, y=y, text_anchor="end"))
+        elements.append(element("line", class_="grid", x1=_LEFT, x2=right, y1=y, y2=y))
+        elements.append(element("text", label, x=_LEFT - 8, y=y, text_anchor="end"))
     middle = (_TOP + bottom) / 2
-    found.append(
+    elements.append(
         element(
             "text",
             x_name,
@@ -204,7 +204,7 @@ def _frame(
             text_anchor="middle",
         )
     )
-    found.append(
+    elements.append(
         element(
             "text",
             y_name,
@@ -215,7 +215,7 @@ def _frame(
             transform=f"rotate(-90 14 {middle})",
         )
     )
-    return found
+    return elements
 
 
 def _gate_line(x1: float, y1: float, x2: float, y2: float) -> list[Element]:

@@ -15,8 +15,8 @@ def element(tag: str, *content: Content, **attributes: Value) -> Element:
 
     ``_`` at an attribute's end is dropped, any other becomes ``-``.
     """
-    made = Element(tag, {_attribute(k): _value(v) for k, v in attributes.items()})
-    return extend(made, content)
+    created = Element(tag, {_attribute(k): _value(v) for k, v in attributes.items()})
+    return extend(created, content)
 
 
 def extend(parent: Element, content: Iterable[Content]) -> Element:

@@ -24,7 +24,7 @@ ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Without VNNI UINT8 × INT8 saturates. The CPU graph's weights then become UINT8, whose kernels are
 # exact; Q/DQ of a portable graph are computed as they stand, not fused into integer kernels.
-_WITHOUT_VNNI = ("session.x64quantprecision", "session.disable_quant_qdq")
+_EXACT_WEIGHTS, _NO_QDQ_FUSION = "session.x64quantprecision", "session.disable_quant_qdq"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -40,14 +40,17 @@ class OrtRuntime(RuntimeBase):
         adapter: Path | None = None,
         tasks: Sequence[str] = (),
         spinning: bool = True,
+        integer_products: bool = True,
         folder: Path | None = None,
     ) -> None:
         """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
 
         ``spinning`` threads go on spinning between calls and start the next one sooner; where
-        other processes use the cores too, as in a server, they would take their time. A graph may
-        also be the bytes of a model whose weights lie in ``folder``. Raises :class:`MissingError`
-        where ``device`` is ``cuda`` and its provider does not load.
+        other processes use the cores too, as in a server, they would take their time. Without
+        ``integer_products`` Q/DQ are computed as they stand: ONNX Runtime 1.31 fuses those of
+        other types than INT8 too, into integer kernels that do not take them. A graph may also be
+        the bytes of a model whose weights lie in ``folder``. Raises :class:`MissingError` where
+        ``device`` is ``cuda`` and its provider does not load.
         """
         self.name = f"onnxruntime-{device}"
         self.budget = Budget() if device == "cpu" else GPU
@@ -62,8 +65,9 @@ class OrtRuntime(RuntimeBase):
         if folder is not None:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
         if not has_vnni():
-            for setting in _WITHOUT_VNNI:
-                options.add_session_config_entry(setting, "1")
+            options.add_session_config_entry(_EXACT_WEIGHTS, "1")
+        if not (integer_products and has_vnni()):
+            options.add_session_config_entry(_NO_QDQ_FUSION, "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

@@ -48,7 +48,6 @@ help: ## This list
 	@echo "  WORKSPACE     builder memory in GiB [8]"
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
-	@echo "  QUIET         1: nothing but warnings and errors"
 	@echo "  NAME          the bundle's folder in OUT/model [one that says the choices]"
 	@echo "  of INT8 (make calibrate takes them too):"
 	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"
@@ -66,8 +65,11 @@ help: ## This list
 	@echo "make bench takes BENCH_SIZE: sample, mid, full [mid]; BENCH_ONLY, contenders, and BENCH_CASES,"
 	@echo "  such as 1x512, both separated by commas [all]."
 	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
-	@echo "Every target: PYTHON, which makes the environments [python3]; ADAPTRT_DEBUG=1: tracebacks."
+	@echo "Every adaptrt command: QUIET=1, nothing but warnings and errors on standard error;"
+	@echo "  VERBOSE=1, short stages too, and how things are run; ADAPTRT_DEBUG=1: tracebacks."
+	@echo "Every target: PYTHON, which makes the environments [python3]."
 
+ADAPTRT = $(BIN)/adaptrt $(if $(QUIET),--quiet) $(if $(VERBOSE),--verbose)
 COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
   $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
   $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
@@ -76,28 +78,28 @@ COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)
   $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
   $(if $(CALIBRATION_TEXTS),--calibration-texts "$(CALIBRATION_TEXTS)") \
   $(if $(OBSERVER),--observer "$(OBSERVER)") \
-  $(if $(INT8_FALLBACK_MAX),--int8-fallback-max "$(INT8_FALLBACK_MAX)") $(if $(QUIET),--quiet)
+  $(if $(INT8_FALLBACK_MAX),--int8-fallback-max "$(INT8_FALLBACK_MAX)")
 
 # NAME counts on the command line only: some systems have it in the environment, for the machine.
 engine: $(VENV)/.installed ## Build a verified engine bundle
-	@$(BIN)/adaptrt engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
+	@$(ADAPTRT) engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(REFITTABLE),--refittable) \
 	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(filter command,$(origin NAME)),--name "$(NAME)") \
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
 
 calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISION=int8 does it too)
-	@$(BIN)/adaptrt calibrate $(COMMON)
+	@$(ADAPTRT) calibrate $(COMMON)
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
-	@$(BIN)/adaptrt verify --bundle "$(BUNDLE)"
+	@$(ADAPTRT) verify --bundle "$(BUNDLE)"
 
 triton: $(VENV)/.installed-serve ## Write a Triton model repository (BUNDLE="a b")
-	@$(BIN)/adaptrt triton --bundle $(BUNDLE) --out "$(OUT)" --triton-version "$(TRITON_VERSION)" \
+	@$(ADAPTRT) triton --bundle $(BUNDLE) --out "$(OUT)" --triton-version "$(TRITON_VERSION)" \
 	  $(if $(ENCODER),--encoder "$(ENCODER)") $(if $(SETTINGS),--settings "$(SETTINGS)")
 
 serve: $(VENV)/.installed $(TRITON_VENV)/.installed ## Serve the repository on this machine
-	@$(BIN)/adaptrt serve --repository "$(OUT)" --environment $(TRITON_VENV) \
+	@$(ADAPTRT) serve --repository "$(OUT)" --environment $(TRITON_VENV) \
 	  $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(HTTP_PORT),--http-port "$(HTTP_PORT)") \
 	  $(if $(GRPC_PORT),--grpc-port "$(GRPC_PORT)") $(if $(CACHE),--cache "$(CACHE)") \
 	  $(if $(METRICS_PORT),--metrics-port "$(METRICS_PORT)")

@@ -63,7 +63,7 @@ def collect(
     activations = {name: Activation() for name in tensors}
     with OrtRuntime(_observed(graph, tensors), folder=graph.parent, threads=threads) as runtime:
         order = sorted(range(len(samples)), key=lambda i: -len(samples[i].ids))
-        for index in tqdm(order, "calibration", disable=None if progress else True, leave=False):
+        for index in tqdm(order, "calibration", disable=not progress, leave=False):
             values = runtime.run(_feeds(samples[index], task_ids))
             for name, activation in activations.items():
                 if not np.isfinite(values[f"{name}.sum"]):

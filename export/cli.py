@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from export.build.requirements import require_builder
 from export.console.failures import CLOSED, INTERRUPTED, message_for
 from export.console.parser import make_parser
-from export.console.progress import show_on_stderr, stage
+from export.console.progress import bars_shown, log, show_on_stderr, stage
+from export.console.results import bundle_lines, calibration_lines
 from export.console.streams import complain, give_up_unwritable, prepare
 from export.request import BuildRequest
 from runtimes.errors import InputError, MissingError
-from runtimes.manifest import Manifest
-from runtimes.schemes import SCHEMES
 
 if TYPE_CHECKING:
     from export.build.inputs import BuildInputs
@@ -37,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser = _parser()
         arguments = parser.parse_args(argv)
         debug = debug or arguments.debug
-        show_on_stderr(logging.WARNING if getattr(arguments, "quiet", False) else logging.INFO)
+        show_on_stderr(quiet=arguments.quiet, verbose=arguments.verbose)
         if arguments.command is None:
             code = _no_command(parser, arguments)
         else:
@@ -88,7 +85,7 @@ def _build(inputs: BuildInputs, tasks: tuple[str, ...] | None, start: float) -> 
         from export.build.pipeline import build_bundles
 
     for path, manifest in build_bundles(inputs, tasks):
-        print(_summary(path, manifest, time.perf_counter() - start))
+        print(bundle_lines(path, manifest, time.perf_counter() - start))
         start = time.perf_counter()
 
 
@@ -104,34 +101,8 @@ def _calibrate(arguments: argparse.Namespace) -> int:
 
     for path, calibration, reused in calibrate_bundles(inputs, request.tasks):
         lengths = calibration.corpus.counts.length
-        listed = ", ".join(f"{count} of up to {bound}" for bound, count in lengths.items())
-        print(f"{path}{'  (as it was: nothing changed)' if reused else ''}")
-        print(f"  {len(calibration.tensors)} GEMMs; texts by tokens: {listed}")
+        print(calibration_lines(path, len(calibration.tensors), lengths, reused=reused))
     return 0
-
-
-def _summary(path: Path, manifest: Manifest, seconds: float) -> str:
-    lines = [f"{path}  ({seconds:.0f} s)"]
-    for entry in manifest.artifacts:
-        label = entry.kind + (f" {entry.gpu}" if entry.gpu else "")
-        lines.append(f"  {entry.path:28} {_size(entry.bytes):>12}  {label}")
-    if (parity := manifest.parity) is not None:
-        lines.append(
-            f"  parity: {parity.rows} texts, minimum cosine {parity.min_cosine:.7f} "
-            f"(gate {parity.threshold}), mean {parity.mean_cosine:.7f}\n"
-            f"          {parity.executed} against {parity.reference}; the reference itself in "
-            f"BF16: {parity.reference_bf16_min_cosine:.7f}"
-        )
-    if (quantisation := manifest.quantisation) is not None:
-        lines.append(
-            f"  {SCHEMES[quantisation.scheme].label}: {quantisation.share:.1%} of the GEMMs' work, "
-            f"{len(quantisation.fallback)} GEMMs fell back"
-        )
-    return "\n".join(lines)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -153,13 +124,14 @@ def _encode(arguments: argparse.Namespace) -> int:
         with Embedder.load(
             arguments.bundle, runtime=arguments.runtime, adapter=arguments.adapter
         ) as embedder:
+            log.debug("  %s runs %d texts", embedder.runtime.name, len(texts))
             vectors = embedder.encode(
                 texts,
                 task=arguments.task,
                 dimensions=arguments.dimensions,
                 prefix=arguments.prefix,
                 strict=arguments.strict,
-                progress=True,
+                progress=bars_shown(),
             )
         write(texts, vectors)
     return 0

@@ -13,9 +13,13 @@ import onnx
 import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
+import export.gate.retrieval
+import export.gate.texts
+from calibration.corpus import held_back, retrieval_pairs
 from export.checkpoint.lora import Adapter
 from export.checkpoint.reader import Checkpoint
 from export.checkpoint.source import SAMPLE
@@ -76,6 +80,13 @@ def build(out: Path, *arguments: object, precision: str = "fp32", tokens: int = 
         out,
         *arguments,
     )
+
+
+def few_gate_texts(patch: pytest.MonkeyPatch) -> None:
+    """A twelfth of a quantised build's texts. Random weights hardly rank: nDCG is judged mildly."""
+    patch.setattr(export.gate.texts, "held_back", lambda: held_back()[::12])
+    patch.setattr(export.gate.texts, "retrieval_pairs", lambda: retrieval_pairs()[::12])
+    patch.setattr(export.gate.retrieval, "MIN_NDCG", 0.5)
 
 
 def listing(folder: Path) -> dict[str, bytes]:

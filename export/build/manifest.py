@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,7 +24,7 @@ from runtimes.bundle_files import (
     TOKENIZER_FILES,
     WEIGHT_FILE,
 )
-from runtimes.choices import ALL_TASKS, AdapterMode, GraphKind, Precision, Target
+from runtimes.choices import ALL_TASKS, AdapterMode, GraphKind, Target
 from runtimes.manifest import (
     SCHEMA,
     SCHEMA_MINOR,
@@ -41,12 +41,11 @@ UNHASHED = "0" * 64  # a draft's
 
 
 def draft_manifest(
-    folder: Path, files: Mapping[GraphKind, str], inputs: BuildInputs, plan: BundlePlan
+    files: Mapping[GraphKind, str], inputs: BuildInputs, plan: BundlePlan
 ) -> Manifest:
-    """The manifest of a staged bundle whose graphs and weights are written and not yet compared.
+    """What is known of a bundle before it is written: executors are opened by it.
 
-    Executors are opened by it. Its files have no hashes, and engines, reference and parity are
-    not in it.
+    It names the graphs, without sizes and hashes; engines, reference and parity are not in it.
     """
     spec, config = inputs.spec, inputs.checkpoint.config
     task = plan.tasks[0] if len(plan.tasks) == 1 else ALL_TASKS
@@ -74,7 +73,10 @@ def draft_manifest(
         prefix=plan.prefixes.get(task, ""),
         prefixes=dict(plan.prefixes),
         pad_id=config.pad_id,
-        artifacts=tuple(_draft_artifacts(folder, files, spec.precision)),
+        artifacts=tuple(
+            Artifact(path=name, kind=kind, bytes=0, sha256=UNHASHED, precision=spec.precision)
+            for kind, name in files.items()
+        ),
         versions=_versions(inputs),
         profiles=(
             () if spec.target is Target.ONNXRUNTIME else engine_profiles(spec.profiles, spec.limits)
@@ -97,27 +99,12 @@ def final_manifest(
     ``memory`` is that of the engines' profiles by file, bytes; ``parity`` how the graph that
     speaks for the target compared.
     """
-    graphs = {GraphKind(a.kind): a.path for a in draft.artifacts if a.kind in set(GraphKind)}
     return replace(
         draft,
-        artifacts=tuple(_artifacts(folder, graphs, spec, memory)),
+        artifacts=tuple(_artifacts(folder, draft.artifacts, spec, memory)),
         parity=parity,
         quantisation=quantisation,
     )
-
-
-def _draft_artifacts(
-    folder: Path, files: Mapping[GraphKind, str], precision: Precision
-) -> Iterator[Artifact]:
-    listed = [(name, kind.value) for kind, name in files.items()]
-    for name, kind in (*listed, *_weight_files(folder), (TOKENIZER_FILE, "tokenizer")):
-        yield Artifact(
-            path=name,
-            kind=kind,
-            bytes=(folder / name).stat().st_size,
-            sha256=UNHASHED,
-            precision=None if kind == "tokenizer" else precision,
-        )
 
 
 def _weight_files(folder: Path) -> Iterator[tuple[str, str]]:
@@ -129,12 +116,12 @@ def _weight_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _artifacts(
     folder: Path,
-    files: Mapping[GraphKind, str],
+    graphs: Iterable[Artifact],
     spec: BuildSpec,
     memory: Mapping[str, tuple[int, ...] | None],
 ) -> Iterator[Artifact]:
-    for kind, name in files.items():
-        yield make_artifact(folder, name, kind.value, precision=spec.precision)
+    for graph in graphs:
+        yield make_artifact(folder, graph.path, graph.kind, precision=spec.precision)
     for gpu, name in engine_names(spec):
         engine = make_artifact(
             folder, name, spec.target.value, precision=spec.precision, gpu=gpu or spec.gpus[0]

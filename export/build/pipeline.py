@@ -1,57 +1,55 @@
-"""The stages in order: checkpoint → plan → graph → weights → engines → parity → bundle."""
+"""The stages in order: checkpoint → plan → graph → weights → engines and parity → bundle."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import onnx_ir as ir
 
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
 from export.build.manifest import draft_manifest, final_manifest
-from export.bundle.plan import BundlePlan, engine_names, plan_bundle
+from export.build.staged import (
+    Memory,
+    StagedBundle,
+    copy_tokenizer,
+    graph_files,
+    make_engines,
+    write_model,
+)
+from export.bundle.plan import BundlePlan, plan_bundle
 from export.bundle.replacing import require_replaceable
 from export.bundle.staging import staging, write_json
 from export.console.progress import log, stage
-from export.engines.builder import EngineSpec, build_engine
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
-from export.gate.gate import Gate
-from export.gate.judge import Verdict
+from export.gate.gate import Reference, Verdict, judge, reference_of
+from export.gate.parity_file import write_parity
+from export.gate.texts import gate_texts
+from export.gate.traced import gate_executors
 from export.graph.gemms import gemm_modules
 from export.graph.insert_qdq import quantise_graph
 from export.graph.precision_plan import PrecisionPlan
 from export.graph.trace import PortableGraph, trace
-from export.graph.weights import CastReport, write_weights
-from export.lowering.pipelines import lower
+from export.graph.weights import CastReport
 from export.quantisation.calibrate import Subject, calibration_of
-from export.quantisation.fallback import until_it_passes
+from export.quantisation.fallback import fall_back, quantise_everything
 from export.quantisation.summary import quantisation_figures, write_files
 from export.report.figures import ReportData
-from runtimes.bundle_files import (
-    GRAPH_FILES,
-    MANIFEST_FILE,
-    OFFICIAL_FOLDER,
-    SHARED_FILE,
-    TOKENIZER_FILE,
-    TOKENIZER_FILES,
-)
-from runtimes.choices import AdapterMode, GraphKind, Interface, Precision, Target
-from runtimes.files import read_json
-from runtimes.manifest import Manifest, Parity
+from runtimes.bundle_files import MANIFEST_FILE, SHARED_FILE
+from runtimes.choices import AdapterMode, Precision, Target
+from runtimes.manifest import Manifest, Parity, Quantisation
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """A staged bundle that passed its gate; engines' ``memory`` by file, a number per profile."""
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """A staged bundle whose graphs agree with the reference, and whose engines are built."""
 
+    reference: Reference
     verdict: Verdict
     cast: CastReport
-    memory: Mapping[str, tuple[int, ...] | None]
+    memory: Memory
+    precision: PrecisionPlan | None = None  # where the scheme quantises
 
 
 def build_bundles(
@@ -62,86 +60,164 @@ def build_bundles(
     The merged bundles of several tasks share one copy of the tensors no adapter changes, and of
     the engines where those are built without weights.
     """
-    spec, engines = inputs.spec, inputs.engines
-    if spec.adapter is AdapterMode.SWITCHABLE:
-        tasks = (spec.task,)
-    tasks = tasks or inputs.checkpoint.tasks
-    shared = engines.shared if engines else None
-    share = len(tasks) > 1 or shared is not None
-    plans = [plan_bundle(spec, inputs.checkpoint, task, shared=share) for task in tasks]
+    chosen = _tasks(inputs, tasks)
+    shared = inputs.engines.shared if inputs.engines else None
+    share = len(chosen) > 1 or shared is not None
+    plans = [plan_bundle(inputs.spec, inputs.checkpoint, task, shared=share) for task in chosen]
     for plan in plans:
         _check_places(inputs, plan)
-    for index, plan in enumerate(plans):
-        folder, manifest = _build(inputs, plan, index, shared)
+    for position, plan in enumerate(plans):
+        folder, manifest = _build_bundle(inputs, plan, position, shared)
         yield folder, manifest
         shared = folder / SHARED_FILE if (folder / SHARED_FILE).is_file() else None
-        if spec.refittable:
+        if inputs.spec.refittable:
             inputs = replace(inputs, engines=EngineSource(folder, manifest))
 
 
-def _build(
-    inputs: BuildInputs, plan: BundlePlan, index: int, shared: Path | None
+def calibrate_bundles(
+    inputs: BuildInputs, tasks: tuple[str, ...] | None
+) -> Iterator[tuple[Path, Calibration, bool]]:
+    """The calibration of every bundle that :func:`build_bundles` would build.
+
+    Gives its file, its contents, and whether it was there already.
+    """
+    subjects = [
+        _subject(inputs, plan_bundle(inputs.spec, inputs.checkpoint, task, shared=False))
+        for task in _tasks(inputs, tasks)
+    ]
+    for subject in subjects:
+        subject.stored()
+    for subject in subjects:
+        yield subject.path, *calibration_of(subject)
+
+
+def _tasks(inputs: BuildInputs, tasks: tuple[str, ...] | None) -> tuple[str, ...]:
+    """The tasks to plan a bundle for; a switchable one is for all."""
+    if inputs.spec.adapter is AdapterMode.SWITCHABLE:
+        return (inputs.spec.task,)
+    return tasks or inputs.checkpoint.tasks
+
+
+def _build_bundle(
+    inputs: BuildInputs, plan: BundlePlan, position: int, shared: Path | None
 ) -> tuple[Path, Manifest]:
-    spec = inputs.spec
-    final = _final(inputs, plan)
+    """``position`` counts the bundles of the build, ``shared`` is the former's shared tensors."""
+    spec, final = inputs.spec, _final(inputs, plan)
+    log.debug("  %s: tasks %s; %s", plan.name, ", ".join(plan.tasks), plan.form)
     calibration = _calibration(inputs, plan) if spec.scheme.needs_calibration else None
     with staging(final, lambda place: require_replaceable(place, spec, plan)) as folder:
-        inner = folder / OFFICIAL_FOLDER if plan.form.interface is Interface.OFFICIAL else folder
-        inner.mkdir(exist_ok=True)
-        files = _graph_files(plan, spec.target)
-        _copy_tokenizer(folder, inputs, plan)
+        copy_tokenizer(folder, inputs.source.folder, plan.form.interface, spec.limits.max_tokens)
         if spec.target is Target.TENSORRT10:
             write_device_files(folder)
-        gate = Gate(folder, files, spec, plan, inputs.checkpoint, inputs.tokenizer, index)
         with stage("trace"):
             graph = _trace(inputs, plan)
-
-        def attempt(graph: PortableGraph, precision: PrecisionPlan | None) -> Attempt:
-            with stage("graphs and weights"):
-                _write_graphs(folder, files, graph)
-                contents = replace(plan.contents, plan=precision)
-                cast = write_weights(inner, graph.slots, contents, spec.limits.max_tokens, shared)
-            # Engines first: they take seconds and can fail, the gate takes minutes.
-            memory = _make_engines(folder, files, inputs, plan)
-            return Attempt(gate.run(graph), cast, memory)
-
-        quantisation = None
+        files = graph_files(plan, spec.target)
+        staged = StagedBundle(
+            folder=folder,
+            files=files,
+            inputs=plan.form.inputs,
+            contents=plan.contents,
+            max_tokens=spec.limits.max_tokens,
+            shared=shared,
+            draft=draft_manifest(files, inputs, plan),
+        )
         if calibration is None:
-            made = attempt(graph, None)
-            gate.write(made.verdict)
+            passed = _build_unquantised(inputs, staged, graph, position)
         else:
-            modules = gemm_modules(inputs.checkpoint.config)
-            tried, made = until_it_passes(
-                lambda tried: attempt(quantise_graph(graph, tried), tried),
-                calibration,
-                modules,
-                spec.scheme,
-                spec.dtype,
-                spec.calibration.fallback_max,
-            )
-            figures = quantisation_figures(tried, calibration, modules, made.verdict.retrieval)
-            gate.write(made.verdict, quantisation=figures.to_json())
-            data = ReportData(
-                model=inputs.source.name,
-                task=", ".join(plan.tasks),
-                target=spec.target,
-                adapter=spec.adapter,
-                reports=made.verdict.reports,
-                quantisation=figures,
-            )
-            write_files(folder, data, calibration)
-            quantisation = figures.summary
-        _warn_flushed(made.cast, spec.precision)
+            passed = _build_quantised(inputs, staged, graph, calibration, position)
+        _warn_flushed(passed.cast, spec.precision)
+        quantisation = _write_results(inputs, plan, folder, passed, calibration)
         with stage("hashes"):
-            parity = Parity(
-                **next(iter(made.verdict.reports.values())).summary(),
-                reference_bf16_min_cosine=made.verdict.noise,
-                flushed_weights=dict(made.cast.flushed),
+            parity = _parity(passed)
+            manifest = final_manifest(
+                staged.draft, folder, spec, passed.memory, parity, quantisation
             )
-            draft = draft_manifest(folder, files, inputs, plan)
-            manifest = final_manifest(draft, folder, spec, made.memory, parity, quantisation)
         write_json(folder / MANIFEST_FILE, manifest.to_json())
     return final, manifest
+
+
+def _build_unquantised(
+    inputs: BuildInputs, staged: StagedBundle, graph: PortableGraph, position: int
+) -> Passed:
+    """Engines first: they take seconds and can fail, the gate takes minutes."""
+    cast = write_model(staged, graph)
+    memory = make_engines(staged, inputs.spec, inputs.trt, inputs.engines)
+    reference = _reference(inputs, staged.draft, position)
+    verdict = _judge(inputs, staged, reference)
+    verdict.require_passed()
+    return Passed(reference=reference, verdict=verdict, cast=cast, memory=memory)
+
+
+def _build_quantised(
+    inputs: BuildInputs,
+    staged: StagedBundle,
+    graph: PortableGraph,
+    calibration: Calibration,
+    position: int,
+) -> Passed:
+    """Every GEMM is quantised at first; the most sensitive fall back until the gate passes.
+
+    Every attempt is judged by the gate itself, on the graphs that would be shipped. Engines are
+    built once, of the graph that passed.
+    """
+    spec, modules = inputs.spec, gemm_modules(inputs.checkpoint.config)
+    precision = quantise_everything(calibration, spec.scheme, spec.dtype)
+    cast = write_model(staged, quantise_graph(graph, precision), precision)
+    reference = _reference(inputs, staged.draft, position)
+    while (verdict := _judge(inputs, staged, reference)).failure is not None:
+        precision = fall_back(
+            precision, verdict.failure, calibration, modules, spec.calibration.fallback_max
+        )
+        cast = write_model(staged, quantise_graph(graph, precision), precision)
+    memory = make_engines(staged, spec, inputs.trt, inputs.engines)
+    return Passed(
+        reference=reference, verdict=verdict, cast=cast, memory=memory, precision=precision
+    )
+
+
+def _reference(inputs: BuildInputs, draft: Manifest, position: int) -> Reference:
+    texts = gate_texts(draft, inputs.tokenizer, inputs.spec.parity_tokens, position)
+    return reference_of(inputs.checkpoint, draft, inputs.tokenizer, texts)
+
+
+def _judge(inputs: BuildInputs, staged: StagedBundle, reference: Reference) -> Verdict:
+    executors = gate_executors(staged.draft)
+    return judge(staged.folder, staged.draft, inputs.tokenizer, reference, executors)
+
+
+def _write_results(
+    inputs: BuildInputs,
+    plan: BundlePlan,
+    folder: Path,
+    passed: Passed,
+    calibration: Calibration | None,
+) -> Quantisation | None:
+    """Write how the bundle compared; what the manifest says of a quantised one."""
+    spec, verdict, figures = inputs.spec, passed.verdict, None
+    if calibration is not None and passed.precision is not None:
+        modules = gemm_modules(inputs.checkpoint.config)
+        figures = quantisation_figures(passed.precision, calibration, modules, verdict.retrieval)
+        data = ReportData(
+            model=inputs.source.name,
+            task=", ".join(plan.tasks),
+            target=spec.target,
+            adapter=spec.adapter,
+            reports=verdict.reports,
+            quantisation=figures,
+        )
+        write_files(folder, data, calibration)
+    record = None if figures is None else figures.to_json()
+    write_parity(folder, passed.reference, verdict, spec.scheme, spec.parity_tokens, record)
+    return None if figures is None else figures.summary
+
+
+def _parity(passed: Passed) -> Parity:
+    """What the manifest says of the graph that speaks for the target."""
+    return Parity(
+        **passed.verdict.main.summary(),
+        reference_bf16_min_cosine=passed.reference.bf16_min_cosine,
+        flushed_weights=dict(passed.cast.flushed),
+    )
 
 
 def _final(inputs: BuildInputs, plan: BundlePlan) -> Path:
@@ -152,51 +228,7 @@ def _check_places(inputs: BuildInputs, plan: BundlePlan) -> None:
     """Before the work: nothing may be in the way of what it will write."""
     require_replaceable(_final(inputs, plan), inputs.spec, plan)
     if inputs.spec.scheme.needs_calibration:
-        _subject(inputs, plan).former()
-
-
-def _make_engines(
-    folder: Path, files: dict[GraphKind, str], inputs: BuildInputs, plan: BundlePlan
-) -> dict[str, tuple[int, ...] | None]:
-    """Build the engines, or take over those of another bundle; the memory of their profiles."""
-    spec = inputs.spec
-    if inputs.engines is not None:
-        return inputs.engines.link(folder / files[GraphKind.TENSORRT], folder)
-    memory = {}
-    for gpu, name in engine_names(spec):
-        engine = EngineSpec(
-            limits=spec.limits,
-            gpu=gpu,
-            workspace=int(spec.workspace_gib * 2**30),
-            inputs=plan.form.inputs,
-            timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
-            profiles=spec.profiles,
-            refittable=spec.refittable,
-        )
-        graph = folder / files[GraphKind.TENSORRT]
-        with stage(f"engine {gpu or spec.gpus[0]}"):
-            memory[name] = build_engine(inputs.trt, graph, folder / name, engine)
-    return memory
-
-
-def calibrate_bundles(
-    inputs: BuildInputs, tasks: tuple[str, ...] | None
-) -> Iterator[tuple[Path, Calibration, bool]]:
-    """The calibration of every bundle that :func:`build_bundles` would build.
-
-    Gives its file, its contents, and whether it was there already.
-    """
-    spec = inputs.spec
-    if spec.adapter is AdapterMode.SWITCHABLE:
-        tasks = (spec.task,)
-    subjects = [
-        _subject(inputs, plan_bundle(spec, inputs.checkpoint, task, shared=False))
-        for task in tasks or inputs.checkpoint.tasks
-    ]
-    for subject in subjects:
-        subject.former()
-    for subject in subjects:
-        yield subject.path, *calibration_of(subject)
+        _subject(inputs, plan).stored()
 
 
 def _subject(inputs: BuildInputs, plan: BundlePlan) -> Subject:
@@ -210,35 +242,10 @@ def _calibration(inputs: BuildInputs, plan: BundlePlan) -> Calibration:
     return calibration
 
 
-def _graph_files(plan: BundlePlan, target: Target) -> dict[GraphKind, str]:
-    if plan.form.interface is Interface.OFFICIAL:
-        return {GraphKind.ONNXRUNTIME: f"{OFFICIAL_FOLDER}/model.onnx"}
-    if target is Target.TENSORRT10:
-        return {kind: GRAPH_FILES[kind] for kind in (GraphKind.PRIMITIVE, GraphKind.ONNXRUNTIME)}
-    return {kind: GRAPH_FILES[kind] for kind in plan.kinds}
-
-
 def _trace(inputs: BuildInputs, plan: BundlePlan) -> PortableGraph:
-    config, limits = inputs.checkpoint.config, inputs.spec.limits
-    return trace(config, inputs.spec.dtype, limits.max_batch, limits.max_tokens, plan.form)
-
-
-def _write_graphs(folder: Path, files: dict[GraphKind, str], graph: PortableGraph) -> None:
-    for kind, name in files.items():
-        proto = ir.to_proto(lower(graph.model(), kind))
-        (folder / name).write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def _copy_tokenizer(folder: Path, inputs: BuildInputs, plan: BundlePlan) -> None:
-    for name in (TOKENIZER_FILE, *TOKENIZER_FILES):
-        if (inputs.source.folder / name).is_file():
-            shutil.copyfile(inputs.source.folder / name, folder / name)
-    path = folder / "tokenizer_config.json"
-    if plan.form.interface is Interface.OFFICIAL and path.is_file():
-        # Clients take the smaller of these two for their limit; only one is the model's.
-        config = read_json(path) | {"model_max_length": inputs.spec.limits.max_tokens}
-        config.pop("max_length", None)
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    limits = inputs.spec.limits
+    config, dtype = inputs.checkpoint.config, inputs.spec.dtype
+    return trace(config, dtype, limits.max_batch, limits.max_tokens, plan.form)
 
 
 def _warn_flushed(cast: CastReport, precision: Precision) -> None:

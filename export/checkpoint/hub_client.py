@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from tqdm import tqdm
 
-from export.console.progress import log
+from export.console.progress import bars_shown, log
 from runtimes.errors import InputError, one_line, shown
 
 if TYPE_CHECKING:
@@ -212,7 +211,7 @@ def progress_bar(name: str) -> type[tqdm]:
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **given: Any) -> None:
-            given |= {"desc": name, "leave": False, "disable": not sys.stderr.isatty()}
+            given |= {"desc": name, "leave": False, "disable": not bars_shown()}
             given.pop("bar_format", None)
             super().__init__(*args, **given)
             self.due = time.monotonic() + _EVERY

@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from export.console.progress import log
 from runtimes.arrays import Vectors
 from runtimes.errors import AdaptrtError, InputError, one_line, shown
 from runtimes.text.lines import parse_object, read_lines
@@ -37,7 +38,7 @@ def read_texts(texts: Sequence[str], file: Path | None) -> list[str]:
         if sys.stdin is None:
             raise InputError("standard input is closed; give texts or --file")
         if sys.stdin.isatty():
-            print("reading texts from the keyboard, one per line; Ctrl-D ends", file=sys.stderr)
+            log.info("reading texts from the keyboard, one per line; Ctrl-D ends")
         return _checked(read_lines(sys.stdin.buffer, "standard input"))
     try:
         with file.open("rb") as stream:

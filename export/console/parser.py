@@ -105,7 +105,7 @@ def make_parser(runs: Mapping[str, Run]) -> ArgumentParser:
         formatter_class=_Layout,
     )
     parser.add_argument("--version", action="store_true", help="show the version and exit")
-    _add_debug(parser, default=False)
+    _add_common(parser, default=False)
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", prog="adaptrt"
     )
@@ -119,7 +119,7 @@ def make_parser(runs: Mapping[str, Run]) -> ArgumentParser:
             formatter_class=_Layout,
         )
         add_options(command)
-        _add_debug(command, default=argparse.SUPPRESS)
+        _add_common(command, default=argparse.SUPPRESS)
         command.set_defaults(run=runs[name])
     return parser
 
@@ -150,10 +150,14 @@ def _exit_codes() -> str:
     return "\n".join(["exit codes:", *lines])
 
 
-def _add_debug(parser: ArgumentParser, default: Any) -> None:
-    parser.add_argument(
-        "--debug",
-        action="store_true",
-        default=default,
-        help="show where an error comes from (or set ADAPTRT_DEBUG=1)",
-    )
+def _add_common(parser: ArgumentParser, default: Any) -> None:
+    """What every command takes, before and after its name."""
+    common = {
+        "--quiet": "nothing but warnings and errors on standard error, and no progress bars",
+        "--verbose": "say more: short stages too, and how things are run",
+        "--debug": "show where an error comes from (or set ADAPTRT_DEBUG=1)",
+    }
+    lines = parser.add_mutually_exclusive_group()
+    for flag, text in common.items():
+        group = parser if flag == "--debug" else lines
+        group.add_argument(flag, action="store_true", default=default, help=text)

@@ -1,7 +1,8 @@
-"""What a build is doing: a line per stage with its time.
+"""What a command is doing: a line per stage with its time, and bars on a terminal.
 
-Lines go to the logger ``adaptrt``; the command line shows them on standard error. A terminal has
-bars too (tqdm); a log has none, so there a long stage says now and then that it is still at work.
+Lines go to the logger ``adaptrt``; the command line shows them on standard error, how many its
+``--quiet`` and ``--verbose`` say. Bars are shown where lines are; a log has none, so there a long
+stage says now and then that it is still at work.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from export.console.streams import complain
 
+T = TypeVar("T")
 log = logging.getLogger("adaptrt")
 SHORT = 1.0  # seconds; a shorter stage needs no line
 STILL = 30.0  # seconds between signs of life
@@ -35,11 +38,29 @@ def stage(name: str) -> Iterator[None]:
     log.log(logging.INFO if seconds >= SHORT else logging.DEBUG, "  %-32s %6.1f s", name, seconds)
 
 
-def show_on_stderr(level: int = logging.INFO) -> None:
-    """Print the logger's lines on standard error, whatever that is at the time of each line."""
+def bars_shown() -> bool:
+    """Whether standard error is a terminal, and shows more than warnings."""
+    return sys.stderr.isatty() and log.isEnabledFor(logging.INFO)
+
+
+def progress_bar(items: Iterable[T], description: str, unit: str) -> Iterable[T]:
+    """The items, with a bar that moves as they are taken; where bars are not shown, as they are."""
+    if not bars_shown():
+        return items
+    from tqdm import tqdm
+
+    bar: Iterable[T] = tqdm(items, description, unit=unit, leave=False)
+    return bar
+
+
+def show_on_stderr(*, quiet: bool = False, verbose: bool = False) -> None:
+    """Print the logger's lines on standard error, whatever that is at the time of each line.
+
+    ``quiet`` leaves warnings, ``verbose`` adds what a developer asks for.
+    """
     if not log.handlers:
         log.addHandler(_Stderr())
-    log.setLevel(level)
+    log.setLevel(logging.WARNING if quiet else logging.DEBUG if verbose else logging.INFO)
 
 
 class _Stderr(logging.Handler):

@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from export.console.progress import bars_shown
 from export.engines.profiles import engine_profiles
 from export.spec import Limits
 from runtimes.errors import AdaptrtError, InputError, MissingError
@@ -73,7 +74,8 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[in
     if not parser.parse_from_file(str(graph)):
         raise AdaptrtError(f"{graph.name}: TensorRT cannot read the graph: {_parse_errors(parser)}")
     config = _configure(trt, builder, network, spec)
-    with tqdm(total=0, desc=f"engine {spec.gpu or 'local'}", disable=None, leave=False) as bar:
+    hidden = not bars_shown()
+    with tqdm(total=0, desc=f"engine {spec.gpu or 'local'}", disable=hidden, leave=False) as bar:
         monitor = make_monitor(trt, bar)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)

@@ -8,16 +8,18 @@ from itertools import pairwise
 
 import numpy as np
 
-from export.gate.compare import ParityText, batches, thin
+from export.gate.compare import batch_inputs, batches
+from export.gate.texts import ParityText, thin
 from runtimes.arrays import Vectors
 from runtimes.executors.base import Runtime
+from runtimes.heads import CHUNK_EMBEDDING, CHUNK_WEIGHTS
 from runtimes.text.tokens import TextTokenizer
 
-CHUNKS = 4
+CHUNKS = 4  # of each text
 
 
-def some_texts(texts: Sequence[ParityText]) -> list[ParityText]:
-    """Every third text and a document of each task, task by task."""
+def texts_in_chunks(texts: Sequence[ParityText]) -> list[ParityText]:
+    """Those of which chunks are compared: every third text and a document of each task."""
     tasks = dict.fromkeys(text.task for text in texts)
     return [t for task in tasks for t in thin([x for x in texts if x.task == task], 0)]
 
@@ -39,19 +41,16 @@ def embed_chunks(
     runtime: Runtime, texts: Sequence[ParityText], tokenizer: TextTokenizer
 ) -> Vectors:
     """``[texts × CHUNKS, hidden]``, computed in padded batches."""
-    found: dict[int, Vectors] = {}
+    vectors: dict[int, Vectors] = {}
     for batch in batches(texts):
-        tokens = tokenizer.pad([texts[i].ids for i in batch])
-        inputs = dict(tokens.inputs())
+        inputs = batch_inputs(texts, batch, tokenizer)
         width = inputs["input_ids"].shape[1]
         weights = np.stack([chunk_weights(len(texts[i].ids), width) for i in batch])
-        if texts[batch[0]].task_id is not None:
-            inputs["task_id"] = np.array([texts[i].task_id for i in batch], np.int64)
-        vectors = runtime.run({**inputs, "chunk_weights": weights})["chunk_embedding"]
-        found |= dict(zip(batch, vectors, strict=True))
-    return np.concatenate([found[i] for i in range(len(texts))])
+        rows = runtime.run({**inputs, CHUNK_WEIGHTS.name: weights})[CHUNK_EMBEDDING.name]
+        vectors |= dict(zip(batch, rows, strict=True))
+    return np.concatenate([vectors[i] for i in range(len(texts))])
 
 
-def chunk_texts(texts: Sequence[ParityText]) -> list[ParityText]:
+def chunk_names(texts: Sequence[ParityText]) -> list[ParityText]:
     """A name per row of :func:`embed_chunks`."""
     return [replace(t, name=f"{t.name} chunk {n}") for t in texts for n in range(CHUNKS)]

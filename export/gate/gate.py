@@ -1,174 +1,256 @@
-"""Runs a staged bundle's graphs against the reference and writes ``parity.json``."""
+"""The parity gate: what the reference gives, and whether a bundle's graphs agree with it.
+
+Both are functions of what they are given. Nothing is written and nothing is kept:
+:mod:`export.gate.parity_file` writes what came out.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.bundle.plan import BundlePlan
-from export.bundle.staging import write_json
-from export.checkpoint.reader import Checkpoint
-from export.console.progress import stage
-from export.gate.chunks import embed_chunks, some_texts
-from export.gate.compare import ParityText, embed, parity_texts, row_cosines, texts_sha256, thin
-from export.gate.judge import Case, Verdict, judge, kinds_of, needs_torch
-from export.gate.retrieval import gate_files, held_back_texts, retrieval_texts
-from export.graph.trace import PortableGraph
-from export.spec import BuildSpec
+from calibration.retrieval import Retrieval
+from export.console.progress import log, stage
+from export.gate.chunks import chunk_names, embed_chunks, texts_in_chunks
+from export.gate.compare import ParityReport, compare, embed, parity_failure, row_cosines
+from export.gate.retrieval import retrieval_by_task, retrieval_failure
+from export.gate.texts import ParityText
+from export.gate.traced import gate_executors
 from runtimes.arrays import Vectors
-from runtimes.bundle_files import CHUNKS_FILE, PARITY_FILE, REFERENCE_FILE
-from runtimes.choices import GraphKind, HeadName, Interface
+from runtimes.choices import HeadName, Interface
+from runtimes.embedder import truncate
+from runtimes.errors import GateError
 from runtimes.executors.base import Runtime
-from runtimes.heads import PooledTokens
+from runtimes.manifest import Manifest
+from runtimes.open import Executor, open_runtime
+from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 
-_NOISE_TEXTS = 8
+if TYPE_CHECKING:
+    from torch import nn
+
+    from export.checkpoint.reader import Checkpoint
+
+_BF16_TEXTS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The reference's vectors of the gate's texts, its name, :class:`Verdict`'s noise, chunks."""
+    """The reference's vectors of the gate's texts, ``[texts, hidden]``, and its name.
 
-    vectors: Vectors
-    name: str
-    noise: float
-    chunks: Vectors | None = None  # of a chunk head
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What is verified: a plan, staged in ``folder``. ``index`` counts the build's bundles.
-
-    Texts and reference are computed once, however often the graphs are run.
+    ``chunks`` are those of :func:`export.gate.chunks.texts_in_chunks`, of a chunk head.
+    ``bf16_min_cosine`` is the least cosine between the reference and itself in BF16, over some
+    texts: what serving the checkpoint in its stored type costs.
     """
 
-    folder: Path
-    files: dict[GraphKind, str]
-    spec: BuildSpec
-    plan: BundlePlan
-    checkpoint: Checkpoint
-    tokenizer: TextTokenizer
-    index: int
+    texts: Sequence[ParityText]
+    vectors: Vectors
+    name: str
+    chunks: Vectors | None = None
+    bf16_min_cosine: float | None = None
 
-    def run(self, graph: PortableGraph) -> Verdict:
-        """Compare every graph; raises :class:`GateError` at the first that does not agree."""
-        reference = self.reference
-        np.save(self.folder / REFERENCE_FILE, reference.vectors)
-        if reference.chunks is not None:
-            np.save(self.folder / CHUNKS_FILE, reference.chunks)
-        verdict = judge(self._case(), lambda kind: self._executor(GraphKind(kind), graph))
-        return replace(verdict, noise=reference.noise)
 
-    def write(self, verdict: Verdict, **more: Any) -> None:
-        """Write ``parity.json``."""
-        write_json(
-            self.folder / PARITY_FILE,
-            {
-                "texts_sha256": texts_sha256(*gate_files(self.spec.scheme)),
-                "parity_tokens": self.spec.parity_tokens,
-                "reference_bf16_min_cosine": verdict.noise,
-                "graphs": {
-                    k: r.summary() | {"texts": [vars(t) for t in r.texts]}
-                    for k, r in verdict.reports.items()
-                },
-            }
-            | more,
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Reports by label, the one that speaks for the target first; ``retrieval`` by label and task.
+
+    ``failure`` says why the last report did not pass; None where all passed.
+    """
+
+    reports: Mapping[str, ParityReport]
+    retrieval: Mapping[str, Mapping[str, Retrieval]] = field(default_factory=dict)
+    failure: str | None = None
+
+    @property
+    def main(self) -> ParityReport:
+        """The report that speaks for the target."""
+        return next(iter(self.reports.values()))
+
+    def require_passed(self) -> None:
+        """Raise :class:`GateError` unless every graph agreed."""
+        if self.failure is not None:
+            raise GateError(f"{self.failure}; nothing was published")
+
+
+def reference_of(
+    checkpoint: Checkpoint,
+    manifest: Manifest,
+    tokenizer: TextTokenizer,
+    texts: Sequence[ParityText],
+) -> Reference:
+    """The reference on the gate's texts (:func:`export.gate.texts.gate_texts`), task by task."""
+    from export.gate.reference import reference_model
+    from runtimes.executors.torch_reference import FlashReference, reference_settings
+
+    settings = reference_settings(SCHEMES[manifest.precision].reference_dtype)
+    vectors: list[Vectors] = []
+    chunks: list[Vectors] = []
+    name, bf16_min_cosine = "", None
+    for task, group in groupby(texts, key=lambda text: text.task):
+        plain = [replace(text, task_id=None) for text in group]
+        with stage(f"reference {task}"):
+            model = reference_model(checkpoint, task)
+            reference = FlashReference(model, **settings)
+            vectors.append(embed(reference, plain, tokenizer))
+            if manifest.head is HeadName.CHUNKS:
+                chunks.append(embed_chunks(reference, texts_in_chunks(plain), tokenizer))
+        if bf16_min_cosine is None:
+            some = plain[:_BF16_TEXTS]
+            bf16_min_cosine = _bf16_cosine(model, reference.device, some, vectors[0], tokenizer)
+        name = reference.name
+    return Reference(
+        texts=texts,
+        vectors=np.concatenate(vectors),
+        name=name,
+        chunks=np.concatenate(chunks) if chunks else None,
+        bf16_min_cosine=bf16_min_cosine,
+    )
+
+
+def _bf16_cosine(
+    model: nn.Module,
+    device: str,
+    texts: Sequence[ParityText],
+    exact: Vectors,
+    tokenizer: TextTokenizer,
+) -> float:
+    """The least cosine of some texts after ``model`` was cast to BF16, which it stays."""
+    import torch
+
+    from runtimes.executors.torch_reference import FlashReference
+
+    stored = FlashReference(model, device=device, dtype=torch.bfloat16)
+    return float(row_cosines(exact[: len(texts)], embed(stored, texts, tokenizer)).min())
+
+
+def judge(
+    folder: Path,
+    manifest: Manifest,
+    tokenizer: TextTokenizer,
+    reference: Reference,
+    executors: Sequence[Executor],
+) -> Verdict:
+    """Compare what each executor makes of the bundle in ``folder`` with the reference.
+
+    ``manifest`` may be a draft. Stops at the first comparison that fails; raises
+    :class:`~runtimes.errors.AdaptrtError` where an executor cannot open or run its graph.
+    """
+    speaker = gate_executors(manifest)[0].report_label
+    reports: dict[str, ParityReport] = {}
+    retrieval: dict[str, Mapping[str, Retrieval]] = {}
+    for executor in executors:
+        label = executor.report_label
+        with open_runtime(folder, manifest, executor) as runtime:
+            log.debug("  parity %s: by %s", label, runtime.name)
+            orders = _orders(label, manifest, reference.texts, apart=label == speaker)
+            for result in _compare_runtime(runtime, label, orders, manifest, tokenizer, reference):
+                reports[result.label] = result.report
+                if result.retrieval is not None:
+                    retrieval[result.label] = result.retrieval
+                if (failure := result.failure) is not None:
+                    return Verdict(reports=reports, retrieval=retrieval, failure=failure)
+        gc.collect()
+    return Verdict(reports=reports, retrieval=retrieval)
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """One comparison; ``retrieval`` where rankings are judged too."""
+
+    label: str
+    report: ParityReport
+    retrieval: Mapping[str, Retrieval] | None
+
+    @property
+    def failure(self) -> str | None:
+        return parity_failure(self.report, self.label) or retrieval_failure(
+            self.retrieval or {}, self.label
         )
 
-    def _case(self) -> Case:
-        reference, spec = self.reference, self.spec
-        return Case(
-            texts=self.texts,
-            vectors=reference.vectors,
-            chunks=reference.chunks,
-            reference=reference.name,
-            tokenizer=self.tokenizer,
-            kinds=kinds_of(spec.target, self.files),
-            precision=spec.precision,
-            interface=self.plan.form.interface,
-            head=self.plan.form.head,
-            least=self.checkpoint.config.dimensions[0],
+
+def _orders(
+    label: str, manifest: Manifest, texts: Sequence[ParityText], *, apart: bool
+) -> Iterator[tuple[str, list[list[int]]]]:
+    """Orders to run the texts in: all together, tasks mixed; with ``apart`` also task by task."""
+    by_task: dict[str, list[int]] = {}
+    for index, text in enumerate(texts):
+        by_task.setdefault(text.task, []).append(index)
+    if manifest.interface is Interface.OFFICIAL:
+        yield label, list(by_task.values())  # all its scalar task_id can say
+        return
+    yield label, [list(range(len(texts)))]
+    if len(by_task) > 1 and apart:
+        yield f"{label}, one task at a time", list(by_task.values())
+
+
+def _compare_runtime(
+    runtime: Runtime,
+    label: str,
+    orders: Iterator[tuple[str, list[list[int]]]],
+    manifest: Manifest,
+    tokenizer: TextTokenizer,
+    reference: Reference,
+) -> Iterator[_Comparison]:
+    """Every comparison of one executor, computed one by one."""
+    names, texts = (reference.name, runtime.name), reference.texts
+    for order_label, groups in orders:
+        with stage(f"parity {order_label}"):
+            vectors = _embed_in(groups, runtime, texts, tokenizer)
+        both = (reference.vectors, vectors)
+        yield from _at_lengths(order_label, both, texts, names, manifest, rank=True)
+    if reference.chunks is not None:
+        cut, chunk_label = texts_in_chunks(texts), f"{label}, chunks"
+        with stage(f"parity {chunk_label}"):
+            both = (reference.chunks, embed_chunks(runtime, cut, tokenizer))
+        yield from _at_lengths(chunk_label, both, chunk_names(cut), names, manifest, rank=False)
+
+
+def _at_lengths(
+    label: str,
+    both: tuple[Vectors, Vectors],
+    texts: Sequence[ParityText],
+    names: tuple[str, str],
+    manifest: Manifest,
+    *,
+    rank: bool,
+) -> Iterator[_Comparison]:
+    """The reference's and our vectors at full length.
+
+    Where the scheme gates retrieval, at the shortest Matryoshka length too, and with ``rank`` the
+    ranking of the texts' retrieval pairs has to be kept.
+    """
+    scheme = SCHEMES[manifest.precision]
+    shortest, full = manifest.dimensions[0], manifest.dimensions[-1]
+    for width in dict.fromkeys((full, shortest) if scheme.gates_retrieval else (full,)):
+        exact, ours = (truncate(vectors, width) for vectors in both)
+        report = compare(
+            exact,
+            ours,
+            texts,
+            names=names,
+            threshold=scheme.min_cosine,
+            mean_threshold=scheme.mean_cosine,
+        )
+        ranks = rank and scheme.gates_retrieval
+        yield _Comparison(
+            label if width == full else f"{label}, {width} dimensions",
+            report,
+            retrieval_by_task(exact, ours, texts) if ranks and report.passed else None,
         )
 
-    @cached_property
-    def texts(self) -> list[ParityText]:
-        """The gate's texts of every verified task; INT8's held-back ones are many more."""
-        texts: list[ParityText] = []
-        for number, task in enumerate(self.plan.verified_tasks):
-            prefix = self.plan.prefixes[task]
-            mine = parity_texts(self.tokenizer, prefix, self.spec.parity_tokens)
-            if self.index + number > 0:
-                mine = thin(mine, self.index + number)
-            if self.spec.scheme.gates_retrieval:
-                held = held_back_texts(self.tokenizer, prefix)
-                if self.index + number > 0:
-                    held = thin(held, self.index + number)
-                mine += held + retrieval_texts(self.tokenizer, prefix, task, self.plan.tasks)
-            task_id = self.plan.task_id(task)
-            texts += [replace(text, task=task, task_id=task_id) for text in mine]
-        return texts
 
-    def _executor(self, kind: GraphKind, graph: PortableGraph) -> Runtime:
-        """ONNX Runtime, or the traced module."""
-        spec = self.spec
-        if needs_torch(kind, spec.precision):
-            from export.graph.encoder import load_encoder
-            from runtimes.executors.torch_reference import TorchModule
-
-            return TorchModule(
-                load_encoder(
-                    self.checkpoint.config,
-                    graph.dtype,
-                    spec.limits.max_tokens,
-                    self.folder,
-                    graph.slots,
-                    self.plan.form,
-                ),
-                self.plan.form.output.name,
-                inputs=[tensor.name for tensor in self.plan.form.inputs],
-            )
-        from runtimes.executors.ort import OrtRuntime
-
-        runtime = OrtRuntime(self.folder / self.files[kind])
-        official = self.plan.form.interface is Interface.OFFICIAL
-        return PooledTokens(runtime) if official else runtime
-
-    @cached_property
-    def reference(self) -> Reference:
-        """The reference on the gate's texts, task by task."""
-        import torch
-
-        from export.gate.reference import reference_model
-        from runtimes.executors.torch_reference import FlashReference, reference_settings
-
-        texts = self.texts
-        vectors: dict[int, Vectors] = {}
-        chunks: list[Vectors] = []
-        name, noise = "", 1.0
-        for number, task in enumerate(self.plan.verified_tasks):
-            chosen = [i for i, t in enumerate(texts) if t.task == task]
-            plain = [replace(texts[i], task_id=None) for i in chosen]
-            with stage(f"reference {task}"):
-                model = reference_model(self.checkpoint, task)
-                reference = FlashReference(
-                    model, **reference_settings(self.spec.scheme.reference_dtype)
-                )
-                found = embed(reference, plain, self.tokenizer)
-            name = reference.name
-            vectors |= dict(zip(chosen, found, strict=True))
-            if self.plan.form.head is HeadName.CHUNKS:
-                chunks.append(embed_chunks(reference, some_texts(plain), self.tokenizer))
-            if number == 0:
-                stored = FlashReference(model, device=reference.device, dtype=torch.bfloat16)
-                rounded = embed(stored, plain[:_NOISE_TEXTS], self.tokenizer)
-                noise = float(row_cosines(found[: len(rounded)], rounded).min())
-        return Reference(
-            np.stack([vectors[i] for i in range(len(texts))]),
-            name,
-            noise,
-            np.concatenate(chunks) if chunks else None,
-        )
+def _embed_in(
+    groups: list[list[int]], runtime: Runtime, texts: Sequence[ParityText], tokenizer: TextTokenizer
+) -> Vectors:
+    """Vectors in the texts' order, computed group by group."""
+    vectors: dict[int, Vectors] = {}
+    for group in groups:
+        rows = embed(runtime, [texts[i] for i in group], tokenizer)
+        vectors |= dict(zip(group, rows, strict=True))
+    return np.stack([vectors[i] for i in range(len(texts))])

@@ -1,18 +1,23 @@
-"""What a bundle says of its own comparison: ``parity.json`` and the reference's vectors."""
+"""What a bundle keeps of its comparison: ``parity.json`` and the reference's vectors, both ways."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
 
 from calibration.retrieval import Retrieval
+from export.bundle.staging import write_json
+from export.gate.gate import Reference, Verdict
+from export.gate.texts import texts_sha256
 from runtimes.arrays import Vectors
+from runtimes.bundle_files import CHUNKS_FILE, PARITY_FILE, REFERENCE_FILE
 from runtimes.errors import GateError, InputError
+from runtimes.schemes import Scheme
 from runtimes.typed_json import Plain, as_record, read_object
 
 _HINT = "copy the bundle again or build it anew"
@@ -20,7 +25,7 @@ _Cosine = Annotated[float, Meta(ge=-1, le=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordedText:
+class TextRecord:
     """Which text a row of the reference is of."""
 
     name: str
@@ -28,7 +33,7 @@ class RecordedText:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordedReport:
+class ReportRecord:
     """One comparison: a :class:`export.gate.compare.ParityReport` as far as it is needed again."""
 
     reference: Plain
@@ -36,33 +41,59 @@ class RecordedReport:
     min_cosine: _Cosine
     mean_cosine: _Cosine
     threshold: _Cosine
-    mean_threshold: _Cosine | None = None  # bundles of before have no such entry
-    texts: Annotated[tuple[RecordedText, ...], Meta(min_length=1)]
+    mean_threshold: _Cosine | None = None  # the first schema's bundles have no such entry
+    texts: Annotated[tuple[TextRecord, ...], Meta(min_length=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordedRetrieval:
+class RetrievalRecord:
     """A quantised bundle's figures, by report and task."""
 
     retrieval: Mapping[str, Mapping[str, Retrieval]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
+class ParityRecord:
     """``parity.json``; the reports by name, the one that speaks for the target first."""
 
     texts_sha256: str
     parity_tokens: Annotated[int, Meta(ge=1, le=10**7)]
-    graphs: Annotated[Mapping[Plain, RecordedReport], Meta(min_length=1)]
-    quantisation: RecordedRetrieval | None = None
+    graphs: Annotated[Mapping[Plain, ReportRecord], Meta(min_length=1)]
+    quantisation: RetrievalRecord | None = None
 
 
-def read_recorded(path: Path) -> Recorded:
+def write_parity(
+    folder: Path,
+    reference: Reference,
+    verdict: Verdict,
+    scheme: Scheme,
+    parity_tokens: int,
+    quantisation: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``parity.json`` and the reference's vectors into a staged bundle.
+
+    ``parity_tokens`` was the longest document; ``quantisation`` has a quantised bundle's figures.
+    """
+    np.save(folder / REFERENCE_FILE, reference.vectors)
+    if reference.chunks is not None:
+        np.save(folder / CHUNKS_FILE, reference.chunks)
+    record: dict[str, Any] = {
+        "texts_sha256": texts_sha256(scheme),
+        "parity_tokens": parity_tokens,
+        "reference_bf16_min_cosine": reference.bf16_min_cosine,
+        "graphs": {label: asdict(report) for label, report in verdict.reports.items()},
+    }
+    if quantisation is not None:
+        record["quantisation"] = dict(quantisation)
+    write_json(folder / PARITY_FILE, record)
+
+
+def read_parity(path: Path) -> ParityRecord:
     """``parity.json``; :class:`InputError` names what is missing or wrong."""
     raw = read_object(path)
     if "int8" in raw:  # its name while INT8 was the only scheme that quantised
         raw["quantisation"] = raw.pop("int8")
-    return as_record(raw, Recorded, path, _HINT)
+    return as_record(raw, ParityRecord, path, _HINT)
 
 
 def read_vectors(path: Path, shape: tuple[int, int]) -> Vectors:

@@ -137,6 +137,20 @@ def attach_slots(model: ir.Model, slots: tuple[Slot, ...]) -> None:
         )
 
 
+def stored_slots(path: Path) -> tuple[Slot, ...]:
+    """Where the tensors of a written graph lie, relative to the graph's folder."""
+    graph = onnx.load(path, load_external_data=False).graph
+    slots = []
+    for tensor in graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}
+        dtype = str(ir.DataType(tensor.data_type).numpy())
+        offset = int(place.get("offset", 0))
+        slots.append(Slot(tensor.name, dtype, tuple(tensor.dims), offset, place["location"]))
+    return tuple(slots)
+
+
 def _open_slot(model: ir.Model) -> None:
     """Make the low-rank tensors optional inputs: initializers that a caller may override."""
     for name, value in model.graph.initializers.items():

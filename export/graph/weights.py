@@ -10,12 +10,12 @@ from typing import Any, BinaryIO
 import ml_dtypes  # noqa: F401  (its types get names in NumPy, bfloat16 and others)
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from export.checkpoint.config import EncoderConfig
 from export.checkpoint.lora import Adapter, Bank, Matrix, merge
 from export.checkpoint.names import adaptable_modules, is_gemm
 from export.checkpoint.reader import Checkpoint
+from export.console.progress import progress_bar
 from export.graph.precision_plan import PrecisionPlan
 from runtimes.bundle_files import SHARED_FILE, WEIGHT_FILE
 from runtimes.errors import InputError
@@ -165,7 +165,7 @@ def write_weights(
     for file in sorted({slot.file for slot in slots}):
         mine = [slot for slot in slots if slot.file == file]
         with (folder / file).open("wb") as stream:
-            for slot in tqdm(mine, desc="weights", unit="tensor", disable=None, leave=False):
+            for slot in progress_bar(mine, "weights", "tensor"):
                 stream.seek(slot.offset)
                 counts[slot.name] = _write_slot(stream, slot, contents, max_tokens)
             stream.truncate(-(-stream.tell() // _PAGE) * _PAGE)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
-from tqdm import tqdm
 
 from calibration.collect import Activation, collect
 from calibration.corpus import Text, corpus_sha256, load_corpus
@@ -32,7 +31,7 @@ from calibration.table import (
 )
 from export.bundle.plan import BundlePlan
 from export.checkpoint.reader import Checkpoint
-from export.console.progress import stage
+from export.console.progress import bars_shown, progress_bar, stage
 from export.gate.compare import row_cosines
 from export.graph.encoder import load_encoder
 from export.graph.gemms import gemm_modules, gemm_nodes
@@ -40,7 +39,7 @@ from export.graph.precision_plan import GemmRange
 from export.graph.trace import PortableGraph, trace
 from export.graph.weights import write_weights
 from export.lowering.pipelines import lower
-from export.quantisation.sensitivity import Probe
+from export.quantisation.sensitivity import TrialEncoder
 from export.spec import BuildSpec, GraphForm
 from runtimes.bundle_files import CALIBRATION_FOLDER
 from runtimes.choices import GraphKind, HeadName, Interface
@@ -50,7 +49,7 @@ from runtimes.text.tokens import TextTokenizer, shorten
 
 GRAPH = "model.onnx"
 # Short texts for trying single GEMMs: one run each, 96 runs at the real model's depth.
-_PROBE_TEXTS, _PROBE_TOKENS, _PROBE_ROWS = 8, 48, 512
+_TRIAL_TEXTS, _TRIAL_TOKENS, _TRIAL_ROWS = 8, 48, 512
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Subject:
         """The graph that is run: one vector per text, whatever the bundle's gives."""
         return replace(self.plan.form, interface=Interface.SENTENCE, head=HeadName.SENTENCE)
 
-    def former(self) -> Calibration | None:
+    def stored(self) -> Calibration | None:
         """What is kept at ``path``; :class:`InputError` where that is no calibration.
 
         None where nothing is there, or where it does not matter: the user names another file.
@@ -98,7 +97,7 @@ class Subject:
         return known or None
 
 
-def calibration_of(subject: Subject, *, progress: bool = True) -> tuple[Calibration, bool]:
+def calibration_of(subject: Subject) -> tuple[Calibration, bool]:
     """The calibration at ``subject.path`` where model, task, corpus and settings are its own.
 
     Otherwise a new one, written there; the second value says whether it was reused. A table that
@@ -110,29 +109,29 @@ def calibration_of(subject: Subject, *, progress: bool = True) -> tuple[Calibrat
         return _given(subject, subject.spec.calibration.table, texts), True
     samples = _samples(subject, texts)
     header = _header(subject, texts, samples)
-    found = subject.former()
-    if found is not None and found.key == header.key:
-        return found, True
-    made = replace(header, tensors=_measure(subject, samples, progress))
-    write_calibration(subject.path, made)
-    return made, False
+    stored = subject.stored()
+    if stored is not None and stored.key == header.key:
+        return stored, True
+    calibration = replace(header, tensors=_measure(subject, samples))
+    write_calibration(subject.path, calibration)
+    return calibration, False
 
 
 def _given(subject: Subject, path: Path, texts: Sequence[Text]) -> Calibration:
-    found = read_calibration(path)
+    given = read_calibration(path)
     for what, got, expected in (
-        ("model", found.model_sha256, subject.model_sha256),
-        ("task", found.task, subject.task),
+        ("model", given.model_sha256, subject.model_sha256),
+        ("task", given.task, subject.task),
     ):
         if got != expected:
             raise InputError(
                 f"CALIBRATION: {path}: its {what} is {shown(got)}, expected {expected!r}"
             )
-    found.require_corpus(corpus_sha256(texts))
+    given.require_corpus(corpus_sha256(texts))
     channels = {name: m.rows for name, m in gemm_modules(subject.checkpoint.config).items()}
-    if {name: len(entry.channel_max) for name, entry in found.tensors.items()} != channels:
+    if {name: len(entry.channel_max) for name, entry in given.tensors.items()} != channels:
         raise InputError(f"CALIBRATION: {path}: its GEMMs are not the model's; calibrate again")
-    return found
+    return given
 
 
 def _samples(subject: Subject, texts: Sequence[Text]) -> list[Sample]:
@@ -172,20 +171,19 @@ def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) 
     )
 
 
-def _measure(subject: Subject, samples: Sequence[Sample], progress: bool) -> dict[str, Range]:
+def _measure(subject: Subject, samples: Sequence[Sample]) -> dict[str, Range]:
     with tempfile.TemporaryDirectory(prefix="adaptrt-calibration-") as name:
         folder = Path(name)
         with stage("calibration: FP32 graph"):
             graph, reads = _write_fp32(subject, folder)
         with stage("calibration: ranges"):
             activations = collect(
-                folder / GRAPH, reads, samples, progress=progress, task_ids=subject.task_ids
+                folder / GRAPH, reads, samples, progress=bars_shown(), task_ids=subject.task_ids
             )
         with stage("calibration: sensitivity"):
-            probe = _probe(subject, folder, graph, samples)
-            quiet = None if progress else True
-            bar = tqdm(activations.items(), "sensitivity", unit="GEMM", disable=quiet, leave=False)
-            return {name: _range(subject.spec, name, seen, probe) for name, seen in bar}
+            trial = _trial_encoder(subject, folder, graph, samples)
+            bar = progress_bar(activations.items(), "sensitivity", "GEMM")
+            return {name: _range(subject.spec, name, seen, trial) for name, seen in bar}
 
 
 def _write_fp32(subject: Subject, folder: Path) -> tuple[PortableGraph, dict[str, str]]:
@@ -193,35 +191,35 @@ def _write_fp32(subject: Subject, folder: Path) -> tuple[PortableGraph, dict[str
     limits = subject.spec.limits
     config = subject.checkpoint.config
     graph = trace(config, "float32", limits.max_batch, limits.max_tokens, subject.form)
-    found = gemm_nodes(graph.model())  # the passes keep tensors' names, not every product
-    reads = {name: str(n.inputs[0].name) for name, n in found.items() if n.inputs[0] is not None}
+    gemms = gemm_nodes(graph.model())  # the passes keep tensors' names, not every product
+    reads = {name: str(n.inputs[0].name) for name, n in gemms.items() if n.inputs[0] is not None}
     model = lower(graph.model(), GraphKind.ONNXRUNTIME)
     (folder / GRAPH).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
     write_weights(folder, graph.slots, subject.plan.contents, limits.max_tokens)
     return graph, reads
 
 
-def _probe(
+def _trial_encoder(
     subject: Subject, folder: Path, graph: PortableGraph, samples: Sequence[Sample]
-) -> Probe:
+) -> TrialEncoder:
     """The traced module on some of the short samples, evenly chosen over tasks and languages."""
     limits, config = subject.spec.limits, subject.checkpoint.config
     encoder = load_encoder(config, "float32", limits.max_tokens, folder, graph.slots, subject.form)
-    ranked = sorted(samples, key=lambda s: abs(len(s.ids) - _PROBE_TOKENS))[: 4 * _PROBE_TEXTS]
-    chosen = ranked[:: max(1, len(ranked) // _PROBE_TEXTS)][:_PROBE_TEXTS]
-    tokens = subject.tokenizer.pad([shorten(s.ids, 2 * _PROBE_TOKENS) for s in chosen])
+    ranked = sorted(samples, key=lambda s: abs(len(s.ids) - _TRIAL_TOKENS))[: 4 * _TRIAL_TEXTS]
+    chosen = ranked[:: max(1, len(ranked) // _TRIAL_TEXTS)][:_TRIAL_TEXTS]
+    tokens = subject.tokenizer.pad([shorten(s.ids, 2 * _TRIAL_TOKENS) for s in chosen])
     ids = subject.task_ids
-    storage = subject.spec.scheme.operands
-    return Probe(encoder, tokens, storage, None if ids is None else [ids[s.task] for s in chosen])
+    task_ids = None if ids is None else [ids[s.task] for s in chosen]
+    return TrialEncoder(encoder, tokens, subject.spec.scheme.operands, task_ids)
 
 
-def _range(spec: BuildSpec, name: str, seen: Activation, probe: Probe) -> Range:
+def _range(spec: BuildSpec, name: str, seen: Activation, trial: TrialEncoder) -> Range:
     """One GEMM's range, its best alpha, and what it costs to quantise it alone."""
     observer, storage = spec.calibration.observer, spec.scheme.operands
-    observe, weight = OBSERVERS[observer], probe.weight(name)
+    observe, weight = OBSERVERS[observer], trial.weight(name)
     plain = observe(seen.histogram)
 
-    rows = probe.rows(name, _PROBE_ROWS)
+    rows = trial.rows(name, _TRIAL_ROWS)
 
     def amplitude(factors: Matrix) -> float:
         """Of the smoothed input: its channels' exact maxima, and rows for the histogram's body."""
@@ -234,7 +232,7 @@ def _range(spec: BuildSpec, name: str, seen: Activation, probe: Probe) -> Range:
 
     best = choose_alpha(rows, weight, seen.channel_max, amplitude, storage)
     entry = GemmRange(best.amplitude, seen.channel_max, best.alpha)
-    cosine = float(row_cosines(probe.exact, probe.vectors({name: entry})).mean())
+    cosine = float(row_cosines(trial.exact, trial.vectors({name: entry})).mean())
     return Range(
         observer=observer.value,
         amplitude=best.amplitude,

@@ -24,8 +24,11 @@ from runtimes.schemes import Storage
 from runtimes.text.tokens import Tokens
 
 
-class Probe:
-    """``exact`` holds the FP32 vectors of the texts, ``[batch, hidden]``."""
+class TrialEncoder:
+    """An FP32 encoder in which single GEMMs can be quantised, and some texts that it was run on.
+
+    ``exact`` holds the FP32 vectors of the texts, ``[batch, hidden]``.
+    """
 
     def __init__(
         self,

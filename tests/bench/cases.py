@@ -9,7 +9,7 @@ from itertools import cycle
 import numpy as np
 
 from export.checkpoint.source import SAMPLE
-from export.gate.compare import TEXTS
+from export.gate.texts import TEXTS
 from runtimes.text.tokens import TextTokenizer
 
 LENGTHS = (128, 512, 2048, 8192)

@@ -19,7 +19,7 @@ import numpy as np
 
 from adaptrt import Embedder, TritonEmbedder
 from export.cli import main as adaptrt
-from export.gate.compare import TEXTS
+from export.gate.texts import TEXTS
 from export.triton.server import ENVIRONMENT, ServerSpec, serve
 
 TASK = "classification"

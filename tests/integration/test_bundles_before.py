@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.gate.compare import parity_texts
+from export.gate.texts import parity_texts
 from runtimes import Embedder
 from runtimes.embedder import load_tokenizer
 from runtimes.manifest import read_manifest

@@ -16,7 +16,7 @@ import pytest
 import tensorrt_rtx_bindings as rtx
 
 import export.build.inputs
-import export.build.pipeline
+import export.build.staged
 import runtimes.executors.tensorrt.runtime
 from adaptrt import Embedder
 from export.bundle.staging import check_hashes
@@ -103,7 +103,7 @@ def stripped_builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return MEMORY
 
     monkeypatch.setattr(export.build.inputs, "device_sm", lambda: "sm89")
-    monkeypatch.setattr(export.build.pipeline, "build_engine", build)
+    monkeypatch.setattr(export.build.staged, "build_engine", build)
     return built
 
 

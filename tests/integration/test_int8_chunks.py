@@ -13,11 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 from adaptrt import Embedder
-from calibration.corpus import held_back, retrieval_pairs
 from calibration.table import read_calibration
-from export.gate import retrieval as int8_gate
 from runtimes.manifest import read_manifest
-from tests.support import cosines, edit_graph, rehash, run_cli
+from tests.support import cosines, edit_graph, few_gate_texts, rehash, run_cli
 
 OPTIONS = (
     "--precision",
@@ -39,9 +37,7 @@ DOCUMENT = "The ferry left at nine. Nobody minded. 東京は雨です。 Where i
 def small_gate() -> Iterator[None]:
     """A twelfth of the texts. Random weights hardly rank: nDCG is left out of the judgement."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(int8_gate, "held_back", lambda: held_back()[::12])
-        patch.setattr(int8_gate, "retrieval_pairs", lambda: retrieval_pairs()[::12])
-        patch.setattr(int8_gate, "MIN_NDCG", 0.5)
+        few_gate_texts(patch)
         yield
 
 

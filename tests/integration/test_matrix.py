@@ -14,14 +14,12 @@ import pytest
 
 import export.build.inputs
 from adaptrt import Embedder
-from calibration.corpus import held_back, retrieval_pairs
 from export.checkpoint.reader import open_checkpoint
-from export.gate import retrieval
 from export.gate.reference import reference_model
 from runtimes.executors.tensorrt.cuda import device_sm
 from tests.pairwise import Features, cover, pairs
 from tests.peft_zoo import mean_vectors
-from tests.support import Array, cosines, listing, run_cli, sample_tokenizer
+from tests.support import Array, cosines, few_gate_texts, listing, run_cli, sample_tokenizer
 from tests.zoo import Size, write_native, write_original
 
 
@@ -126,9 +124,7 @@ COSINES = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99}
 def few_texts() -> Iterator[None]:
     """A twelfth of INT8's own texts. Random weights hardly rank: nDCG is left out there."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(retrieval, "held_back", lambda: held_back()[::12])
-        patch.setattr(retrieval, "retrieval_pairs", lambda: retrieval_pairs()[::12])
-        patch.setattr(retrieval, "MIN_NDCG", 0.5)
+        few_gate_texts(patch)
         yield
 
 

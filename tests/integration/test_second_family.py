@@ -11,17 +11,15 @@ import pytest
 from peft import PeftModel
 
 from adaptrt import Embedder
-from calibration.corpus import held_back, retrieval_pairs
 from export.checkpoint.families import FAMILIES
 from export.checkpoint.family import Family
 from export.checkpoint.names import QKV, TOKEN_TYPE
 from export.checkpoint.reader import open_checkpoint
-from export.gate import retrieval as int8_gate
 from runtimes.choices import BASE_TASK
 from runtimes.manifest import read_manifest
 from tests import second_family
 from tests.peft_zoo import mean_vectors, quiet
-from tests.support import Array, build, cosines, listing, run_cli, sample_tokenizer
+from tests.support import Array, build, cosines, few_gate_texts, listing, run_cli, sample_tokenizer
 
 TEXTS = ["Wo ist der Bahnhof?", "東京は雨です。", "The last train leaves at ten. " * 12]
 
@@ -100,9 +98,7 @@ def test_int8_bundle_calibrates_and_passes_its_gate(
     model: Path, family_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a twelfth of the texts; random weights hardly rank, so nDCG is left out."""
-    monkeypatch.setattr(int8_gate, "held_back", lambda: held_back()[::12])
-    monkeypatch.setattr(int8_gate, "retrieval_pairs", lambda: retrieval_pairs()[::12])
-    monkeypatch.setattr(int8_gate, "MIN_NDCG", 0.5)
+    few_gate_texts(monkeypatch)
     few = ("--max-tokens", 64, "--calibration-texts", 24)
     options = ("--model", model, "--task", "passage", *few)
     assert build(family_out, *options, precision="int8", tokens=32) == 0

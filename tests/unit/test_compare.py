@@ -7,28 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import export.gate.compare
+import export.gate.texts
 from export.checkpoint.source import SAMPLE
 from export.gate.compare import (
-    DOCUMENT_TOKENS,
     ParityReport,
-    ParityText,
     batches,
     compare,
     embed,
-    parity_texts,
-    require,
+    parity_failure,
     row_cosines,
-    texts_sha256,
-    thin,
 )
+from export.gate.gate import Verdict
+from export.gate.texts import DOCUMENT_TOKENS, ParityText, parity_texts, texts_sha256, thin
 from runtimes.choices import Precision
 from runtimes.errors import GateError
 from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 from tests.support import PAD_ID, Array, CallableRuntime, sample_tokenizer
 
-NAMES = {"reference": "theirs", "executed": "ours"}
+NAMES = ("theirs", "ours")
 
 
 def texts(*lengths: int) -> list[ParityText]:
@@ -54,6 +51,11 @@ def at_cosine(vector: Array, cosine: float) -> Array:
 def report(reference: Array, vectors: Array, threshold: float = 0.9999) -> ParityReport:
     rows = texts(*range(1, len(reference) + 1))
     return compare(reference, vectors, rows, names=NAMES, threshold=threshold)
+
+
+def require(result: ParityReport, label: str) -> None:
+    """What a build does with a verdict of this one report."""
+    Verdict(reports={label: result}, failure=parity_failure(result, label)).require_passed()
 
 
 def test_equal_vectors_pass_with_cosine_one() -> None:
@@ -262,8 +264,8 @@ def test_prefix_stands_before_every_text() -> None:
 def test_texts_are_identified_by_their_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = texts_sha256()
+    before = texts_sha256(SCHEMES[Precision.FP32])
     changed = tmp_path / "texts.jsonl"
-    changed.write_bytes(export.gate.compare.TEXTS.read_bytes() + b"\n")
-    monkeypatch.setattr(export.gate.compare, "TEXTS", changed)
-    assert texts_sha256() != before
+    changed.write_bytes(export.gate.texts.TEXTS.read_bytes() + b"\n")
+    monkeypatch.setattr(export.gate.texts, "TEXTS", changed)
+    assert texts_sha256(SCHEMES[Precision.FP32]) != before

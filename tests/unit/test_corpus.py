@@ -21,7 +21,7 @@ from calibration.corpus import (
     load_corpus,
     retrieval_pairs,
 )
-from export.gate.compare import TEXTS as PARITY_TEXTS
+from export.gate.texts import TEXTS as PARITY_TEXTS
 from runtimes.errors import InputError, MissingError
 
 

@@ -9,7 +9,7 @@ import pytest
 from calibration.table import Calibration, Corpus, Counts, Range
 from export.checkpoint.names import Module
 from export.graph.precision_plan import PrecisionPlan
-from export.quantisation.fallback import next_fallback, until_it_passes
+from export.quantisation.fallback import fall_back, next_fallback, quantise_everything
 from runtimes.choices import Precision
 from runtimes.errors import GateError
 from runtimes.schemes import SCHEMES
@@ -37,40 +37,30 @@ def calibration() -> Calibration:
     )
 
 
-def attempt_needing(out: set[str], seen: list[set[str]]):  # type: ignore[no-untyped-def]
-    """A gate that passes once all of ``out`` have fallen back."""
+FAILURE = "cosine 0.98, expected at least 0.99"
 
-    def attempt(plan: PrecisionPlan) -> str:
-        seen.append(set(plan.fallback))
-        if not out <= plan.fallback.keys():
-            raise GateError("cosine 0.98, expected at least 0.99")
-        return "verdict"
 
-    return attempt
+def plans_until(
+    fallen_back: set[str], calibration: Calibration, limit: float
+) -> list[PrecisionPlan]:
+    """The plans of a build whose gate passes once all of these have fallen back."""
+    plans = [quantise_everything(calibration, SCHEMES[Precision.INT8], "float16")]
+    while not fallen_back <= plans[-1].fallback.keys():
+        plans.append(fall_back(plans[-1], FAILURE, calibration, MODULES, limit))
+    return plans
 
 
 def test_everything_is_int8_where_the_gate_passes(calibration: Calibration) -> None:
-    seen: list[set[str]] = []
-    plan, result = until_it_passes(
-        attempt_needing(set(), seen), calibration, MODULES, SCHEMES[Precision.INT8], "float16", 0.25
-    )
-    assert (tuple(plan.quantised), dict(plan.fallback), result) == (NAMES, {}, "verdict")
-    assert seen == [set()]
+    (plan,) = plans_until(set(), calibration, 0.25)
+    assert (tuple(plan.quantised), dict(plan.fallback)) == (NAMES, {})
+    assert (plan.scheme.precision, plan.dtype) == (Precision.INT8, "float16")
 
 
 def test_the_most_sensitive_falls_back_first_with_its_reason(calibration: Calibration) -> None:
-    seen: list[set[str]] = []
-    plan, _ = until_it_passes(
-        attempt_needing({"b", "c"}, seen),
-        calibration,
-        MODULES,
-        SCHEMES[Precision.INT8],
-        "float16",
-        0.5,
-    )
-    assert seen == [set(), {"b"}, {"b", "c"}]
-    assert tuple(plan.quantised) == ("a", "d")
-    assert plan.fallback["b"] == (
+    plans = plans_until({"b", "c"}, calibration, 0.5)
+    assert [set(plan.fallback) for plan in plans] == [set(), {"b"}, {"b", "c"}]
+    assert tuple(plans[-1].quantised) == ("a", "d")
+    assert plans[-1].fallback["b"] == (
         "cosine 0.98, expected at least 0.99; alone in INT8 it costs a mean 1 - cosine of 4.00e-04"
     )
 
@@ -79,14 +69,7 @@ def test_more_than_the_limit_fails_with_the_table(
     calibration: Calibration, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(GateError, match=r"1 of 4 GEMMs \(25% of the work, .*0\.98") as error:
-        until_it_passes(
-            attempt_needing({"b", "c"}, []),
-            calibration,
-            MODULES,
-            SCHEMES[Precision.INT8],
-            "float16",
-            0.25,
-        )
+        plans_until({"b", "c"}, calibration, 0.25)
     assert "\n" not in str(error.value)
     table = caplog.messages[-1]
     rows = [line.split()[0] for line in table.splitlines() if line.startswith(NAMES)]

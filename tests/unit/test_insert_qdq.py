@@ -19,7 +19,7 @@ from export.graph.precision_plan import GemmRange, PrecisionPlan
 from export.graph.trace import trace
 from export.graph.weights import Contents, write_weights
 from export.lowering.pipelines import lower
-from export.quantisation.sensitivity import Probe
+from export.quantisation.sensitivity import TrialEncoder
 from runtimes.choices import GraphKind, Precision
 from runtimes.executors.ort import OrtRuntime
 from runtimes.schemes import INT8, SCHEMES
@@ -33,22 +33,22 @@ Write = Callable[[PrecisionPlan, str], Path]
 
 
 @pytest.fixture(scope="module")
-def probe(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Probe:
+def trial(small: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> TrialEncoder:
     """The FP32 module of the random checkpoint on a padded batch."""
     folder = tmp_path_factory.mktemp("fp32")
     graph = trace(small.config, "float32", 32, TOKENS)
     write_weights(folder, graph.slots, Contents(small, small.adapter(TASK)), TOKENS)
     encoder = load_encoder(small.config, "float32", TOKENS, folder, graph.slots)
     batch = padded([40, 7, 23])
-    return Probe(encoder, Tokens(batch["input_ids"], batch["attention_mask"]), INT8)
+    return TrialEncoder(encoder, Tokens(batch["input_ids"], batch["attention_mask"]), INT8)
 
 
 @pytest.fixture(scope="module")
-def ranges(probe: Probe, small: Checkpoint) -> dict[str, GemmRange]:
+def ranges(trial: TrialEncoder, small: Checkpoint) -> dict[str, GemmRange]:
     """Min-max ranges; half of the GEMMs are smoothed."""
     found = {}
     for index, name in enumerate(gemm_modules(small.config)):
-        channel_max = np.abs(probe.rows(name, 10**6)).max(axis=0)
+        channel_max = np.abs(trial.rows(name, 10**6)).max(axis=0)
         found[name] = GemmRange(float(channel_max.max()), channel_max, 0.5 * (index % 2))
     return found
 
@@ -130,22 +130,22 @@ def test_plan_for_another_model_is_refused(small: Checkpoint, ranges: dict[str, 
 
 
 def test_graph_integer_kernels_and_module_agree(
-    probe: Probe, ranges: dict[str, GemmRange], write: Write
+    trial: TrialEncoder, ranges: dict[str, GemmRange], write: Write
 ) -> None:
     """Three ways to the same numbers: Q/DQ, MatMulIntegerToFloat, and rounding in PyTorch."""
     folder = write(PrecisionPlan(SCHEME, "float32", ranges), "float32")
-    expected = probe.vectors(ranges)
+    expected = trial.vectors(ranges)
     for kind in (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME, GraphKind.PRIMITIVE):
         assert cosines(vectors(folder, kind), expected).min() > 0.99999, kind
-    assert cosines(expected, probe.exact).max() < 0.99999  # and it is INT8 that was compared
+    assert cosines(expected, trial.exact).max() < 0.99999  # and it is INT8 that was compared
 
 
 def test_fp16_elsewhere_agrees_too(
-    probe: Probe, ranges: dict[str, GemmRange], write: Write
+    trial: TrialEncoder, ranges: dict[str, GemmRange], write: Write
 ) -> None:
     folder = write(PrecisionPlan(SCHEME, "float16", ranges), "float16")
     for kind in (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME):
-        assert cosines(vectors(folder, kind), probe.vectors(ranges)).min() > 0.999, kind
+        assert cosines(vectors(folder, kind), trial.vectors(ranges)).min() > 0.999, kind
 
 
 def test_cpu_graph_has_an_integer_kernel_per_gemm(
@@ -184,7 +184,7 @@ def test_setting_for_cpus_without_vnni_gives_the_same_vectors(
 
 
 def test_weights_are_stored_in_int8_with_their_scales(
-    small: Checkpoint, ranges: dict[str, GemmRange], probe: Probe, write: Write
+    small: Checkpoint, ranges: dict[str, GemmRange], trial: TrialEncoder, write: Write
 ) -> None:
     plan = PrecisionPlan(SCHEME, "float32", ranges)
     folder = write(plan, "float32")
@@ -194,7 +194,7 @@ def test_weights_are_stored_in_int8_with_their_scales(
     slot = slots["encoder.layers.0.mixer.Wqkv.weight"]  # the first GEMM is not smoothed
     raw = (folder / slot.file).read_bytes()[slot.offset : slot.offset + slot.nbytes]
     stored = np.frombuffer(raw, np.int8).reshape(slot.shape)
-    weight = probe.weight("encoder.layers.0.mixer.Wqkv")
+    weight = trial.weight("encoder.layers.0.mixer.Wqkv")
     scale = weight_scale(weight, "float32", INT8)
     assert np.abs(stored).max(axis=0).min() == 127  # every channel uses its whole range
     assert np.abs(stored * scale - weight).max() <= 0.5001 * scale.max()

@@ -20,7 +20,7 @@ from export.graph.precision_plan import GemmRange, PrecisionPlan
 from export.graph.trace import trace
 from export.graph.weights import Contents, write_weights
 from export.lowering.pipelines import lower
-from export.quantisation.sensitivity import Probe
+from export.quantisation.sensitivity import TrialEncoder
 from runtimes.choices import GraphKind, Precision
 from runtimes.executors.ort import OrtRuntime
 from runtimes.schemes import SCHEMES, Storage
@@ -59,13 +59,13 @@ def folder(small: Checkpoint, tmp_path: Path) -> Path:
     graph = trace(small.config, "float32", 32, TOKENS)
     write_weights(tmp_path, graph.slots, Contents(small, small.adapter(TASK)), TOKENS)
     encoder = load_encoder(small.config, "float32", TOKENS, tmp_path, graph.slots)
-    probe = Probe(encoder, Tokens(BATCH["input_ids"], BATCH["attention_mask"]), E4M3)
+    trial = TrialEncoder(encoder, Tokens(BATCH["input_ids"], BATCH["attention_mask"]), E4M3)
     ranges = {}
     for index, name in enumerate(gemm_modules(small.config)):
-        channel_max = np.abs(probe.rows(name, 10**6)).max(axis=0)
+        channel_max = np.abs(trial.rows(name, 10**6)).max(axis=0)
         ranges[name] = GemmRange(float(channel_max.max()), channel_max, 0.5 * (index == 1))
-    np.save(tmp_path / "formula.npy", probe.vectors(ranges))
-    np.save(tmp_path / "exact.npy", probe.exact)
+    np.save(tmp_path / "formula.npy", trial.vectors(ranges))
+    np.save(tmp_path / "exact.npy", trial.exact)
     plan = PrecisionPlan(SCHEME, "float32", ranges)
     quantised = quantise_graph(graph, plan)
     for kind in GraphKind:

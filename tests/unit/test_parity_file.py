@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from export.gate.parity_file import read_recorded, read_vectors
+from export.gate.parity_file import read_parity, read_vectors
 from runtimes.errors import AdaptrtError, GateError, InputError
 from tests.support import changed
 
@@ -55,7 +55,7 @@ def refused(path: Path, raw: Any) -> str:
     path.write_text(json.dumps(raw))
     message = ""
     try:
-        read_recorded(path)
+        read_parity(path)
     except InputError as error:
         message = str(error)
         path.unlink()

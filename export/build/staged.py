@@ -1,0 +1,115 @@
+"""What a build writes into the staging folder: tokenizer, graphs, weights and engines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+
+import onnx_ir as ir
+
+from export.bundle.plan import BundlePlan, engine_names
+from export.console.progress import stage
+from export.engines.builder import EngineSpec, build_engine
+from export.engines.reuse import EngineSource
+from export.graph.precision_plan import PrecisionPlan
+from export.graph.trace import PortableGraph
+from export.graph.weights import CastReport, Contents, write_weights
+from export.lowering.pipelines import lower
+from export.spec import BuildSpec
+from runtimes.bundle_files import GRAPH_FILES, OFFICIAL_FOLDER, TOKENIZER_FILE, TOKENIZER_FILES
+from runtimes.choices import GraphKind, Interface, Target
+from runtimes.files import read_json
+from runtimes.manifest import Manifest
+from runtimes.tensors import Tensor
+
+Memory = Mapping[str, tuple[int, ...] | None]  # of engines' profiles by file, bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class StagedBundle:
+    """A bundle that is being written into ``folder``, and the draft of its manifest.
+
+    ``files`` are its graphs' names, ``inputs`` what they take; ``shared`` the tensors it has in
+    common with another bundle.
+    """
+
+    folder: Path
+    files: Mapping[GraphKind, str]
+    inputs: tuple[Tensor, ...]
+    contents: Contents
+    max_tokens: int
+    shared: Path | None
+    draft: Manifest
+
+    @property
+    def graph_folder(self) -> Path:
+        """Where the graphs and their weights are."""
+        return (self.folder / next(iter(self.files.values()))).parent
+
+
+def graph_files(plan: BundlePlan, target: Target) -> dict[GraphKind, str]:
+    """The names of a bundle's graphs."""
+    if plan.form.interface is Interface.OFFICIAL:
+        return {GraphKind.ONNXRUNTIME: f"{OFFICIAL_FOLDER}/model.onnx"}
+    if target is Target.TENSORRT10:
+        return {kind: GRAPH_FILES[kind] for kind in (GraphKind.PRIMITIVE, GraphKind.ONNXRUNTIME)}
+    return {kind: GRAPH_FILES[kind] for kind in plan.kinds}
+
+
+def copy_tokenizer(folder: Path, source: Path, interface: Interface, max_tokens: int) -> None:
+    """The checkpoint's tokenizer files; official clients read the longest text from one of them."""
+    for name in (TOKENIZER_FILE, *TOKENIZER_FILES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    path = folder / "tokenizer_config.json"
+    if interface is Interface.OFFICIAL and path.is_file():
+        # Clients take the smaller of these two for their limit; only one is the model's.
+        config = read_json(path) | {"model_max_length": max_tokens}
+        config.pop("max_length", None)
+        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_model(
+    staged: StagedBundle, graph: PortableGraph, precision: PrecisionPlan | None = None
+) -> CastReport:
+    """Write every lowered graph and the weights, over those of an attempt before.
+
+    ``precision`` says which matrices of ``graph`` are quantised; None: no scheme that does.
+    """
+    with stage("graphs and weights"):
+        staged.graph_folder.mkdir(exist_ok=True)
+        for kind, name in staged.files.items():
+            proto = ir.to_proto(lower(graph.model(), kind))
+            (staged.folder / name).write_bytes(proto.SerializeToString(deterministic=True))
+        contents = replace(staged.contents, plan=precision)
+        return write_weights(
+            staged.graph_folder, graph.slots, contents, staged.max_tokens, staged.shared
+        )
+
+
+def make_engines(
+    staged: StagedBundle, spec: BuildSpec, trt: ModuleType | None, former: EngineSource | None
+) -> Memory:
+    """Build the engines, or take over the ``former`` bundle's; the memory of their profiles."""
+    folder = staged.folder
+    if former is not None:
+        return former.link(folder / staged.files[GraphKind.TENSORRT], folder)
+    memory = {}
+    for gpu, name in engine_names(spec):
+        engine = EngineSpec(
+            limits=spec.limits,
+            gpu=gpu,
+            workspace=int(spec.workspace_gib * 2**30),
+            inputs=staged.inputs,
+            timing_cache=None if gpu else spec.out / ".cache" / f"{spec.target}.timing",
+            profiles=spec.profiles,
+            refittable=spec.refittable,
+        )
+        graph = folder / staged.files[GraphKind.TENSORRT]
+        with stage(f"engine {gpu or spec.gpus[0]}"):
+            memory[name] = build_engine(trt, graph, folder / name, engine)
+    return memory

@@ -1,0 +1,67 @@
+"""The kinds of values that options carry: checked as far as the text alone tells."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from runtimes.errors import shown
+
+_MOST = 2**31 - 1
+N = TypeVar("N", int, float)
+
+
+def name(text: str) -> str:
+    """A name that a file can have. ONNX Runtime and safetensors open none that is not UTF-8."""
+    if not text:
+        raise ArgumentTypeError("got '', expected a name")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ArgumentTypeError(f"got {shown(text)}, expected a name in UTF-8") from error
+    if "\0" in text:
+        raise ArgumentTypeError(f"got {shown(text)}, expected a name without NUL characters")
+    return text
+
+
+def path(text: str) -> Path:
+    """A file or folder."""
+    return Path(name(text))
+
+
+def whole(text: str) -> int:
+    """A whole number that every library's 32 bits hold."""
+    return _number(text, int, "a whole number")
+
+
+def number(text: str) -> float:
+    """A finite number; ``nan`` and ``inf`` are floats too."""
+    return _number(text, float, "a number")
+
+
+def port(text: str) -> int:
+    """A TCP port."""
+    value = whole(text)
+    if not 1 <= value <= 65535:
+        raise ArgumentTypeError(f"got {value}, expected 1 to 65535")
+    return value
+
+
+def size(text: str) -> int:
+    """A number of bytes."""
+    value = _number(text, int, "a number of bytes", 2**63 - 1)
+    if value < 0:
+        raise ArgumentTypeError(f"got {value}, expected 0 or more bytes")
+    return value
+
+
+def _number(text: str, kind: Callable[[str], N], expected: str, most: int = _MOST) -> N:
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"got {shown(text)}, expected {expected}") from error
+    if not abs(value) <= most:
+        raise ArgumentTypeError(f"got {shown(text)}, expected {expected} of at most {most}")
+    return value

@@ -1,0 +1,162 @@
+"""The gate's texts: which ones a bundle's graphs are compared on, tokenised.
+
+The gate and ``verify`` both ask :func:`gate_texts`, so they cannot compare different texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from calibration.corpus import RETRIEVAL, held_back, retrieval_pairs
+from calibration.corpus import TEXTS as HELD_OUT
+from runtimes.arrays import Ids
+from runtimes.choices import BASE_TASK, AdapterMode
+from runtimes.manifest import Manifest
+from runtimes.schemes import SCHEMES, Scheme
+from runtimes.text.tokens import TextTokenizer
+
+TEXTS = Path(__file__).parent / "data" / "parity.jsonl"
+# Texts are joined to documents of at least so many tokens; none is a length that was traced.
+DOCUMENT_TOKENS = (600, 2000, 4000, 8000)
+DOCUMENT = "document"  # what their names begin with
+QUERY, PASSAGE = "query-", "passage-"  # and those of the retrieval pairs' two sides
+THINNING = 3  # further tasks take every third text
+
+
+@dataclass(frozen=True)
+class ParityText:
+    """One text of the gate, tokenised. ``task_id`` is what a switchable graph takes."""
+
+    name: str
+    ids: Ids
+    task: str = ""
+    task_id: int | None = None
+
+
+def texts_sha256(scheme: Scheme) -> str:
+    """Identifies the files that a scheme's texts come from."""
+    files = (TEXTS, HELD_OUT, RETRIEVAL) if scheme.gates_retrieval else (TEXTS,)
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+
+
+def verified_tasks(manifest: Manifest) -> tuple[str, ...]:
+    """Every task the gate compares: the base model too where the graph can give it."""
+    switchable = manifest.adapter is AdapterMode.SWITCHABLE
+    return (*manifest.tasks, BASE_TASK) if switchable else manifest.tasks
+
+
+def gate_texts(
+    manifest: Manifest, tokenizer: TextTokenizer, longest: int, position: int = 0
+) -> list[ParityText]:
+    """All texts on which a bundle is compared with the reference, task by task.
+
+    The parity texts, joined to documents of up to about ``longest`` tokens; where the scheme gates
+    retrieval, held-out texts and retrieval pairs too. The first task of a build has all of them,
+    each further one a third of the former two (:func:`thin`); ``position`` counts the bundles of
+    the build.
+    """
+    retrieval = SCHEMES[manifest.precision].gates_retrieval
+    texts: list[ParityText] = []
+    for index, task in enumerate(verified_tasks(manifest), position):
+        prefix = manifest.prefixes[task]
+        groups = [parity_texts(tokenizer, prefix, longest)]
+        if retrieval:
+            groups.append(held_out_texts(tokenizer, prefix))
+        if index > 0:
+            groups = [thin(group, index) for group in groups]
+        if retrieval:
+            groups.append(retrieval_texts(tokenizer, prefix, task, manifest.tasks))
+        task_id = _task_id(manifest, task)
+        texts += [replace(t, task=task, task_id=task_id) for group in groups for t in group]
+    return texts
+
+
+def _task_id(manifest: Manifest, task: str) -> int | None:
+    """What the graph takes for a task: -1 for the base model, None where it takes nothing."""
+    if manifest.adapter is not AdapterMode.SWITCHABLE:
+        return None
+    return -1 if task == BASE_TASK else manifest.tasks.index(task)
+
+
+def parity_texts(
+    tokenizer: TextTokenizer, prefix: str, longest: int, file: Path = TEXTS
+) -> list[ParityText]:
+    """Short texts, paragraphs and documents up to about ``longest`` tokens, in a fixed order."""
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    named = [(f"{i:02d}-{line['language']}", line["text"]) for i, line in enumerate(lines)]
+    sizes = [len(ids) for ids in _encode_within(tokenizer, [text for _, text in named], "")]
+    for goal in DOCUMENT_TOKENS:
+        if goal <= min(longest, tokenizer.max_tokens):
+            joined = _join([line["text"] for line in lines], sizes, goal)
+            named.append((f"{DOCUMENT}-{goal}", joined))
+    return _tokenised(tokenizer, prefix, named)
+
+
+def held_out_texts(tokenizer: TextTokenizer, prefix: str) -> list[ParityText]:
+    """The texts that no calibration sees, in a fixed order."""
+    named = [(f"held-{i:03d}-{text.language}", text.text) for i, text in enumerate(held_back())]
+    return _tokenised(tokenizer, prefix, named)
+
+
+def retrieval_texts(
+    tokenizer: TextTokenizer, prefix: str, task: str, tasks: Sequence[str]
+) -> list[ParityText]:
+    """The queries and the passages that ``task`` embeds in a bundle of ``tasks``, pair by pair.
+
+    A bundle with both retrieval tasks embeds each side with its own, as its users do; any other
+    embeds both sides with every task it has.
+    """
+    pairs = retrieval_pairs()
+    sides = {
+        QUERY: ("retrieval.query", [pair.query for pair in pairs]),
+        PASSAGE: ("retrieval.passage", [pair.passage for pair in pairs]),
+    }
+    split = {owner for owner, _ in sides.values()} <= set(tasks)
+    texts: list[ParityText] = []
+    for side, (owner, rows) in sides.items():
+        if not split or task == owner:
+            names = [f"{side}{i:03d}-{pair.language}" for i, pair in enumerate(pairs)]
+            texts += _tokenised(tokenizer, prefix, list(zip(names, rows, strict=True)))
+    return texts
+
+
+def thin(texts: Sequence[ParityText], index: int) -> list[ParityText]:
+    """Every third text, from ``index`` on, and the shortest document.
+
+    For the further tasks of one build: their graphs are the first one's byte for byte, only the
+    weights differ, and a wrong weight shows in any text. Neighbouring tasks get other texts.
+    """
+    short = [t for t in texts if not t.name.startswith(DOCUMENT)]
+    documents = [t for t in texts if t.name.startswith(DOCUMENT)]
+    return short[index % THINNING :: THINNING] + documents[:1]
+
+
+def _tokenised(
+    tokenizer: TextTokenizer, prefix: str, named: Sequence[tuple[str, str]]
+) -> list[ParityText]:
+    """(name, text) pairs as the gate's texts, cut to what the bundle takes."""
+    rows = _encode_within(tokenizer, [text for _, text in named], prefix)
+    return [ParityText(name, ids) for (name, _), ids in zip(named, rows, strict=True)]
+
+
+def _encode_within(tokenizer: TextTokenizer, texts: Sequence[str], prefix: str) -> list[Ids]:
+    """A bundle for few tokens truncates the gate's texts too, without a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tokenizer.encode(texts, prefix)
+
+
+def _join(texts: Sequence[str], sizes: Sequence[int], goal: int) -> str:
+    """The texts one after the other, over and over, until they have ``goal`` tokens."""
+    chosen: list[str] = []
+    total = 0
+    while total < goal + 2 * len(chosen):  # each text's size counts two special tokens
+        index = len(chosen) % len(texts)
+        chosen.append(texts[index])
+        total += sizes[index]
+    return " ".join(chosen)

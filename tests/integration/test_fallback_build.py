@@ -1,0 +1,110 @@
+"""A quantised build whose gate fails at first: what is done again, what is done once, in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import export.build.pipeline
+import export.build.staged
+from export.engines.builder import EngineSpec
+from export.gate.gate import Verdict, judge
+from runtimes.manifest import read_manifest
+from tests.support import few_gate_texts, run_cli
+
+FAILURE = "parity failed for portable: minimum cosine 0.9800000, expected at least 0.99"
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a build did, in order. Engines are short files; the gate's texts are few."""
+    seen: list[str] = []
+
+    def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
+        seen.append("engine")
+        out.write_bytes(b"plan")
+
+    monkeypatch.setattr(export.build.staged, "build_engine", build_engine)
+    for name in ("write_model", "reference_of", "judge", "write_parity"):
+        monkeypatch.setattr(export.build.pipeline, name, noting(seen, name))
+    few_gate_texts(monkeypatch)
+    return seen
+
+
+def noting(seen: list[str], name: str) -> Callable[..., Any]:
+    function = getattr(export.build.pipeline, name)
+
+    def noted(*arguments: Any, **more: Any) -> Any:
+        seen.append(name)
+        return function(*arguments, **more)
+
+    return noted
+
+
+def build(out: Path, model: Path, precision: str, *more: object) -> int:
+    options = ("--target", "tensorrt_rtx", "--gpu", "sm89", "--task", "separation", *more)
+    size = ("--max-tokens", 64, "--parity-tokens", 32)
+    return run_cli(
+        "engine", "--model", model, "--precision", precision, "--out", out, *options, *size
+    )
+
+
+def test_engines_are_built_once_after_the_gate_passed(
+    tmp_path: Path, small_folder: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts: list[Verdict] = []
+
+    def fails_twice(*arguments: Any) -> Verdict:
+        events.append("judge")
+        verdict = judge(*arguments)
+        verdicts.append(verdict)
+        return replace(verdict, failure=FAILURE) if len(verdicts) < 3 else verdict
+
+    monkeypatch.setattr(export.build.pipeline, "judge", fails_twice)
+    options = ("--calibration-texts", 24, "--int8-fallback-max", 0.9)
+    assert build(tmp_path, small_folder, "int8", *options) == 0
+    attempt = ["write_model", "judge"]
+    first = ["write_model", "reference_of", "judge"]
+    assert events == [*first, *attempt, *attempt, "engine", "write_parity"]
+    bundle = tmp_path / "small" / "separation-int8-t64"
+    quantisation = read_manifest(bundle).quantisation
+    assert quantisation is not None
+    assert len(quantisation.fallback) >= 2
+    assert all(reason.startswith(FAILURE) for reason in quantisation.fallback.values())
+    graphs = json.loads((bundle / "parity.json").read_text())["graphs"]
+    assert list(graphs) == list(verdicts[-1].reports)
+
+
+def test_no_engine_is_built_where_the_gate_never_passes(
+    tmp_path: Path,
+    small_folder: Path,
+    events: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+
+    def fails(*arguments: Any) -> Verdict:
+        events.append("judge")
+        return replace(judge(*arguments), failure=FAILURE)
+
+    monkeypatch.setattr(export.build.pipeline, "judge", fails)
+    options = ("--calibration-texts", 24, "--int8-fallback-max", 0)
+    assert build(tmp_path, small_folder, "int8", *options) == 3
+    assert events == ["write_model", "reference_of", "judge"]
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: INT8 fails its gate even with 0 of 8 GEMMs")
+    assert error.endswith(f"{FAILURE}; nothing was published")
+    assert not (tmp_path / "small" / "separation-int8-t64").exists()
+
+
+def test_unquantised_build_makes_its_engine_first(
+    tmp_path: Path, small_folder: Path, events: list[str]
+) -> None:
+    """It takes seconds and can fail, the gate takes minutes."""
+    assert build(tmp_path, small_folder, "fp32") == 0
+    assert events == ["write_model", "engine", "reference_of", "judge", "write_parity"]

@@ -35,11 +35,6 @@ class Axis:
     profile_side: Annotated[int, Meta(ge=0, le=1)] | None = None
     sizes: Sizes | None = None
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether the architecture alone says its size."""
-        return self.profile_side is None and self.sizes is None
-
     def greatest(self, limits: tuple[int, int]) -> int:
         """Its greatest size in a graph for at most so many rows and tokens."""
         return self.range_in(Profile(name="limits", min=(1, 1), opt=limits, max=limits))[2]

@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -125,7 +124,7 @@ def _constant(model: ir.Model, name: str, numbers: list[int]) -> ir.Value:
 
 
 def _append(
-    model: ir.Model, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: Any
+    model: ir.Model, op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: int
 ) -> ir.Value:
     node = ir.node(op_type, inputs, attributes, name=name)
     node.outputs[0].name, node.outputs[0].type = name, ir.TensorType(ir.DataType.FLOAT)

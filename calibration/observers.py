@@ -10,7 +10,6 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +41,7 @@ class Histogram:
         self.limit = 2.0**-24
         self.maximum = 0.0
 
-    def add(self, values: NDArray[Any]) -> None:
+    def add(self, values: NDArray[np.floating]) -> None:
         """Count the absolute values of an array of any shape.
 
         Raises :class:`InputError` where one is not finite; nothing is counted then.

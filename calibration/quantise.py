@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ def stored_scale(amplitude: float | Matrix, dtype: str, storage: Storage) -> NDA
     return np.maximum(np.asarray(amplitude) / storage.levels, MIN_SCALE).astype(dtype)
 
 
-def quantise(values: Matrix, scale: NDArray[np.floating], storage: Storage) -> NDArray[Any]:
+def quantise(values: Matrix, scale: NDArray[np.floating], storage: Storage) -> NDArray[np.generic]:
     """``values / scale`` rounded to the stored type, saturated."""
     steps: Matrix = np.divide(values, scale.astype(np.float32), dtype=np.float32)
     return _ROUND[storage.dtype](steps)
@@ -46,4 +45,4 @@ def _to_int8(steps: Matrix) -> NDArray[np.int8]:
     return np.clip(np.rint(steps), -128, 127).astype(np.int8)
 
 
-_ROUND: Mapping[str, Callable[[Matrix], NDArray[Any]]] = {"int8": _to_int8}
+_ROUND: Mapping[str, Callable[[Matrix], NDArray[np.generic]]] = {"int8": _to_int8}

@@ -6,7 +6,6 @@ import glob
 import os
 import shlex
 from pathlib import Path
-from typing import Any
 
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import Precision
@@ -25,7 +24,7 @@ from runtimes.manifest_records import (
 )
 from runtimes.manifest_rules import broken_rule
 from runtimes.manifest_upgrade import upgraded
-from runtimes.typed_json import as_record, read_object, unknown_keys
+from runtimes.typed_json import JsonObject, as_record, read_object, unknown_keys
 
 __all__ = [
     "SCHEMA",
@@ -92,7 +91,7 @@ def _whereabouts(bundle: Path) -> str:
     return "`make engine` prints where it wrote"
 
 
-def _parse(path: Path, raw: dict[str, Any]) -> Manifest:
+def _parse(path: Path, raw: JsonObject) -> Manifest:
     """A newer minor schema may have entries that this version knows nothing of."""
     if (schema := raw.get("schema")) != SCHEMA:
         raise InputError(
@@ -111,7 +110,7 @@ def _parse(path: Path, raw: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _writer(raw: dict[str, Any]) -> str:
+def _writer(raw: JsonObject) -> str:
     versions = raw.get("versions")
     version = versions.get("adaptrt") if isinstance(versions, dict) else None
     return f"written by adaptrt {shown(version) if version else 'of an unrecorded version'}"

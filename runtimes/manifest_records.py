@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta
 
@@ -149,7 +149,7 @@ class Manifest:
     head: HeadName = HeadName.SENTENCE  # the first schema's bundles have no such entry
     quantisation: Quantisation | None = None  # where the precision quantises
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Plain JSON types."""
         return asdict(self)
 

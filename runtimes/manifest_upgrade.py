@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from runtimes.typed_json import JsonObject
 
 _RENAMED = {"int8": "quantised", "int8_share": "share"}
 
 
-def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
+def upgraded(raw: JsonObject) -> JsonObject:
     """``raw``, a manifest's JSON of any kind, with the keys of the present minor schema.
 
     Up to minor schema 1, INT8 was the only scheme that quantised: its entries were named for it.

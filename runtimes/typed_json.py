@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta, inspect
@@ -14,6 +14,7 @@ from runtimes.errors import InputError, shown
 from runtimes.files import read_small
 
 T = TypeVar("T")
+JsonObject = dict[str, object]  # read, and not yet checked
 # Names and versions that reach a terminal: no control characters, and no text of any length.
 Plain = Annotated[str, Meta(pattern=r"^[ -~]{0,200}\Z")]
 # msgspec's own: "Expected `int` >= 1, got `str` - at `$.artifacts[0].bytes`"; [...] is any key.
@@ -23,7 +24,7 @@ _REFUSAL = re.compile(
 _STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """The JSON object in ``path``; NaN and infinite numbers are no JSON."""
     try:
         value = msgspec.json.decode(read_small(path))
@@ -34,7 +35,7 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def as_record(raw: dict[str, Any], kind: type[T], path: Path, hint: str) -> T:
+def as_record(raw: JsonObject, kind: type[T], path: Path, hint: str) -> T:
     """``raw`` as a dataclass; :class:`InputError` names the key, what is there and what should be.
 
     Keys that ``kind`` does not have are left out (:func:`unknown_keys` lists them).
@@ -45,12 +46,12 @@ def as_record(raw: dict[str, Any], kind: type[T], path: Path, hint: str) -> T:
         raise InputError(f"{path}: {_refusal(str(error), raw, kind)}; {hint}") from error
 
 
-def unknown_keys(raw: Any, kind: Any) -> Iterator[str]:
+def unknown_keys(raw: object, kind: type) -> Iterator[str]:
     """Keys, with the way to them, that a record of this kind has no field for."""
     yield from _unknown(raw, inspect.type_info(kind), "")
 
 
-def _unknown(value: Any, kind: inspect.Type, where: str) -> Iterator[str]:
+def _unknown(value: object, kind: inspect.Type, where: str) -> Iterator[str]:
     match kind:
         case inspect.DataclassType(fields=fields) | inspect.TypedDictType(fields=fields):
             known = {field.encode_name: field.type for field in fields}
@@ -67,7 +68,7 @@ def _unknown(value: Any, kind: inspect.Type, where: str) -> Iterator[str]:
                 yield from _unknown(inner, item, f"{where.removesuffix('.')}[{index}].")
 
 
-def _refusal(message: str, raw: Any, kind: object) -> str:
+def _refusal(message: str, raw: object, kind: object) -> str:
     """msgspec's message in this project's words, with the value that was refused."""
     matched = _REFUSAL.fullmatch(message)
     if matched is None:
@@ -78,11 +79,17 @@ def _refusal(message: str, raw: Any, kind: object) -> str:
         return f"{where}.{missing}".removeprefix(".") + ": missing"
     value = raw
     for index, key in _STEP.findall(where.partition("[...]")[0]):
-        value = value[int(index)] if index else value[key]
+        value = _step(value, index, key)
     expected = what[:1].lower() + what[1:]
     if what.startswith("Invalid enum value"):
         expected = f"expected one of {', '.join(_members(inspect.type_info(kind), where))}"
     return f"{where or 'the file'}: got {shown(value)}, {expected}"
+
+
+def _step(value: object, index: str, key: str) -> object:
+    if isinstance(value, list):
+        return value[int(index)]
+    return value[key] if isinstance(value, dict) else value
 
 
 def _members(kind: inspect.Type, where: str) -> list[str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from calibration.quantise import Matrix, quantise, stored_scale, weight_scale
@@ -41,7 +41,7 @@ class PrecisionPlan:
     quantised: Mapping[str, GemmRange]
     fallback: Mapping[str, str] = field(default_factory=dict)
 
-    def tensor(self, name: str, part: str, weight: Matrix) -> NDArray[Any]:
+    def tensor(self, name: str, part: str, weight: Matrix) -> NDArray[np.generic]:
         """One stored tensor of a quantised GEMM whose weight is FP32 ``[K, N]``."""
         entry, storage = self.quantised[name], self.scheme.operands
         if part == INPUT_SCALE:

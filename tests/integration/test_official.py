@@ -10,8 +10,7 @@ import pytest
 from fastembed.text.multitask_embedding import JinaEmbeddingV3
 
 from adaptrt import Embedder
-from export.cli import main
-from tests.support import Array
+from tests.support import Array, build
 
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
 TEXTS = ["The last train leaves at ten.", "東京は雨です。", "Wo ist der Bahnhof, bitte?"]
@@ -20,22 +19,8 @@ TEXTS = ["The last train leaves at ten.", "東京は雨です。", "Wo ist der B
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("official")
-    code = main(
-        [
-            "engine",
-            "--out",
-            str(out),
-            "--target",
-            "onnxruntime",
-            "--precision",
-            "fp32",
-            "--adapter",
-            "switchable",
-            "--interface",
-            "official",
-        ]
-    )
-    assert code == 0
+    choices = ("--adapter", "switchable", "--interface", "official")
+    assert build(out, *choices, tokens=2048) == 0
     return out / "sample" / "official-fp32"
 
 

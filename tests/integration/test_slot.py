@@ -13,68 +13,34 @@ from peft import LoraConfig
 
 from adaptrt import Embedder, InputError
 from export.bundle.slot_adapter import remedy
-from export.cli import main
 from runtimes.manifest import read_manifest
 from tests.peft_zoo import load_base, mean_vectors, quiet, train
-from tests.support import build, cosines, edit_json, run_cli
+from tests.support import SAMPLE_HF, build, cosines, edit_json, run_cli
 from tests.zoo import write_native
 
-NATIVE = Path(__file__).parents[1] / "data" / "sample-hf"
 TEXTS = ["The last train leaves at ten.", "東京は雨です。"]
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])
 def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("slot")
-    code = main(
-        [
-            "engine",
-            "--out",
-            str(out),
-            "--target",
-            "onnxruntime",
-            "--precision",
-            request.param,
-            "--adapter",
-            "slot",
-            "--rank",
-            "6",
-            "--task",
-            "base",
-            "--max-tokens",
-            "512",
-        ]
-    )
-    assert code == 0
+    choices = ("--adapter", "slot", "--rank", 6, "--task", "base", "--max-tokens", 512)
+    assert build(out, *choices, precision=request.param, tokens=2048) == 0
     return out / "sample" / f"base-slot-{request.param}-r6-t512"
 
 
 @pytest.fixture(scope="module")
 def adapter(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("adapters") / "separation.onnx_adapter"
-    peft = NATIVE / "separation"
-    assert main(["adapter", "--peft", str(peft), "--bundle", str(bundle), "--out", str(out)]) == 0
+    peft = SAMPLE_HF / "separation"
+    assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 0
     return out
 
 
 def test_filled_slot_equals_the_merged_adapter(bundle: Path, adapter: Path, tmp_path: Path) -> None:
     precision = read_manifest(bundle).precision
-    code = main(
-        [
-            "engine",
-            "--out",
-            str(tmp_path),
-            "--target",
-            "onnxruntime",
-            "--precision",
-            precision,
-            "--task",
-            "separation",
-            "--max-tokens",
-            "512",
-        ]
-    )
-    assert code == 0
+    choices = ("--task", "separation", "--max-tokens", 512)
+    assert build(tmp_path, *choices, precision=precision, tokens=2048) == 0
     with Embedder.load(tmp_path / "sample" / f"separation-{precision}-onnxruntime-t512") as merged:
         expected = merged.encode(TEXTS)
     with Embedder.load(bundle, adapter=adapter) as filled, Embedder.load(bundle) as empty:
@@ -85,7 +51,7 @@ def test_filled_slot_equals_the_merged_adapter(bundle: Path, adapter: Path, tmp_
 
 def test_wider_adapter_is_refused_with_the_rank_to_build(bundle: Path, tmp_path: Path) -> None:
     peft = tmp_path / "wide"
-    shutil.copytree(NATIVE / "separation", peft)
+    shutil.copytree(SAMPLE_HF / "separation", peft)
     from safetensors.numpy import load_file, save_file
 
     tensors = load_file(peft / "adapter_model.safetensors")
@@ -96,7 +62,7 @@ def test_wider_adapter_is_refused_with_the_rank_to_build(bundle: Path, tmp_path:
     config = json.loads((peft / "adapter_config.json").read_text())
     (peft / "adapter_config.json").write_text(json.dumps(config | {"r": 8}))
     out = tmp_path / "wide.onnx_adapter"
-    assert main(["adapter", "--peft", str(peft), "--bundle", str(bundle), "--out", str(out)]) == 2
+    assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
     assert not out.exists()
 
 
@@ -161,7 +127,7 @@ def test_adapter_that_cannot_be_written_is_one_line(
     bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (tmp_path / "folder.onnx_adapter").mkdir()
-    peft, out = NATIVE / "separation", tmp_path / name
+    peft, out = SAMPLE_HF / "separation", tmp_path / name
     assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert str(tmp_path / Path(name).parts[0]) in error
@@ -174,7 +140,7 @@ def test_adapter_beyond_any_slot_is_sent_elsewhere(bundle: Path) -> None:
 
 def test_adapter_that_fp16_cannot_hold_is_refused(bundle: Path, tmp_path: Path) -> None:
     """Its infinities went into the file."""
-    peft = Path(shutil.copytree(NATIVE / "separation", tmp_path / "strong"))
+    peft = Path(shutil.copytree(SAMPLE_HF / "separation", tmp_path / "strong"))
     edit_json(peft / "adapter_config.json", lora_alpha=1e9)
     out = tmp_path / "strong.onnx_adapter"
     fits = "fp32" in bundle.name
@@ -186,8 +152,8 @@ def test_adapter_that_fp16_cannot_hold_is_refused(bundle: Path, tmp_path: Path) 
 def test_adapter_file_does_not_take_a_folders_place(bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "x.onnx_adapter"
     out.mkdir()
-    peft = str(NATIVE / "separation")
-    assert main(["adapter", "--peft", peft, "--bundle", str(bundle), "--out", str(out)]) == 2
+    peft = SAMPLE_HF / "separation"
+    assert run_cli("adapter", "--peft", peft, "--bundle", bundle, "--out", out) == 2
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 

@@ -15,7 +15,6 @@ import export.graph.weights
 from adaptrt import Embedder, InputError
 from export.checkpoint.lora import Adapter, Bank, LoraPair
 from export.checkpoint.reader import open_checkpoint
-from export.cli import main
 from export.gate.compare import compare, embed, parity_failure
 from export.gate.reference import reference_model
 from export.gate.texts import ParityText
@@ -24,6 +23,7 @@ from runtimes.choices import HeadName
 from runtimes.executors.ort import OrtRuntime
 from runtimes.executors.torch_reference import FlashReference
 from runtimes.text.tokens import TextTokenizer
+from tests.support import run_cli
 from tests.zoo import write_original
 
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
@@ -44,22 +44,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(checkpoint: Path, out: Path, *more: str, adapter: str = "switchable") -> int:
-    return main(
-        [
-            "engine",
-            "--model",
-            str(checkpoint),
-            "--out",
-            str(out),
-            "--target",
-            "onnxruntime",
-            "--max-tokens",
-            "1024",
-            "--adapter",
-            adapter,
-            *more,
-        ]
-    )
+    where = ("--model", checkpoint, "--out", out, "--target", "onnxruntime")
+    return run_cli("engine", *where, "--max-tokens", 1024, "--adapter", adapter, *more)
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,13 @@ class Target(Choice):
         return self in (Target.TENSORRT_RTX, Target.TENSORRT)
 
 
+class Device(Choice):
+    """Where an executor computes, as PyTorch names it."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 class Observer(Choice):
     """How a calibration turns what was seen of an activation into its range."""
 
@@ -94,3 +101,21 @@ class GraphKind(Choice):
     ONNXRUNTIME_CUDA = "onnxruntime_cuda"
     TENSORRT = "tensorrt"
     PRIMITIVE = "primitive"
+
+
+class FileKind(Choice):
+    """What a file in a bundle is for that is neither a graph nor an engine."""
+
+    WEIGHTS = "weights"
+    TOKENIZER = "tokenizer"
+    CONFIG = "config"  # of tokenizer and model, for clients that read them
+    REFERENCE = "reference"  # the reference's vectors of the gate's texts
+    REFERENCE_CHUNKS = "reference_chunks"
+    PARITY = "parity"
+    CALIBRATION = "calibration"
+    REPORT = "report"
+    DEVICE = "device"  # what builds the engine on the device itself
+
+
+# As the manifest names a file: a graph's, the target of an engine, or any other file's.
+ArtifactKind = GraphKind | Target | FileKind

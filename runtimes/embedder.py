@@ -20,7 +20,7 @@ from runtimes.arguments import (
 )
 from runtimes.arrays import Arrays, Ids, Vectors
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, GraphKind, HeadName
+from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
@@ -237,7 +237,7 @@ class Embedder(RuntimeBase):
 
 def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES) -> TextTokenizer:
     """The bundle's tokenizer."""
-    path = folder / manifest.artifact("tokenizer").path
+    path = folder / manifest.artifact(FileKind.TOKENIZER).path
     return TextTokenizer(
         path,
         max_tokens=manifest.max_tokens,
@@ -249,7 +249,7 @@ def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES)
 
 def _warn_of_slow_int8(manifest: Manifest, runtime: object) -> None:
     """Where INT8's CPU graph is about to run on a CPU without its instructions."""
-    on_cpu = find_executor(runtime).graph == GraphKind.ONNXRUNTIME
+    on_cpu = find_executor(runtime).graph is GraphKind.ONNXRUNTIME
     if on_cpu and SCHEMES[manifest.precision].integer_products:
         warn_without_vnni()
 

@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import Precision
+from runtimes.choices import ArtifactKind, Precision
 from runtimes.errors import InputError, shown
 from runtimes.files import sha256
 from runtimes.manifest_records import (
@@ -44,7 +44,7 @@ __all__ = [
 def make_artifact(
     folder: Path,
     path: str,
-    kind: str,
+    kind: ArtifactKind,
     *,
     precision: Precision | None = None,
     gpu: str | None = None,
@@ -53,7 +53,7 @@ def make_artifact(
     file = folder / path
     return Artifact(
         path=path,
-        kind=kind,
+        kind=kind.value,
         bytes=file.stat().st_size,
         sha256=sha256(file),
         precision=precision,

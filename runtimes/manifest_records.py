@@ -8,7 +8,16 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from runtimes.choices import TASK_NAME, AdapterMode, HeadName, Interface, Precision, Target
+from runtimes.choices import (
+    TASK_NAME,
+    AdapterMode,
+    ArtifactKind,
+    GraphKind,
+    HeadName,
+    Interface,
+    Precision,
+    Target,
+)
 from runtimes.errors import InputError
 from runtimes.profiles import Profile
 from runtimes.tensors import Tensor
@@ -27,6 +36,8 @@ _Task = Annotated[str, Meta(pattern=rf"^{TASK_NAME.pattern}\Z")]
 class Artifact:
     """One file of the bundle. ``gpu`` is set for engines, ``precision`` for graphs and engines.
 
+    ``kind`` is a :data:`runtimes.choices.ArtifactKind`, or one of a newer minor schema, which is
+    read as any other text.
     ``stripped`` engines hold no weights and take those of the bundle's graph when loaded.
     ``memory`` is the device memory for activations in each profile, bytes; None where the engine
     was built without a GPU, which alone can say.
@@ -153,7 +164,17 @@ class Manifest:
         """Plain JSON types."""
         return asdict(self)
 
-    def artifact(self, kind: str) -> Artifact:
+    @property
+    def engine_graph(self) -> Artifact | None:
+        """The graph that engines are built from; None where the bundle has none."""
+        graphs = (e for e in self.artifacts if e.kind == GraphKind.TENSORRT and e.gpu is None)
+        return next(graphs, None)
+
+    def engines(self, target: Target) -> tuple[Artifact, ...]:
+        """The engines for a target; unlike the graph of that name they say for which GPU."""
+        return tuple(e for e in self.artifacts if e.kind == target and e.gpu is not None)
+
+    def artifact(self, kind: ArtifactKind) -> Artifact:
         """The one artefact of a kind; :class:`InputError` where the bundle has none."""
         for entry in self.artifacts:
             if entry.kind == kind:

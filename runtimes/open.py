@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from runtimes.choices import AdapterMode, GraphKind, Precision, Target
+from runtimes.choices import AdapterMode, Device, GraphKind, Precision, Target
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime
 from runtimes.heads import graph_inputs, head_of
 from runtimes.manifest import Manifest
 from runtimes.schemes import SCHEMES
 
-CPU, CUDA = "cpu", "cuda"
+CPU_EXECUTOR = "onnxruntime"  # the one that every bundle has a graph for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Executor:
     name: str
     graph: GraphKind
     opener: Opener
-    device: str = CPU
+    device: Device = Device.CPU
     runs_engine: bool = False
     fills_slots: bool = False
     precisions: Collection[Precision] = tuple(Precision)
@@ -74,7 +74,7 @@ def _onnxruntime(
     options: OpenOptions,
     *,
     graph: GraphKind,
-    device: str = CPU,
+    device: Device = Device.CPU,
 ) -> Runtime:
     from runtimes.executors.ort import OrtRuntime
 
@@ -94,7 +94,7 @@ def _onnxruntime(
     )
 
 
-def _engine(folder: Path, manifest: Manifest, options: OpenOptions, *, flavour: str) -> Runtime:
+def _engine(folder: Path, manifest: Manifest, options: OpenOptions, *, flavour: Target) -> Runtime:
     from runtimes.executors.tensorrt.runtime import open_engine
 
     inputs = graph_inputs(manifest.adapter, manifest.interface, manifest.head)
@@ -109,7 +109,7 @@ EXECUTORS: dict[str, Executor] = {
     row.name: row
     for row in (
         Executor(
-            name="onnxruntime",
+            name=CPU_EXECUTOR,
             graph=GraphKind.ONNXRUNTIME,
             opener=partial(_onnxruntime, graph=GraphKind.ONNXRUNTIME),
             fills_slots=True,
@@ -119,22 +119,22 @@ EXECUTORS: dict[str, Executor] = {
         Executor(
             name="onnxruntime_cuda",
             graph=GraphKind.ONNXRUNTIME_CUDA,
-            opener=partial(_onnxruntime, graph=GraphKind.ONNXRUNTIME_CUDA, device=CUDA),
-            device=CUDA,
+            opener=partial(_onnxruntime, graph=GraphKind.ONNXRUNTIME_CUDA, device=Device.CUDA),
+            device=Device.CUDA,
             fills_slots=True,
         ),
         Executor(
             name="tensorrt_rtx",
             graph=GraphKind.TENSORRT,
-            opener=partial(_engine, flavour="tensorrt_rtx"),
-            device=CUDA,
+            opener=partial(_engine, flavour=Target.TENSORRT_RTX),
+            device=Device.CUDA,
             runs_engine=True,
         ),
         Executor(
             name="tensorrt",
             graph=GraphKind.TENSORRT,
-            opener=partial(_engine, flavour="tensorrt"),
-            device=CUDA,
+            opener=partial(_engine, flavour=Target.TENSORRT),
+            device=Device.CUDA,
             runs_engine=True,
         ),
         # Without a GPU the portable graph, the very types of the engine, speaks for it.

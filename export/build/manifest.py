@@ -24,7 +24,7 @@ from runtimes.bundle_files import (
     TOKENIZER_FILES,
     WEIGHT_FILE,
 )
-from runtimes.choices import ALL_TASKS, AdapterMode, GraphKind, Target
+from runtimes.choices import ALL_TASKS, AdapterMode, FileKind, GraphKind, Target
 from runtimes.manifest import (
     SCHEMA,
     SCHEMA_MINOR,
@@ -107,11 +107,11 @@ def final_manifest(
     )
 
 
-def _weight_files(folder: Path) -> Iterator[tuple[str, str]]:
+def _weight_files(folder: Path) -> Iterator[str]:
     for prefix in ("", f"{OFFICIAL_FOLDER}/"):
         for name in (WEIGHT_FILE, SHARED_FILE):
             if (folder / prefix / name).is_file():
-                yield prefix + name, "weights"
+                yield prefix + name
 
 
 def _artifacts(
@@ -121,30 +121,30 @@ def _artifacts(
     memory: Mapping[str, tuple[int, ...] | None],
 ) -> Iterator[Artifact]:
     for graph in graphs:
-        yield make_artifact(folder, graph.path, graph.kind, precision=spec.precision)
+        yield make_artifact(folder, graph.path, GraphKind(graph.kind), precision=spec.precision)
     for gpu, name in engine_names(spec):
         engine = make_artifact(
-            folder, name, spec.target.value, precision=spec.precision, gpu=gpu or spec.gpus[0]
+            folder, name, spec.target, precision=spec.precision, gpu=gpu or spec.gpus[0]
         )
         yield replace(engine, stripped=spec.refittable, memory=memory[name])
     for name in DEVICE_FILES:
         if (folder / name).is_file():
-            yield make_artifact(folder, name, "device")
-    for name, label in _weight_files(folder):
-        yield make_artifact(folder, name, label, precision=spec.precision)
-    yield make_artifact(folder, TOKENIZER_FILE, "tokenizer")
+            yield make_artifact(folder, name, FileKind.DEVICE)
+    for name in _weight_files(folder):
+        yield make_artifact(folder, name, FileKind.WEIGHTS, precision=spec.precision)
+    yield make_artifact(folder, TOKENIZER_FILE, FileKind.TOKENIZER)
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
-            yield make_artifact(folder, name, "config")
-    yield make_artifact(folder, REFERENCE_FILE, "reference")
-    yield make_artifact(folder, PARITY_FILE, "parity")
-    for name, label in (
-        (CHUNKS_FILE, "reference_chunks"),
-        (CALIBRATION_FILE, "calibration"),
-        (REPORT_FILE, "report"),
+            yield make_artifact(folder, name, FileKind.CONFIG)
+    yield make_artifact(folder, REFERENCE_FILE, FileKind.REFERENCE)
+    yield make_artifact(folder, PARITY_FILE, FileKind.PARITY)
+    for name, kind in (
+        (CHUNKS_FILE, FileKind.REFERENCE_CHUNKS),
+        (CALIBRATION_FILE, FileKind.CALIBRATION),
+        (REPORT_FILE, FileKind.REPORT),
     ):
         if (folder / name).is_file():
-            yield make_artifact(folder, name, label)
+            yield make_artifact(folder, name, kind)
 
 
 def _versions(inputs: BuildInputs) -> dict[str, str]:

@@ -13,7 +13,6 @@ from typing import Any
 from export.bundle.staging import check_hashes
 from export.spec import BuildSpec, Limits
 from runtimes.bundle_files import SHARED_FILE
-from runtimes.choices import GraphKind
 from runtimes.errors import InputError
 from runtimes.files import link_or_copy, sha256
 from runtimes.manifest import Artifact, Manifest
@@ -49,10 +48,8 @@ class EngineSource:
         ``graph`` is what the new bundle's weights belong to: only the very graph that the engines
         were built from can name them.
         """
-        graphs = [
-            a for a in self.manifest.artifacts if a.kind == GraphKind.TENSORRT and a.gpu is None
-        ]
-        if [a.sha256 for a in graphs] != [sha256(graph)]:
+        source = self.manifest.engine_graph
+        if source is None or source.sha256 != sha256(graph):
             raise InputError(
                 f"{self.folder}: its engines were built from another graph (another model, shape "
                 "or rank of the embedding adapter); build again with --refittable"

@@ -60,10 +60,12 @@ class Reference:
 class Verdict:
     """Reports by label, the one that speaks for the target first; ``retrieval`` by label and task.
 
-    ``failure`` says why the last report did not pass; None where all passed.
+    ``executors`` are the labels of those that judged. ``failure`` says why the last report did not
+    pass; None where all passed.
     """
 
     reports: Mapping[str, ParityReport]
+    executors: tuple[str, ...] = ()
     retrieval: Mapping[str, Mapping[str, Retrieval]] = field(default_factory=dict)
     failure: str | None = None
 
@@ -142,6 +144,7 @@ def judge(
     :class:`~runtimes.errors.AdaptrtError` where an executor cannot open or run its graph.
     """
     speaker = gate_executors(manifest)[0].report_label
+    labels = tuple(executor.report_label for executor in executors)
     reports: dict[str, ParityReport] = {}
     retrieval: dict[str, Mapping[str, Retrieval]] = {}
     for executor in executors:
@@ -154,9 +157,11 @@ def judge(
                 if result.retrieval is not None:
                     retrieval[result.label] = result.retrieval
                 if (failure := result.failure) is not None:
-                    return Verdict(reports=reports, retrieval=retrieval, failure=failure)
+                    return Verdict(
+                        reports=reports, executors=labels, retrieval=retrieval, failure=failure
+                    )
         gc.collect()
-    return Verdict(reports=reports, retrieval=retrieval)
+    return Verdict(reports=reports, executors=labels, retrieval=retrieval)
 
 
 @dataclass(frozen=True)

@@ -54,11 +54,16 @@ class RetrievalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityRecord:
-    """``parity.json``; the reports by name, the one that speaks for the target first."""
+    """``parity.json``; the reports by name, the one that speaks for the target first.
+
+    ``executors`` are the labels of those that the gate had; each that can judge the bundle has a
+    report.
+    """
 
     texts_sha256: str
     parity_tokens: Annotated[int, Meta(ge=1, le=10**7)]
     graphs: Annotated[Mapping[Plain, ReportRecord], Meta(min_length=1)]
+    executors: tuple[Plain, ...] = ("onnxruntime", "portable", "primitive")  # before the entry
     quantisation: RetrievalRecord | None = None
 
 
@@ -81,6 +86,7 @@ def write_parity(
         "texts_sha256": texts_sha256(scheme),
         "parity_tokens": parity_tokens,
         "reference_bf16_min_cosine": reference.bf16_min_cosine,
+        "executors": verdict.executors,
         "graphs": {label: asdict(report) for label, report in verdict.reports.items()},
     }
     if quantisation is not None:

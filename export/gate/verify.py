@@ -15,7 +15,7 @@ from export.gate.parity_file import ParityRecord, read_parity, read_vectors
 from export.gate.retrieval import MIN_NDCG, MIN_OVERLAP
 from export.gate.texts import THINNING, ParityText, gate_texts, texts_sha256
 from export.gate.traced import TRACED, gate_executors
-from runtimes.choices import HeadName
+from runtimes.choices import ArtifactKind, FileKind, HeadName
 from runtimes.embedder import load_tokenizer
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, one_line, shown
 from runtimes.manifest import Manifest
@@ -24,7 +24,7 @@ from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 
 _WITHOUT_CHUNKS = "the bundle, built by an earlier version, holds no reference vectors of chunks"
-_NOT_JUDGED = "the gate that the bundle was built with did not compare it"
+_NOT_JUDGED = "the gate that the bundle was built with did not have it"
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,14 @@ class _Published:
     manifest: Manifest
     record: ParityRecord
 
-    def file(self, kind: str) -> Path:
+    def file(self, kind: ArtifactKind) -> Path:
         """The one artefact of a kind."""
         return self.folder / self.manifest.artifact(kind).path
+
+    @property
+    def parity_file(self) -> Path:
+        """Where the record is."""
+        return self.file(FileKind.PARITY)
 
     @property
     def builder(self) -> str:
@@ -71,7 +76,7 @@ class _Published:
     @property
     def has_chunks(self) -> bool:
         """Whether chunks can be compared; the first schema's bundles hold no reference of them."""
-        held = any(entry.kind == "reference_chunks" for entry in self.manifest.artifacts)
+        held = any(entry.kind == FileKind.REFERENCE_CHUNKS for entry in self.manifest.artifacts)
         return self.manifest.head is HeadName.CHUNKS and (held or self.manifest.schema_minor > 0)
 
 
@@ -83,7 +88,7 @@ def verify(bundle: Path) -> Verification:
     Raises :class:`GateError` where anything differs.
     """
     manifest = check_hashes(bundle)
-    record = read_parity(bundle / manifest.artifact("parity").path)
+    record = read_parity(bundle / manifest.artifact(FileKind.PARITY).path)
     published = _Published(bundle, manifest, record)
     _require_same_gate(published)
     tokenizer = load_tokenizer(bundle, manifest)
@@ -92,7 +97,7 @@ def verify(bundle: Path) -> Verification:
     verdict = _judge_again(published, tokenizer, reference, executors)
     if unknown := record.graphs.keys() - verdict.reports.keys() - not_run.keys():
         raise InputError(
-            f"{published.file('parity')}: records {shown(min(unknown))}, which the gate does not "
+            f"{published.parity_file}: records {shown(min(unknown))}, which the gate does not "
             f"compare; {published.builder}"
         )
     for label, report in verdict.reports.items():
@@ -101,19 +106,27 @@ def verify(bundle: Path) -> Verification:
 
 
 def _require_same_gate(published: _Published) -> None:
-    """What is compared must be what was: the same texts, judged as strictly."""
+    """What is compared must be what was: the same texts, by as many executors, as strictly."""
     scheme = SCHEMES[published.manifest.precision]
     if published.record.texts_sha256 != texts_sha256(scheme):
         raise InputError(f"{published.folder}: built with other parity texts; {published.builder}")
-    asked = (scheme.min_cosine, scheme.mean_cosine)
+    for row in gate_executors(published.manifest):
+        label = row.report_label
+        if label in published.record.executors and label not in published.record.graphs:
+            raise _unrecorded(published, label)
+    gates = (scheme.min_cosine, scheme.mean_cosine)
     for label, report in published.record.graphs.items():
         mean = report.threshold if report.mean_threshold is None else report.mean_threshold
-        if (report.threshold, mean) != asked:
+        if (report.threshold, mean) != gates:
             raise InputError(
-                f"{published.file('parity')}: {shown(label)} was judged by cosines of "
-                f"{report.threshold} and {mean} on average, expected {asked[0]} and "
-                f"{asked[1]}; {published.builder}"
+                f"{published.parity_file}: {shown(label)} was judged by cosines of "
+                f"{report.threshold} and {mean} on average, expected {gates[0]} and "
+                f"{gates[1]}; {published.builder}"
             )
+
+
+def _unrecorded(published: _Published, label: str) -> InputError:
+    return InputError(f"{published.parity_file}: no record of {label}; {published.builder}")
 
 
 def _recorded_reference(published: _Published, tokenizer: TextTokenizer) -> Reference:
@@ -121,10 +134,10 @@ def _recorded_reference(published: _Published, tokenizer: TextTokenizer) -> Refe
     if texts is None:
         raise _other_texts(published, tokenizer)
     hidden, chunks = published.manifest.dimensions[-1], None
-    vectors = read_vectors(published.file("reference"), (len(texts), hidden))
+    vectors = read_vectors(published.file(FileKind.REFERENCE), (len(texts), hidden))
     if published.has_chunks:
         shape = (CHUNKS * len(texts_in_chunks(texts)), hidden)
-        chunks = read_vectors(published.file("reference_chunks"), shape)
+        chunks = read_vectors(published.file(FileKind.REFERENCE_CHUNKS), shape)
     first = next(iter(published.record.graphs.values()))
     return Reference(texts=texts, vectors=vectors, name=first.reference, chunks=chunks)
 
@@ -148,7 +161,7 @@ def recorded_texts(
 def _other_texts(published: _Published, tokenizer: TextTokenizer) -> InputError:
     texts = gate_texts(published.manifest, tokenizer, published.record.parity_tokens)
     known = {(text.task, text.name) for text in texts}
-    place = f"{published.file('parity')}: "
+    place = f"{published.parity_file}: "
     for entry in next(iter(published.record.graphs.values())).texts:
         if (entry.task, entry.name) not in known:
             return InputError(
@@ -162,11 +175,12 @@ def _runnable(published: _Published) -> tuple[list[Executor], dict[str, str]]:
     """The executors to judge again, and why the gate's other reports cannot be computed here."""
     manifest, recorded = published.manifest, published.record.graphs
     speaker = gate_executors(manifest)[0].report_label
+    judged = {speaker, *published.record.executors, *recorded}
     by_torch = {row.report_label for row in judging_executors(manifest, TRACED)}
     executors: list[Executor] = []
     not_run: dict[str, str] = {}
     for row in judging_executors(manifest, EXECUTORS):
-        if row.report_label == speaker or row.report_label in recorded:
+        if row.report_label in judged:
             executors.append(row)
         else:
             not_run[row.report_label] = _NOT_JUDGED
@@ -205,7 +219,7 @@ def _require_as_recorded(
 ) -> None:
     """CPUs round differently; a change of half the gate's own margin is another model."""
     if (before := published.record.graphs.get(label)) is None:
-        raise InputError(f"{published.file('parity')}: no record of {label}; {published.builder}")
+        raise _unrecorded(published, label)
     margin, mean_margin = (1 - report.threshold) / 2, (1 - report.mean_threshold) / 2
     figures = [
         ("minimum cosine", report.min_cosine, before.min_cosine, margin),
@@ -229,8 +243,5 @@ def _recorded_retrieval(published: _Published, label: str, task: str) -> Retriev
     quantisation = published.record.quantisation
     recorded = {} if quantisation is None else quantisation.retrieval
     if (figures := recorded.get(label, {}).get(task)) is None:
-        raise InputError(
-            f"{published.file('parity')}: no record of {label}'s retrieval by {task}; "
-            f"{published.builder}"
-        )
+        raise _unrecorded(published, f"{label}'s retrieval by {task}")
     return figures

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from export.triton.settings import EncoderSettings, Settings
+from export.triton.settings import Allocation, Batching, EncoderSettings, Settings
 from runtimes.choices import Choice, Interface, Target
 from runtimes.errors import InputError
 from runtimes.heads import HEADS, graph_inputs
@@ -134,7 +134,7 @@ def encoder_config(
     config.version_policy.latest.num_versions = settings.versions
     _encoder_tensors(config, manifest)
     cpu = backend is not Backend.TENSORRT  # our ONNX Runtime graphs are those for CPUs
-    if chosen.batching == "always" or (chosen.batching == "gpu" and not cpu):
+    if chosen.batching is Batching.ALWAYS or (chosen.batching is Batching.GPU and not cpu):
         _batching(config.dynamic_batching, chosen)
     kinds = pb.ModelInstanceGroup
     config.instance_group.append(
@@ -218,9 +218,9 @@ def _batching(batching: pb.ModelDynamicBatching, chosen: EncoderSettings) -> Non
 
 
 def _tensorrt(
-    config: pb.ModelConfig, manifest: Manifest, allocation: str, release: Release
+    config: pb.ModelConfig, manifest: Manifest, allocation: Allocation, release: Release
 ) -> None:
-    engines = [a for a in manifest.artifacts if a.kind == Target.TENSORRT and a.gpu]
+    engines = manifest.engines(Target.TENSORRT)
     if not engines:
         raise InputError(
             "ENCODER=tensorrt: the bundle has no TensorRT engine (Triton does not load those of "
@@ -231,7 +231,7 @@ def _tensorrt(
     config.default_model_filename = engines[0].path
     if release.has(_ALLOCATION_SINCE):
         # STATIC keeps memory for the longest text in every instance, used or not.
-        _parameters(config, {"execution_context_allocation_strategy": allocation})
+        _parameters(config, {"execution_context_allocation_strategy": allocation.value})
 
 
 def _capability(gpu: str) -> str:

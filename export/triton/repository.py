@@ -32,7 +32,7 @@ from export.triton.configs import (
 )
 from export.triton.settings import Settings
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, GraphKind, HeadName, Target
+from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName, Target
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest, read_manifest
 
@@ -68,7 +68,7 @@ def write_repository(spec: RepositorySpec) -> list[str]:
     with staging(spec.out, _require_repository, _require_repository) as folder:
         first = next(iter(manifests))
         _python_model(folder, tokenize_config(spec.settings, manifests.values()), "tokenize")
-        tokenizer = manifests[first].artifact("tokenizer").path
+        tokenizer = manifests[first].artifact(FileKind.TOKENIZER).path
         _place(first / tokenizer, folder / "tokenize" / "1" / "tokenizer.json")
         _python_model(folder, front_config(spec.settings, manifests.values(), on_gpu), "embed")
         for bundle, name in encoders.items():
@@ -111,7 +111,7 @@ def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
                 f"BUNDLE: {folder} has an adapter slot, which no Triton backend fills; build the "
                 "adapter into a bundle with ADAPTER_PATH"
             )
-        same = [(m.artifact("tokenizer").sha256, m.dimensions) for m in (manifest, first)]
+        same = [(m.artifact(FileKind.TOKENIZER).sha256, m.dimensions) for m in (manifest, first)]
         if same[0] != same[1]:
             raise InputError(
                 f"BUNDLE: {folder} is of another model than {next(iter(manifests))}; write a "
@@ -131,8 +131,7 @@ def _bundle_name(manifest: Manifest) -> str:
 
 
 def _backend(manifest: Manifest) -> Backend:
-    engines = any(entry.kind == Target.TENSORRT and entry.gpu for entry in manifest.artifacts)
-    return Backend.TENSORRT if engines else Backend.PYTHON
+    return Backend.TENSORRT if manifest.engines(Target.TENSORRT) else Backend.PYTHON
 
 
 def _python_model(folder: Path, config: pb.ModelConfig, source: str) -> None:
@@ -151,7 +150,7 @@ def _encoder(
             _place(bundle / path, version / path)
         return
     graph = manifest.artifact(GraphKind.ONNXRUNTIME)
-    needed = [graph, *(a for a in manifest.artifacts if a.kind == "weights")]
+    needed = [graph, *(a for a in manifest.artifacts if a.kind == FileKind.WEIGHTS)]
     if backend is Backend.PYTHON:
         _python_model(folder, config, "encoder")
         version = folder / config.name / "1"

@@ -7,12 +7,27 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
+from runtimes.choices import Choice
 from runtimes.errors import InputError, one_line, shown
 from runtimes.files import MAX_CONFIG_BYTES, read_small
 from runtimes.text.tokens import MAX_BYTES
 
 _LIMITS = {"instances": (1, 64), "versions": (1, 100), "max_bytes": (1, 2**31 - 1)}
-_CHOICES = {"batching": ("gpu", "always", "never"), "allocation": ("ON_PROFILE_CHANGE", "STATIC")}
+
+
+class Batching(Choice):
+    """When an encoder joins texts of several requests."""
+
+    GPU = "gpu"  # where it runs on one
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+class Allocation(Choice):
+    """When TensorRT takes the memory of a profile, as Triton's backend names it."""
+
+    ON_PROFILE_CHANGE = "ON_PROFILE_CHANGE"
+    STATIC = "STATIC"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +47,7 @@ class _Section:
                     f"SETTINGS: [{name}] {one_line(key)}: unknown, expected one of {names}"
                 )
             _check(f"SETTINGS: [{name}] {key}", key, value, known[key])
-        lists = {k: tuple(v) for k, v in table.items() if isinstance(v, list)}
-        return cls(**table | lists)
+        return cls(**{key: _typed(value, known[key]) for key, value in table.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +73,12 @@ class EncoderSettings(_Section):
     instances: int = 1  # per GPU, or in all on a CPU
     gpus: tuple[int, ...] = ()  # all there are
     threads: int = 0  # of a Python encoder; 0: one per core
-    batching: str = "gpu"  # join texts of several requests: on GPUs, "always" or "never"
+    batching: Batching = Batching.GPU
     queue_delay_us: int = 0
     queue_size: int = 1024  # requests; 0: no limit
     queue_timeout_ms: int = 60000
     warmup_tokens: tuple[int, ...] = (16, 256)
-    allocation: str = "ON_PROFILE_CHANGE"  # or STATIC
+    allocation: Allocation = Allocation.ON_PROFILE_CHANGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +117,16 @@ def read_settings(path: Path | None) -> Settings:
     return Settings(**sections, versions=versions)
 
 
+def _typed(value: Any, default: Any) -> Any:
+    """A value of TOML, checked before, in its default's type."""
+    return type(default)(value) if isinstance(default, (Choice, tuple)) else value
+
+
 def _check(where: str, key: str, value: Any, default: Any) -> None:
-    if key in _CHOICES:
-        if value not in _CHOICES[key]:
-            raise InputError(f"{where}: got {shown(value)}, expected {' or '.join(_CHOICES[key])}")
+    if isinstance(default, Choice):
+        known = [member.value for member in type(default)]
+        if value not in known:
+            raise InputError(f"{where}: got {shown(value)}, expected {' or '.join(known)}")
     elif isinstance(default, tuple):
         if not isinstance(value, list) or not all(type(x) is int and x >= 0 for x in value):
             raise InputError(f"{where}: got {shown(value)}, expected a list of whole numbers")

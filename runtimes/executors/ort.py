@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtimes.arrays import Arrays
+from runtimes.choices import Device
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors.base import RuntimeBase, while_open
 from runtimes.executors.vnni import has_vnni
@@ -21,7 +22,7 @@ except ModuleNotFoundError as error:  # a light install without an executor
     ) from error
 
 ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionProvider"}
 # Without VNNI UINT8 × INT8 saturates. The CPU graph's weights then become UINT8, whose kernels are
 # exact; Q/DQ of a portable graph are computed as they stand, not fused into integer kernels.
 _EXACT_WEIGHTS, _NO_QDQ_FUSION = "session.x64quantprecision", "session.disable_quant_qdq"
@@ -35,7 +36,7 @@ class OrtRuntime(RuntimeBase):
         self,
         graph: Path | bytes,
         *,
-        device: str = "cpu",
+        device: Device = Device.CPU,
         threads: int | None = None,
         adapter: Path | None = None,
         tasks: Sequence[str] = (),
@@ -53,7 +54,7 @@ class OrtRuntime(RuntimeBase):
         ``device`` is ``cuda`` and its provider does not load.
         """
         self.name = f"onnxruntime-{device}"
-        self.budget = Budget() if device == "cpu" else GPU
+        self.budget = Budget() if device is Device.CPU else GPU
         if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = ort.SessionOptions()
@@ -108,7 +109,7 @@ _CUDA_HINT = (
 )
 
 
-def _provider(device: str) -> str:
+def _provider(device: Device) -> str:
     name = _PROVIDERS[device]
     if name not in ort.get_available_providers():
         raise MissingError(f"this ONNX Runtime has no {name}: {_CUDA_HINT}")

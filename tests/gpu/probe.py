@@ -9,6 +9,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from runtimes.choices import Target
+
 PACKAGES = ("transformers", "peft", "onnx", "onnxscript", "onnx_ir", "flash_attn")
 
 
@@ -29,7 +31,7 @@ def cuda_python() -> str:
     return str(importlib.import_module("cuda.bindings").__version__)
 
 
-def tensorrt(flavour: str) -> Callable[[], str]:
+def tensorrt(flavour: Target) -> Callable[[], str]:
     def find() -> str:
         from runtimes.executors.tensorrt.library import load_tensorrt
 
@@ -43,8 +45,8 @@ PROBES: dict[str, Callable[[], str]] = {
     "torch": torch,
     "onnxruntime": onnxruntime,
     "cuda-python": cuda_python,
-    "tensorrt": tensorrt("tensorrt"),
-    "tensorrt_rtx": tensorrt("tensorrt_rtx"),
+    "tensorrt": tensorrt(Target.TENSORRT),
+    "tensorrt_rtx": tensorrt(Target.TENSORRT_RTX),
 }
 
 

@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from runtimes.choices import Target
 from runtimes.errors import AdaptrtError
 from runtimes.executors.tensorrt.library import load_tensorrt, make_logger
 from runtimes.manifest import read_manifest
@@ -17,8 +18,8 @@ from runtimes.manifest import read_manifest
 def main() -> int:
     bundle = Path(sys.argv[1])
     try:
-        trt = load_tensorrt("tensorrt_rtx")
-        engines = [a for a in read_manifest(bundle).artifacts if a.kind == "tensorrt_rtx"]
+        trt = load_tensorrt(Target.TENSORRT_RTX)
+        engines = read_manifest(bundle).engines(Target.TENSORRT_RTX)
     except AdaptrtError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -219,7 +219,7 @@ def test_switchable_keeps_its_adapters_out_of_int8(tmp_path: Path, fp32_bundle: 
     assert np.all(cosines(ours[4:], expected) < cosines(ours[:4], expected))
     # TensorRT-RTX reads and builds the same graph; the gate in FP16 would take minutes here.
     engine = EngineSpec(limits=Limits(max_batch=4, max_tokens=256), gpu="sm89", workspace=2**32)
-    trt = load_tensorrt(Target.TENSORRT_RTX.value)
+    trt = load_tensorrt(Target.TENSORRT_RTX)
     build_engine(trt, folder / "model.tensorrt.onnx", tmp_path / "switchable.engine", engine)
     weights = sum(a.bytes for a in manifest.artifacts if a.path.endswith(".onnx_data"))
     in_fp32 = weights + 3 * 6 * (3 + 1 + 4 + 4) * 256 * 256  # what an engine of FP32 GEMMs holds

@@ -56,6 +56,15 @@ def test_verify_runs_it_again(
     assert f"{row}: " in capsys.readouterr().out
 
 
+def test_bundle_of_before_the_row_verifies_and_says_what_was_not_run(
+    small_bundle: Path, row: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cli("verify", "--bundle", small_bundle) == 0
+    out = capsys.readouterr().out
+    assert f"{row}: not run, the gate that the bundle was built with did not have it" in out
+    assert "portable: not run" not in out
+
+
 def test_verify_without_the_row_says_that_it_cannot(judged_bundle: Path) -> None:
     assert run_cli("verify", "--bundle", judged_bundle) == 2
 

@@ -17,7 +17,7 @@ from export.bundle.staging import check_hashes
 from export.checkpoint.identity import model_sha256
 from export.checkpoint.reader import open_checkpoint
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import Precision
+from runtimes.choices import Precision, Target
 from runtimes.manifest import make_artifact, read_manifest
 from tests.support import build, edit_json, listing, run_cli
 from tests.zoo import write_original
@@ -149,7 +149,7 @@ def engine_file(bundle: Path, gpu: str, **more: Any) -> None:
     name = f"encoder.{gpu}.engine"
     (bundle / name).write_bytes(b"engine")
     entry = replace(
-        make_artifact(bundle, name, "tensorrt_rtx", precision=Precision.FP32, gpu=gpu), **more
+        make_artifact(bundle, name, Target.TENSORRT_RTX, precision=Precision.FP32, gpu=gpu), **more
     )
     artifacts = [asdict(a) for a in (*read_manifest(bundle).artifacts, entry)]
     edit_json(bundle / MANIFEST_FILE, artifacts=artifacts)

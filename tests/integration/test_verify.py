@@ -14,6 +14,7 @@ from onnx import numpy_helper
 
 from export.checkpoint.reader import Checkpoint
 from runtimes.bundle_files import WEIGHT_FILE
+from runtimes.choices import ArtifactKind, FileKind, GraphKind
 from runtimes.manifest import read_manifest
 from tests.support import (
     build,
@@ -27,14 +28,14 @@ from tests.support import (
 )
 
 KINDS = {
-    "portable",
-    "onnxruntime",
-    "tensorrt",
-    "primitive",
-    "weights",
-    "tokenizer",
-    "reference",
-    "parity",
+    GraphKind.PORTABLE,
+    GraphKind.ONNXRUNTIME,
+    GraphKind.TENSORRT,
+    GraphKind.PRIMITIVE,
+    FileKind.WEIGHTS,
+    FileKind.TOKENIZER,
+    FileKind.REFERENCE,
+    FileKind.PARITY,
 }
 
 
@@ -68,7 +69,7 @@ def test_fresh_bundle_passes(
 @pytest.mark.parametrize("kind", sorted(KINDS))
 @pytest.mark.parametrize("place", [0, 0.5, 1])
 def test_one_flipped_byte_exits_3_and_names_the_file(
-    bundle_copy: Path, capsys: pytest.CaptureFixture[str], kind: str, place: float
+    bundle_copy: Path, capsys: pytest.CaptureFixture[str], kind: ArtifactKind, place: float
 ) -> None:
     name = read_manifest(bundle_copy).artifact(kind).path
     raw = bytearray((bundle_copy / name).read_bytes())
@@ -338,6 +339,32 @@ def test_record_that_is_not_the_gates_is_one_line(
     assert words in err
     assert err.startswith("error: ")
     assert err.rstrip("\n").isprintable()
+
+
+@pytest.mark.parametrize("edit", [(), ("executors",)], ids=["of_today", "of_before"])
+@pytest.mark.parametrize("label", ["onnxruntime", "portable"])
+def test_report_that_was_removed_exits_2(
+    bundle_copy: Path, capsys: pytest.CaptureFixture[str], label: str, edit: tuple[str, ...]
+) -> None:
+    """A bundle of before does not name the executors of its gate; there were these."""
+    if edit:
+        edit_recorded(bundle_copy, edit, ...)
+        assert verify(bundle_copy, capsys)[0] == 0
+    edit_recorded(bundle_copy, ("graphs", label), ...)
+    code, out, err = verify(bundle_copy, capsys)
+    assert (code, out) == (2, "")
+    assert f"no record of {label}; verify with adaptrt" in err
+
+
+def test_report_of_torch_that_was_removed_exits_2(
+    bf16_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Although it is not computed again."""
+    copy = Path(shutil.copytree(bf16_bundle, tmp_path / "copy"))
+    edit_recorded(copy, ("graphs", "portable"), ...)
+    code, _, err = verify(copy, capsys)
+    assert code == 2
+    assert "no record of portable" in err
 
 
 def test_record_of_what_the_gate_does_not_compare_exits_2(

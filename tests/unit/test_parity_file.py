@@ -33,12 +33,14 @@ RECORD = {
     "texts_sha256": "0" * 64,
     "parity_tokens": 64,
     "reference_bf16_min_cosine": 0.99,
+    "executors": ["portable"],
     "graphs": {"portable": REPORT},
     "quantisation": {"retrieval": {"portable": {"a": FIGURES}}, "gemms": []},
 }
 NEEDED = [
     ("texts_sha256",),
     ("parity_tokens",),
+    ("executors",),
     ("graphs",),
     ("quantisation",),
     ("quantisation", "retrieval"),
@@ -47,7 +49,7 @@ NEEDED = [
     *(("quantisation", "retrieval", "portable", "a", key) for key in FIGURES),
 ]
 HOSTILE = [True, "x", "\x1b[2J", -5, 1e300, 10**30, [], {}, [None], {"": []}, {"a": {"b": None}}]
-OPTIONAL = {("quantisation",), ("graphs", "portable", "mean_threshold")}
+OPTIONAL = {("executors",), ("quantisation",), ("graphs", "portable", "mean_threshold")}
 
 
 def refused(path: Path, raw: Any) -> str:

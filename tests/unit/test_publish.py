@@ -19,6 +19,7 @@ from export.bundle.exchange import exchange
 from export.bundle.staging import check_hashes, staging, write_json
 from export.cli import main
 from runtimes.bundle_files import MANIFEST_FILE
+from runtimes.choices import FileKind
 from runtimes.errors import InputError
 from runtimes.files import replacing
 from runtimes.manifest import make_artifact, read_manifest
@@ -80,7 +81,7 @@ def fill(folder: Path, text: str = "weights") -> Path:
     """The smallest complete bundle."""
     folder.mkdir(exist_ok=True)
     (folder / "weights").write_text(text)
-    artifacts = (make_artifact(folder, "weights", "weights"),)
+    artifacts = (make_artifact(folder, "weights", FileKind.WEIGHTS),)
     write_json(folder / MANIFEST_FILE, make_manifest(artifacts=artifacts).to_json())
     return folder
 

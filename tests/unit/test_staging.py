@@ -12,7 +12,7 @@ import pytest
 
 from export.bundle.staging import check_hashes, staging, write_json
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import Precision
+from runtimes.choices import FileKind, GraphKind, Precision
 from runtimes.errors import GateError, InputError
 from runtimes.manifest import Manifest, make_artifact, read_manifest
 from tests.support import edit_json, listing, make_manifest
@@ -23,8 +23,8 @@ def fill(folder: Path, text: str = "weights") -> None:
     (folder / "weights").write_text(text)
     (folder / "graph.onnx").write_text("graph")
     artifacts = (
-        make_artifact(folder, "weights", "weights"),
-        make_artifact(folder, "graph.onnx", "onnxruntime", precision=Precision.FP32),
+        make_artifact(folder, "weights", FileKind.WEIGHTS),
+        make_artifact(folder, "graph.onnx", GraphKind.ONNXRUNTIME, precision=Precision.FP32),
     )
     write_json(folder / MANIFEST_FILE, make_manifest(artifacts=artifacts).to_json())
 
@@ -209,6 +209,6 @@ def test_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 def test_artifact_of_an_absent_kind_lists_the_kinds_there_are(bundle: Path) -> None:
     manifest = read_manifest(bundle)
-    assert manifest.artifact("weights").path == "weights"
+    assert manifest.artifact(FileKind.WEIGHTS).path == "weights"
     with pytest.raises(InputError, match="no 'tensorrt' artefact, only onnxruntime, weights"):
-        manifest.artifact("tensorrt")
+        manifest.artifact(GraphKind.TENSORRT)

@@ -16,6 +16,7 @@ import pytest
 import tensorrt_rtx_bindings as rtx
 
 from runtimes import Embedder
+from runtimes.choices import Target
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
 from runtimes.executors.tensorrt.cuda import Cuda
 from runtimes.executors.tensorrt.engine import EngineFile
@@ -451,18 +452,18 @@ def engines(*gpus: str, stripped: bool = False) -> tuple[Artifact, ...]:
 
 def test_engine_is_chosen_by_the_gpu_present() -> None:
     manifest = make_manifest(artifacts=engines("sm86", "sm90"), profiles=(SHORT, LONG))
-    found = engine_file(Path("bundle"), manifest, "tensorrt", "sm90")
+    found = engine_file(Path("bundle"), manifest, Target.TENSORRT, "sm90")
     assert (found.path, found.sha256) == (Path("bundle/encoder.sm90.engine"), "sm90")
     assert (found.weights, found.profiles) == (None, ("short", "long"))
 
 
 def test_stripped_engine_takes_the_bundles_graph() -> None:
     manifest = make_manifest(artifacts=engines("sm90", stripped=True))
-    found = engine_file(Path("bundle"), manifest, "tensorrt", "sm90")
+    found = engine_file(Path("bundle"), manifest, Target.TENSORRT, "sm90")
     assert found.weights == Path("bundle/model.tensorrt.onnx")
 
 
 def test_no_engine_for_the_gpu_present_says_which_there_are() -> None:
     manifest = make_manifest(artifacts=engines("sm86", "sm89"), versions={"tensorrt": VERSION})
     with pytest.raises(MissingError, match=rf"sm90; .*built for sm86, sm89 by {VERSION}.*GPU=sm90"):
-        engine_file(Path("bundle"), manifest, "tensorrt", "sm90")
+        engine_file(Path("bundle"), manifest, Target.TENSORRT, "sm90")

@@ -18,7 +18,14 @@ from export.triton.configs import (
     tokenize_config,
     warmup_files,
 )
-from export.triton.settings import EncoderSettings, Front, Settings, read_settings
+from export.triton.settings import (
+    Allocation,
+    Batching,
+    EncoderSettings,
+    Front,
+    Settings,
+    read_settings,
+)
 from runtimes import InputError
 from runtimes.choices import HeadName
 from runtimes.manifest import Artifact, Manifest
@@ -85,7 +92,7 @@ def test_scheduling_is_what_the_settings_say() -> None:
 def test_batching_joins_requests_where_the_settings_say(
     batching: str, backends: set[Backend]
 ) -> None:
-    settings = Settings(encoder=EncoderSettings(batching=batching))
+    settings = Settings(encoder=EncoderSettings(batching=Batching(batching)))
     made = {b: encoder_config("e", manifest(), b, settings, NEW) for b in Backend}
     assert {b for b, c in made.items() if c.HasField("dynamic_batching")} == backends
 
@@ -157,7 +164,7 @@ def test_settings_file_is_read(tmp_path: Path) -> None:
     assert read_settings(path) == Settings(
         versions=3,
         embed=Front(cache=True, max_bytes=99),
-        encoder=EncoderSettings(gpus=(1,), allocation="STATIC"),
+        encoder=EncoderSettings(gpus=(1,), allocation=Allocation.STATIC),
     )
     assert read_settings(None) == Settings()
 

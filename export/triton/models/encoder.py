@@ -11,7 +11,7 @@ from triton_io import Arrays, answer, inputs_of, outputs
 
 from runtimes.errors import AdaptrtError, InputError
 from runtimes.manifest import read_manifest
-from runtimes.open import open_runtime
+from runtimes.open import CPU_EXECUTOR, open_runtime
 
 
 class TritonPythonModel:
@@ -24,7 +24,7 @@ class TritonPythonModel:
         parameters = json.loads(args["model_config"])["parameters"]
         threads = int(parameters["threads"]["string_value"])
         self._runtime = open_runtime(
-            folder, manifest, "onnxruntime", threads=threads or None, spinning=False
+            folder, manifest, CPU_EXECUTOR, threads=threads or None, spinning=False
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:

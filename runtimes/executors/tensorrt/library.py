@@ -7,19 +7,20 @@ import re
 from types import ModuleType
 from typing import Any
 
+from runtimes.choices import Target
 from runtimes.errors import MissingError
 
 _MODULES = {
-    "tensorrt_rtx": (
+    Target.TENSORRT_RTX: (
         ("tensorrt_rtx", "tensorrt_rtx_bindings"),
         "pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings",
     ),
-    "tensorrt": (("tensorrt", "tensorrt_bindings"), "pip install 'adaptrt[gpu]'"),
+    Target.TENSORRT: (("tensorrt", "tensorrt_bindings"), "pip install 'adaptrt[gpu]'"),
 }
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
-def load_tensorrt(flavour: str) -> ModuleType:
+def load_tensorrt(flavour: Target) -> ModuleType:
     """The flavour's module; :class:`MissingError` with the install command where it is absent."""
     names, install = _MODULES[flavour]
     for name in names:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.arrays import Arrays
-from runtimes.choices import GraphKind
+from runtimes.choices import Target
 from runtimes.errors import InputError, MissingError
 from runtimes.executors.base import RuntimeBase, while_open
 from runtimes.executors.tensorrt.buffers import Resources, check_inputs
@@ -46,7 +46,7 @@ class TrtRuntime(RuntimeBase):
 
         ``tasks`` are the names that ``task_id`` counts.
         """
-        self.name = f"{'tensorrt_rtx' if is_rtx(trt) else 'tensorrt'}-{sm}"
+        self.name = f"{Target.TENSORRT_RTX if is_rtx(trt) else Target.TENSORRT}-{sm}"
         self._cuda, self._inputs, self._tasks = cuda, tuple(inputs), tuple(tasks)
         self._lock = threading.Lock()
         self._runners: dict[int, ProfileRunner] = {}
@@ -97,7 +97,7 @@ class TrtRuntime(RuntimeBase):
 def open_engine(
     folder: Path,
     manifest: Manifest,
-    flavour: str,
+    flavour: Target,
     inputs: Sequence[Tensor],
     tasks: Sequence[str],
 ) -> TrtRuntime:
@@ -107,7 +107,7 @@ def open_engine(
     Raises :class:`InputError` for a bundle without engines of this flavour and
     :class:`MissingError` without the library, without a GPU, or where no engine was built for it.
     """
-    engines = _engines(manifest, flavour)
+    engines = manifest.engines(flavour)
     if not engines:
         raise InputError(
             f"{folder}: no {flavour} engine, the bundle was built for "
@@ -120,10 +120,10 @@ def open_engine(
     return TrtRuntime(trt, file, cuda, sm, inputs=inputs, tasks=tasks)
 
 
-def engine_file(folder: Path, manifest: Manifest, flavour: str, sm: str) -> EngineFile:
+def engine_file(folder: Path, manifest: Manifest, flavour: Target, sm: str) -> EngineFile:
     """The engine of a bundle that was built for ``sm``."""
     version = manifest.versions.get("tensorrt", "an unrecorded version")
-    engines = _engines(manifest, flavour)
+    engines = manifest.engines(flavour)
     for engine in engines:
         if engine.gpu == sm:
             return EngineFile(
@@ -144,12 +144,6 @@ def engine_file(folder: Path, manifest: Manifest, flavour: str, sm: str) -> Engi
 def _weights(folder: Path, manifest: Manifest, engine: Artifact) -> Path | None:
     if not engine.stripped:
         return None
-    graphs = [a for a in manifest.artifacts if a.kind == GraphKind.TENSORRT and a.gpu is None]
-    if not graphs:
+    if (graph := manifest.engine_graph) is None:
         raise InputError(f"{folder}: {engine.path} has no weights, nor has the bundle their graph")
-    return folder / graphs[0].path
-
-
-def _engines(manifest: Manifest, flavour: str) -> list[Artifact]:
-    """Engines say which GPU they are for; the graph they are built from does not."""
-    return [a for a in manifest.artifacts if a.kind == flavour and a.gpu is not None]
+    return folder / graph.path

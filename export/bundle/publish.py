@@ -41,7 +41,7 @@ def staging(final: Path, may_replace: Check, finished: Check) -> Iterator[Path]:
     early, what stood at ``final`` stays as it was.
     """
     final = final.absolute()
-    made = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
+    parents = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
     try:
         claim = _begin(final, may_replace)
         try:
@@ -52,12 +52,12 @@ def staging(final: Path, may_replace: Check, finished: Check) -> Iterator[Path]:
             with _turn(final):
                 may_replace(final)
                 claim.publish()
-            for parent in {final.parent, *(p.parent for p in made)}:
+            for parent in {final.parent, *(p.parent for p in parents)}:
                 flush(parent)
         finally:
             claim.release()
     finally:
-        for parent in made:  # those this build made, inner ones first, unless something is there
+        for parent in parents:  # those this build made, inner ones first, unless something is there
             with suppress(OSError):
                 parent.rmdir()
 
@@ -107,6 +107,9 @@ class _Claim:
                 self.folder.rename(self.final)
             finally:
                 self.restore()
+            # As after an exchange. Under its own name :meth:`release`, outside the turn, would
+            # restore it while another build is between these renames.
+            self.former.rename(self.folder)
 
     def restore(self) -> None:
         """What stood at ``final`` returns if nothing took its place."""

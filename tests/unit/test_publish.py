@@ -295,6 +295,28 @@ def test_simultaneous_builds_all_end_and_one_of_them_is_there_whole(
         assert absent == 0
 
 
+def test_build_that_ends_puts_nothing_between_the_renames_of_another(
+    final: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The place is empty for a moment then; a former bundle there made the other build fail."""
+    release = export.bundle.publish._Claim.release
+
+    def while_another_renames(claim: export.bundle.publish._Claim) -> None:
+        if claim.token == export.bundle.publish._TURN:
+            release(claim)
+            return
+        newest = final.rename(final.with_name("newest"))
+        release(claim)
+        assert not final.exists()
+        newest.rename(final)
+
+    monkeypatch.setattr(export.bundle.publish, "exchange", lambda first, second: False)
+    monkeypatch.setattr(export.bundle.publish._Claim, "release", while_another_renames)
+    publish(final)
+    assert weights(final) == "newest"
+    assert names(final) == [final.name]
+
+
 def test_last_rename_that_fails_puts_the_former_bundle_back(
     final: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,8 +97,8 @@ def _read_txt(path: Path) -> Iterator[Text]:
 
 
 def _read_jsonl(path: Path) -> Iterator[Text]:
-    for place, record in _objects(path):
-        yield _text(record, place)
+    for place, row in _objects(path):
+        yield _text(row, place)
 
 
 def _read_parquet(path: Path) -> Iterator[Text]:
@@ -120,8 +120,8 @@ def _read_parquet(path: Path) -> Iterator[Text]:
         yield _text(row, f"CALIBRATION_DATA: {path}, row {number}")
 
 
-def _text(record: Mapping[str, Any], place: str) -> Text:
-    text, language = record.get("text"), record.get("language") or UNDETERMINED
+def _text(row: Mapping[str, Any], place: str) -> Text:
+    text, language = row.get("text"), row.get("language") or UNDETERMINED
     for name, value in (("text", text), ("language", language)):
         if not isinstance(value, str):
             raise InputError(f"{place}: {name!r} is {type(value).__name__}, expected a string")

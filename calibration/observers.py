@@ -152,13 +152,13 @@ def _divergence(counts: Doubles, end: int) -> float:
     inside = counts[:end]
     reference = inside.copy()
     reference[-1] += counts[end:].sum()
-    seen = inside > 0
+    filled = inside > 0
     starts = np.arange(_KL_LEVELS) * end // _KL_LEVELS
-    sums, members = (np.add.reduceat(x.astype(np.float64), starts) for x in (inside, seen))
+    sums, members = (np.add.reduceat(x.astype(np.float64), starts) for x in (inside, filled))
     means = sums / np.maximum(members, 1)
-    quantised = np.repeat(means, np.diff(starts, append=end)) * seen
-    held = reference > 0
-    p, q = reference[held] / reference.sum(), quantised[held] / max(quantised.sum(), 1)
+    quantised = np.repeat(means, np.diff(starts, append=end)) * filled
+    present = reference > 0
+    p, q = reference[present] / reference.sum(), quantised[present] / max(quantised.sum(), 1)
     return float(p @ np.log(p / np.maximum(q, _KL_FLOOR)))
 
 

@@ -52,8 +52,8 @@ def list_of(name: str, values: Any, expected: str, dimensions: int = 1) -> list[
     unordered = isinstance(values, str | bytes | bytearray | Mapping | Set)
     if unordered or not isinstance(values, Iterable):
         raise InputError(f"{name}: got {_kind(values)}, expected {expected}")
-    if (found := getattr(values, "ndim", dimensions)) != dimensions:
-        raise InputError(f"{name}: got {found} dimensions, expected {expected}")
+    if (dims := getattr(values, "ndim", dimensions)) != dimensions:
+        raise InputError(f"{name}: got {dims} dimensions, expected {expected}")
     return list(values)
 
 

@@ -40,8 +40,8 @@ class ChunkHead(RuntimeBase):
         if CHUNK_WEIGHTS.name in inputs:
             return self._runtime.run(inputs)
         mask = inputs[ATTENTION_MASK.name].astype(np.float32)
-        whole = (mask / mask.sum(axis=1, keepdims=True))[:, None]
-        outputs = self._runtime.run({**inputs, CHUNK_WEIGHTS.name: whole})
+        weights = (mask / mask.sum(axis=1, keepdims=True))[:, None]
+        outputs = self._runtime.run({**inputs, CHUNK_WEIGHTS.name: weights})
         return {SENTENCE_EMBEDDING.name: outputs[CHUNK_EMBEDDING.name][:, 0]}
 
     def _free(self) -> None:

@@ -206,8 +206,8 @@ def _write_results(
             quantisation=figures,
         )
         write_files(folder, data, calibration)
-    record = None if figures is None else figures.to_json()
-    write_parity(folder, passed.reference, verdict, spec.scheme, spec.parity_tokens, record)
+    quantisation = None if figures is None else figures.to_json()
+    write_parity(folder, passed.reference, verdict, spec.scheme, spec.parity_tokens, quantisation)
     return None if figures is None else figures.summary
 
 

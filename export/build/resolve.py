@@ -65,17 +65,17 @@ def _spec(
     )
 
 
-def resolve_target(asked: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
+def resolve_target(name: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
     """The concrete target and GPU list.
 
     ``auto`` is full TensorRT where its library and a GPU are there, else TensorRT-RTX. Full
     TensorRT builds for the GPU that is present, whatever the list says.
     """
     gpus = tuple(dict.fromkeys(_listed(gpu_list.lower())))
-    if asked == AUTO:
+    if name == AUTO:
         library = importlib.util.find_spec("tensorrt") is not None
-        asked = Target.TENSORRT if library and device_sm() else Target.TENSORRT_RTX
-    target = Target.parse("TARGET", asked, AUTO)
+        name = Target.TENSORRT if library and device_sm() else Target.TENSORRT_RTX
+    target = Target.parse("TARGET", name, AUTO)
     if target is Target.TENSORRT:
         present = device_sm()
         if present is None:

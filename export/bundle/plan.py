@@ -28,18 +28,6 @@ class BundlePlan:
     tasks: tuple[str, ...]
     prefixes: Mapping[str, str]
 
-    def task_id(self, task: str) -> int | None:
-        """What the graph takes for a task: -1 for the base model, None where it takes nothing."""
-        if self.form.adapter is not AdapterMode.SWITCHABLE:
-            return None
-        return -1 if task == BASE_TASK else self.tasks.index(task)
-
-    @property
-    def verified_tasks(self) -> tuple[str, ...]:
-        """Every task the gate compares: the base model too where the graph can give it."""
-        switchable = self.form.adapter is AdapterMode.SWITCHABLE
-        return (*self.tasks, BASE_TASK) if switchable else self.tasks
-
     @property
     def kinds(self) -> tuple[GraphKind, ...]:
         """The graphs the bundle holds. Only ONNX Runtime fills slots and has official clients."""

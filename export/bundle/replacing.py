@@ -25,14 +25,14 @@ def require_replaceable(final: Path, spec: BuildSpec, plan: BundlePlan) -> None:
     former = read_former(final)
     if former is None:
         return
-    asked = _asked(spec, plan)
-    other = [f"{k}={shown(v)}" for k, v in _recorded(former).items() if v != asked[k]]
-    made = {gpu or spec.gpus[0] for gpu, _ in engine_names(spec)}
-    gpus = {str(a.gpu) for a in former.artifacts if a.gpu is not None} - made
+    choices = _choices(spec, plan)
+    other = [f"{k}={shown(v)}" for k, v in _recorded(former).items() if v != choices[k]]
+    built = {gpu or spec.gpus[0] for gpu, _ in engine_names(spec)}
+    gpus = {str(a.gpu) for a in former.artifacts if a.gpu is not None} - built
     lost = [f"was built with {', '.join(other)}"] if other else []
     lost += [f"holds engines for {', '.join(_in_order(gpus))}"] if gpus else []
     if lost:
-        more = f"add GPU={','.join(_in_order(made | gpus))}, " if gpus and not other else ""
+        more = f"add GPU={','.join(_in_order(built | gpus))}, " if gpus and not other else ""
         raise InputError(
             f"OUT: {final} {' and '.join(lost)}, which this build would replace; "
             f"{more if spec.target is Target.TENSORRT_RTX else ''}choose another place (NAME=... "
@@ -61,7 +61,7 @@ def _recorded(manifest: Manifest) -> dict[str, object]:
     }
 
 
-def _asked(spec: BuildSpec, plan: BundlePlan) -> dict[str, object]:
+def _choices(spec: BuildSpec, plan: BundlePlan) -> dict[str, object]:
     return {
         "TASK": ",".join(plan.tasks),
         "ADAPTER": spec.adapter.value,

@@ -202,18 +202,18 @@ def _cause(error: BaseException) -> BaseException:
 class SilentBar(tqdm):  # type: ignore[misc]
     """No progress."""
 
-    def __init__(self, *args: Any, **given: Any) -> None:
-        super().__init__(*args, **given | {"disable": True})
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options | {"disable": True})
 
 
 def progress_bar(name: str) -> type[tqdm]:
     """A file's bar on a terminal; elsewhere a line every ten seconds, so that a log shows life."""
 
     class Bar(tqdm):  # type: ignore[misc]
-        def __init__(self, *args: Any, **given: Any) -> None:
-            given |= {"desc": name, "leave": False, "disable": not bars_shown()}
-            given.pop("bar_format", None)
-            super().__init__(*args, **given)
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options |= {"desc": name, "leave": False, "disable": not bars_shown()}
+            options.pop("bar_format", None)
+            super().__init__(*args, **options)
             self.due = time.monotonic() + _EVERY
 
         def update(self, n: float | None = 1) -> None:

@@ -94,8 +94,8 @@ def _save(path: Path, vectors: Vectors) -> None:
 def _write_json_lines(texts: Sequence[str], vectors: Vectors) -> None:
     """UTF-8, whatever the terminal's encoding: JSON has no other."""
     for text, vector in zip(texts, vectors, strict=True):
-        record = {"text": text, "embedding": [float(x) for x in vector]}
-        sys.stdout.buffer.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        line = {"text": text, "embedding": [float(x) for x in vector]}
+        sys.stdout.buffer.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 
 def _file_texts(stream: BinaryIO, file: Path) -> Iterator[tuple[str, object]]:
@@ -104,10 +104,10 @@ def _file_texts(stream: BinaryIO, file: Path) -> Iterator[tuple[str, object]]:
         yield from read_lines(stream, name)
         return
     for place, line in read_lines(stream, name):
-        record = parse_object(line, place)
-        if "text" not in record:
+        entry = parse_object(line, place)
+        if "text" not in entry:
             raise InputError(f'{place}: has no \'text\', expected {{"text": "..."}}')
-        yield place, record["text"]
+        yield place, entry["text"]
 
 
 def _checked(lines: Iterable[tuple[str, object]]) -> list[str]:

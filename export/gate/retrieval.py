@@ -15,20 +15,20 @@ def retrieval_by_task(
     exact: Vectors, ours: Vectors, texts: Sequence[ParityText]
 ) -> dict[str, Retrieval]:
     """nDCG@10 and top-10 overlap by the queries' task; rows are those of ``texts``."""
-    kept: dict[str, Retrieval] = {}
+    by_task: dict[str, Retrieval] = {}
     passage_tasks = dict.fromkeys(t.task for t in texts if t.name.startswith(PASSAGE))
     for task in dict.fromkeys(t.task for t in texts if t.name.startswith(QUERY)):
         other = task if task in passage_tasks else next(iter(passage_tasks))
         queries, passages = _rows(texts, QUERY, task), _rows(texts, PASSAGE, other)
-        kept[task] = compare_retrieval(
+        by_task[task] = compare_retrieval(
             exact[queries], exact[passages], ours[queries], ours[passages]
         )
-    return kept
+    return by_task
 
 
-def retrieval_failure(kept: Mapping[str, Retrieval], label: str) -> str | None:
+def retrieval_failure(retrieval: Mapping[str, Retrieval], label: str) -> str | None:
     """Why rankings were not kept; None where they were."""
-    for task, figures in kept.items():
+    for task, figures in retrieval.items():
         if not (figures.ndcg_ratio >= MIN_NDCG and figures.overlap >= MIN_OVERLAP):
             return (
                 f"retrieval was not kept by {label}, task {task}: nDCG@10 "

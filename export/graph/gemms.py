@@ -40,10 +40,10 @@ def work(modules: Mapping[str, Module], names: Collection[str]) -> float:
 
 def _weight_of(node: ir.Node) -> str | None:
     value = node.inputs[1]
-    while value is not None and (made_by := value.producer()) is not None:
-        if made_by.op_type not in ("Cast", "DequantizeLinear"):
+    while value is not None and (source := value.producer()) is not None:
+        if source.op_type not in ("Cast", "DequantizeLinear"):
             return None
-        value = made_by.inputs[0]
+        value = source.inputs[0]
     if value is None or value.name is None:
         return None
     owner, _, part = value.name.rpartition(".")

@@ -65,9 +65,9 @@ def constant(model: ir.Model, name: str, value: NDArray[Any]) -> ir.Value:
     """An initializer of the given name, made once per model."""
     if name not in model.graph.initializers:
         tensor = ir.Tensor(value, name=name)
-        made = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-        made.const_value = tensor
-        model.graph.register_initializer(made)
+        initializer = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
+        initializer.const_value = tensor
+        model.graph.register_initializer(initializer)
     return model.graph.initializers[name]
 
 
@@ -82,12 +82,12 @@ def node(
     **attributes: Attribute,
 ) -> ir.Node:
     """A node named ``name`` whose outputs carry that name too; types are copied from ``like``."""
-    made = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
-    for index, output in enumerate(made.outputs):
+    new = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
+    for index, output in enumerate(new.outputs):
         output.name = f"{name}.out{index or ''}"
         if like is not None:
             output.type, output.shape = like.type, like.shape if outputs == 1 else None
-    return made
+    return new
 
 
 class Chain:

@@ -163,9 +163,9 @@ def write_weights(
         slots = tuple(slot for slot in slots if slot.file != SHARED_FILE)
     counts: dict[str, _Counts] = {}
     for file in sorted({slot.file for slot in slots}):
-        mine = [slot for slot in slots if slot.file == file]
+        of_file = [slot for slot in slots if slot.file == file]
         with (folder / file).open("wb") as stream:
-            for slot in progress_bar(mine, "weights", "tensor"):
+            for slot in progress_bar(of_file, "weights", "tensor"):
                 stream.seek(slot.offset)
                 counts[slot.name] = _write_slot(stream, slot, contents, max_tokens)
             stream.truncate(-(-stream.tell() // _PAGE) * _PAGE)

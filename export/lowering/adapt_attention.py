@@ -18,12 +18,12 @@ class AdaptAttention(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found = nodes(model, "Attention")
-        for attention in found:
+        attentions = nodes(model, "Attention")
+        for attention in attentions:
             expand = producer(attention.inputs[3], "Expand")
             if expand is not None:
                 attention.replace_input_with(3, expand.inputs[0])
             if attention.outputs[0].dtype == ir.DataType.FLOAT:
                 attention.attributes.add(ir.AttrInt64("TRT_decomposable", 1))
         drop_unused(model)
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(attentions))

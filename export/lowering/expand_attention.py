@@ -19,11 +19,11 @@ class ExpandAttention(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found = nodes(model, "Attention")
-        for index, old in enumerate(found):
+        attentions = nodes(model, "Attention")
+        for index, old in enumerate(attentions):
             _expand(model, old, f"attention.{index}")
         drop_unused(model)
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(attentions))
 
 
 def _expand(model: ir.Model, old: ir.Node, name: str) -> None:

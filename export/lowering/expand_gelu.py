@@ -18,10 +18,10 @@ class ExpandGelu(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found = nodes(model, "Gelu")
-        for index, old in enumerate(found):
+        gelus = nodes(model, "Gelu")
+        for index, old in enumerate(gelus):
             _expand(model, old, f"gelu.{index}")
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(gelus))
 
 
 def _expand(model: ir.Model, old: ir.Node, name: str) -> None:

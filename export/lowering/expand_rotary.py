@@ -18,11 +18,11 @@ class ExpandRotary(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found = nodes(model, "RotaryEmbedding")
+        rotaries = nodes(model, "RotaryEmbedding")
         shared: dict[str, ir.Value] = {}
-        for index, old in enumerate(found):
+        for index, old in enumerate(rotaries):
             _expand(model, old, shared, f"rope.{index}")
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(rotaries))
 
 
 def _expand(model: ir.Model, old: ir.Node, shared: dict[str, ir.Value], name: str) -> None:

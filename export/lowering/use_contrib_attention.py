@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from export.graph.rewrite import CONTRIB, constant, drop_unused, node, nodes, replace
+from runtimes.tensors import ATTENTION_MASK
 
 
 class UseContribAttention(InPlacePass):
@@ -19,11 +20,11 @@ class UseContribAttention(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found = nodes(model, "Attention")
-        if not found:
+        attentions = nodes(model, "Attention")
+        if not attentions:
             return PassResult(model, modified=False)
         full, padding = _mask_values(model)
-        for old in found:
+        for old in attentions:
             heads = old.attributes["q_num_heads"].as_int()
             q, k, v = old.inputs[:3]
             new = node(
@@ -42,20 +43,20 @@ class UseContribAttention(InPlacePass):
 
 def _mask_values(model: ir.Model) -> tuple[ir.Value, ir.Value]:
     """``full`` (bool scalar: every token counts) and the INT32 padding mask."""
-    mask = next(v for v in model.graph.inputs if v.name == "attention_mask")
+    mask = next(v for v in model.graph.inputs if v.name == ATTENTION_MASK.name)
     least = node("ReduceMin", [mask], name="mask.least", keepdims=0)
     one = constant(model, "mask.one", np.array(1, np.int64))
     full = node("Equal", [least.outputs[0], one], name="mask.full")
     padding = node("Cast", [mask], name="mask.int32", to=ir.DataType.INT32.value)
     first = next(iter(model.graph))
-    for made in (least, full, padding):
-        model.graph.insert_before(first, made)
+    for new in (least, full, padding):
+        model.graph.insert_before(first, new)
     return full.outputs[0], padding.outputs[0]
 
 
 def _branch(old: ir.Node, inputs: list[ir.Value | None], heads: int, branch: str) -> ir.Graph:
     name = f"{old.name}.{branch}"
-    made = node(
+    attention = node(
         "MultiHeadAttention", inputs, old.outputs[0], name=name, domain=CONTRIB, num_heads=heads
     )
-    return ir.Graph([], [made.outputs[0]], nodes=[made], name=name)
+    return ir.Graph([], [attention.outputs[0]], nodes=[attention], name=name)

@@ -13,8 +13,8 @@ class UseContribRotary(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found = nodes(model, "RotaryEmbedding")
-        for old in found:
+        rotaries = nodes(model, "RotaryEmbedding")
+        for old in rotaries:
             x, cos, sin, positions = old.inputs
             new = node(
                 "RotaryEmbedding",
@@ -26,6 +26,6 @@ class UseContribRotary(InPlacePass):
                 interleaved=0,
             )
             replace(model, [old], [new])
-        if found:
+        if rotaries:
             model.graph.opset_imports[CONTRIB] = 1
-        return PassResult(model, modified=bool(found))
+        return PassResult(model, modified=bool(rotaries))

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from export.graph.rewrite import constant, drop_unused, node, nodes, replace
+from runtimes.tensors import ATTENTION_MASK
 
 OPSET = 24  # the first with nonpad_kv_seqlen
 
@@ -24,11 +25,11 @@ class UseKeyLengths(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        found = nodes(model, "Attention")
-        if not found:
+        attentions = nodes(model, "Attention")
+        if not attentions:
             return PassResult(model, modified=False)
         lengths = _key_lengths(model)
-        for old in found:
+        for old in attentions:
             q, k, v = old.inputs[:3]
             heads = old.attributes["q_num_heads"].as_int()
             new = node(
@@ -48,8 +49,8 @@ class UseKeyLengths(InPlacePass):
 
 def _key_lengths(model: ir.Model) -> ir.Value:
     """Real tokens per row, int64 ``[batch]``."""
-    mask = next(v for v in model.graph.inputs if v.name == "attention_mask")
+    mask = next(v for v in model.graph.inputs if v.name == ATTENTION_MASK.name)
     axis = constant(model, "mask.axis", np.array([1], np.int64))
-    made = node("ReduceSum", [mask, axis], name="mask.lengths", keepdims=0)
-    model.graph.insert_before(next(iter(model.graph)), made)
-    return made.outputs[0]
+    lengths = node("ReduceSum", [mask, axis], name="mask.lengths", keepdims=0)
+    model.graph.insert_before(next(iter(model.graph)), lengths)
+    return lengths.outputs[0]

@@ -26,8 +26,8 @@ class WidenToFloat32(InPlacePass):
             return PassResult(model, modified=False)
         for cast in nodes(model, "Cast"):
             _widen_cast(model, cast)
-        for made in model.graph:
-            for output in made.outputs:
+        for each in model.graph:
+            for output in each.outputs:
                 if output.dtype in _HALF:
                     output.type = _FLOAT
         for value in halves:

@@ -42,7 +42,7 @@ from export.lowering.pipelines import lower
 from export.quantisation.sensitivity import TrialEncoder
 from export.spec import BuildSpec, GraphForm
 from runtimes.bundle_files import CALIBRATION_FOLDER
-from runtimes.choices import GraphKind, HeadName, Interface
+from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface
 from runtimes.errors import InputError, shown
 from runtimes.files import require_file_place
 from runtimes.text.tokens import TextTokenizer, shorten
@@ -92,9 +92,9 @@ class Subject:
     @property
     def task_ids(self) -> dict[str, int] | None:
         """The numbers a switchable graph takes; None where the graph has one task."""
-        ids = {task: self.plan.task_id(task) for task in self.plan.tasks}
-        known = {task: number for task, number in ids.items() if number is not None}
-        return known or None
+        if self.plan.form.adapter is not AdapterMode.SWITCHABLE:
+            return None
+        return {task: number for number, task in enumerate(self.plan.tasks)}
 
 
 def calibration_of(subject: Subject) -> tuple[Calibration, bool]:
@@ -106,7 +106,7 @@ def calibration_of(subject: Subject) -> tuple[Calibration, bool]:
     """
     texts = load_corpus(subject.spec.calibration.data)
     if subject.spec.calibration.table is not None:
-        return _given(subject, subject.spec.calibration.table, texts), True
+        return _named_table(subject, subject.spec.calibration.table, texts), True
     samples = _samples(subject, texts)
     header = _header(subject, texts, samples)
     stored = subject.stored()
@@ -117,21 +117,21 @@ def calibration_of(subject: Subject) -> tuple[Calibration, bool]:
     return calibration, False
 
 
-def _given(subject: Subject, path: Path, texts: Sequence[Text]) -> Calibration:
-    given = read_calibration(path)
+def _named_table(subject: Subject, path: Path, texts: Sequence[Text]) -> Calibration:
+    table = read_calibration(path)
     for what, got, expected in (
-        ("model", given.model_sha256, subject.model_sha256),
-        ("task", given.task, subject.task),
+        ("model", table.model_sha256, subject.model_sha256),
+        ("task", table.task, subject.task),
     ):
         if got != expected:
             raise InputError(
                 f"CALIBRATION: {path}: its {what} is {shown(got)}, expected {expected!r}"
             )
-    given.require_corpus(corpus_sha256(texts))
+    table.require_corpus(corpus_sha256(texts))
     channels = {name: m.rows for name, m in gemm_modules(subject.checkpoint.config).items()}
-    if {name: len(entry.channel_max) for name, entry in given.tensors.items()} != channels:
+    if {name: len(entry.channel_max) for name, entry in table.tensors.items()} != channels:
         raise InputError(f"CALIBRATION: {path}: its GEMMs are not the model's; calibrate again")
-    return given
+    return table
 
 
 def _samples(subject: Subject, texts: Sequence[Text]) -> list[Sample]:

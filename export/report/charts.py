@@ -239,9 +239,9 @@ def _linear(start: float, end: float, low: float, high: float) -> Scale:
 
 def _decades(errors: Sequence[float]) -> tuple[int, int]:
     """The powers of ten around all errors."""
-    held = [max(error, LEAST_ERROR) for error in errors]
-    low = math.floor(math.log10(min(held)))
-    return low, max(math.ceil(math.log10(max(held))), low + 1)
+    drawn = [max(error, LEAST_ERROR) for error in errors]
+    low = math.floor(math.log10(min(drawn)))
+    return low, max(math.ceil(math.log10(max(drawn))), low + 1)
 
 
 def _round_step(top: int) -> int:

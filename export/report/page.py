@@ -75,7 +75,7 @@ def _gate(data: ReportData) -> list[Element]:
         ]
         for graph, r in data.reports.items()
     ]
-    kept: list[list[Content]] = [
+    retrieval: list[list[Content]] = [
         [
             graph,
             task,
@@ -87,11 +87,11 @@ def _gate(data: ReportData) -> list[Element]:
         for graph, tasks in data.quantisation.retrieval.items()
         for task, r in tasks.items()
     ]
-    wanted = f"cosine: minimum ≥ {main.threshold}, mean ≥ {main.mean_threshold}"
+    gates = f"cosine: minimum ≥ {main.threshold}, mean ≥ {main.mean_threshold}"
     return [
         element(
             "p",
-            f"On texts that no calibration sees, against FP32. Asked for: {wanted}; "
+            f"On texts that no calibration sees, against FP32. Asked for: {gates}; "
             f"nDCG@10 ≥ {MIN_NDCG} of FP32's, top-10 overlap ≥ {MIN_OVERLAP}.",
         ),
         table(
@@ -102,7 +102,7 @@ def _gate(data: ReportData) -> list[Element]:
         element("h3", "Retrieval"),
         table(
             ["graph", "task", "nDCG@10 FP32", f"nDCG@10 {label}", "ratio", "top-10 overlap"],
-            kept,
+            retrieval,
             numbers=4,
         ),
     ]

@@ -23,8 +23,7 @@ from runtimes.manifest import Manifest
 from runtimes.serving import requests
 from runtimes.tensors import BATCH, HIDDEN, SEQUENCE, Tensor
 
-ENGINE_FILE = "model.plan"  # Triton's own default names
-GRAPH_FILE = "model.onnx"
+GRAPH_FILE = "model.onnx"  # Triton's own default name
 _OLDEST = (24, 10)  # what the tests run
 # When the TensorRT backend learned to allocate by profile.
 _ALLOCATION_SINCE = (25, 5)

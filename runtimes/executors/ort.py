@@ -21,7 +21,6 @@ except ModuleNotFoundError as error:  # a light install without an executor
         "GPUs"
     ) from error
 
-ON_CPU = "onnxruntime-cpu"  # a runtime's name, as manifests record it
 _PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionProvider"}
 # Without VNNI UINT8 × INT8 saturates. The CPU graph's weights then become UINT8, whose kernels are
 # exact; Q/DQ of a portable graph are computed as they stand, not fused into integer kernels.

@@ -139,9 +139,9 @@ class TritonEmbedder(RuntimeBase):
             window_of=tuple(int(window) for *_, window in outputs[requests.SPANS]),
         )
 
-    def _ask(self, inputs: Mapping[str, Any], wanted: list[str]) -> dict[str, NDArray[Any]]:
+    def _ask(self, inputs: Mapping[str, Any], output_names: list[str]) -> dict[str, NDArray[Any]]:
         arrays = {name: _array(value) for name, value in inputs.items() if value is not None}
-        return self._connection.infer(requests.MODEL, arrays, wanted)
+        return self._connection.infer(requests.MODEL, arrays, output_names)
 
     def _free(self) -> None:
         self._connection.close()

@@ -80,25 +80,26 @@ class Connection:
         config = self._retry(partial(self._model_config, model))
         return {n: v["string_value"] for n, v in config.get("parameters", {}).items()}
 
-    def infer(self, model: str, inputs: Arrays, wanted: list[str]) -> dict[str, NDArray[Any]]:
-        """One request to a model; its outputs ``wanted`` by name. Object arrays hold bytes."""
+    def infer(self, model: str, inputs: Arrays, output_names: list[str]) -> dict[str, NDArray[Any]]:
+        """One request to a model; the named outputs of its answer. Object arrays hold bytes."""
         tensors = [self._tensor(name, array) for name, array in inputs.items()]
-        outputs = [self._module.InferRequestedOutput(name) for name in wanted]
+        outputs = [self._module.InferRequestedOutput(name) for name in output_names]
 
         def send(left: float) -> Any:
             limit = {} if self._http else {"client_timeout": left}
             return self._client.infer(model, tensors, outputs=outputs, **limit)
 
         answer = self._retry(send)
-        return {name: answer.as_numpy(name) for name in wanted}
+        return {name: answer.as_numpy(name) for name in output_names}
 
     def _model_config(self, model: str, left: float) -> dict[str, Any]:
+        config: dict[str, Any]
         if self._http:
-            config: dict[str, Any] = self._client.get_model_config(model)
-            return config
-        answer = self._client.get_model_config(model, as_json=True, client_timeout=left)
-        whole: dict[str, Any] = answer["config"]
-        return whole
+            config = self._client.get_model_config(model)
+        else:
+            answer = self._client.get_model_config(model, as_json=True, client_timeout=left)
+            config = answer["config"]
+        return config
 
     def _tensor(self, name: str, array: NDArray[Any]) -> Any:
         tensor = self._module.InferInput(name, list(array.shape), _TYPES[str(array.dtype)])

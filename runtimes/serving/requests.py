@@ -72,8 +72,8 @@ class Request:
     @property
     def cut(self) -> str | None:
         """Which input says where the document is cut; without any, each text is a chunk."""
-        given = {CHUNKS: self.chunks, CHUNK_TOKENS: self.chunk_tokens, SENTENCES: self.sentences}
-        return next((name for name, value in given.items() if value is not None), None)
+        cuts = {CHUNKS: self.chunks, CHUNK_TOKENS: self.chunk_tokens, SENTENCES: self.sentences}
+        return next((name for name, value in cuts.items() if value is not None), None)
 
     def document(self) -> tuple[str, list[Span] | None]:
         """The document of late chunking and its spans: the texts joined by spaces, by default."""

@@ -82,9 +82,9 @@ class TextTokenizer:
         for index, text in enumerate(texts):
             check_text(text, f"text {index}", self.max_bytes)
         prefixes = [prefix] * len(texts) if isinstance(prefix, str) else prefix
-        whole = [before + text for before, text in zip(prefixes, texts, strict=True)]
+        prefixed = [before + text for before, text in zip(prefixes, texts, strict=True)]
         rows = []
-        for index, ids in enumerate(self.tokenize(whole)):
+        for index, ids in enumerate(self.tokenize(prefixed)):
             if len(ids) > self.max_tokens:
                 ids = self._truncate(ids, index, strict)
             rows.append(ids)

@@ -64,12 +64,12 @@ def answer(request: Any, function: Callable[[Arrays], Arrays]) -> Any:
         return failure(error)
 
 
-def call(model: str, inputs: Arrays, wanted: list[str]) -> dict[str, NDArray[Any]]:
+def call(model: str, inputs: Arrays, output_names: list[str]) -> dict[str, NDArray[Any]]:
     """Ask another model of this server; its error becomes a :class:`ModelError`."""
     response = pb_utils.InferenceRequest(
         model_name=model,
         inputs=[pb_utils.Tensor(name, array) for name, array in inputs.items()],
-        requested_output_names=wanted,
+        requested_output_names=output_names,
     ).exec()
     if response.has_error():
         message = response.error().message()
@@ -78,4 +78,4 @@ def call(model: str, inputs: Arrays, wanted: list[str]) -> dict[str, NDArray[Any
         codes = pb_utils.TritonError
         raise ModelError(f"{model}: {message}", codes.UNAVAILABLE if passing else codes.INTERNAL)
     tensors = {tensor.name(): tensor for tensor in response.output_tensors()}
-    return {name: tensors[name].as_numpy() for name in wanted}
+    return {name: tensors[name].as_numpy() for name in output_names}

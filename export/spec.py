@@ -187,7 +187,7 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
         "ADAPTER_PATH: TASK=base names no adapter; give yours a name",
     ),
     (
-        lambda spec: spec.target is not Target.ONNXRUNTIME and not spec.gpus,
+        lambda spec: spec.target.runs_engine and not spec.gpus,
         "GPU: the list is empty; name at least one, for example GPU=sm89",
     ),
     (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -21,12 +21,12 @@ def check_flag(name: str, value: object) -> bool:
     return bool(value)
 
 
-def is_whole(value: object) -> bool:
+def is_whole(value: object) -> TypeGuard[int]:
     """Whether it is an integer; NumPy's are, True and 32.0 are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
-def check_whole(name: str, value: Any, low: int | None = None) -> int:
+def check_whole(name: str, value: object, low: int | None = None) -> int:
     """A whole number, at least ``low``, that fits 32 bits."""
     if not is_whole(value):
         raise InputError(f"{name}: got {shown(value)}, expected a whole number")
@@ -37,14 +37,14 @@ def check_whole(name: str, value: Any, low: int | None = None) -> int:
     return int(value)
 
 
-def check_path(name: str, value: Any) -> Path:
+def check_path(name: str, value: object) -> Path:
     """A path or its text."""
     if not isinstance(value, str | os.PathLike):
         raise InputError(f"{name}: got {shown(value)}, expected a path")
     return Path(value)
 
 
-def list_of(name: str, values: Any, expected: str, dimensions: int = 1) -> list[Any]:
+def list_of(name: str, values: object, expected: str, dimensions: int = 1) -> list[Any]:
     """The items of any iterable that has an order: lists, arrays, columns, generators.
 
     An array, or a table, of other ``dimensions`` is refused.
@@ -57,12 +57,12 @@ def list_of(name: str, values: Any, expected: str, dimensions: int = 1) -> list[
     return list(values)
 
 
-def list_texts(texts: Any) -> list[Any]:
+def list_texts(texts: object) -> list[Any]:
     """Texts as a list, not yet checked one by one."""
     return list_of("texts", texts, "a list of them: encode([text])")
 
 
-def list_tasks(task: Any, count: int) -> list[str] | None:
+def list_tasks(task: object, count: int) -> list[str] | None:
     """A task for each of ``count`` texts: one name for all, or one each; None for none given."""
     if task is None or isinstance(task, str):
         return None if task is None else [task] * count

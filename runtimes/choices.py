@@ -54,6 +54,11 @@ class Target(Choice):
         """Whether engines are part of the bundle."""
         return self in (Target.TENSORRT_RTX, Target.TENSORRT)
 
+    @property
+    def runs_engine(self) -> bool:
+        """Whether an engine runs in the end, built here or on the device."""
+        return self is not Target.ONNXRUNTIME
+
 
 class Device(Choice):
     """Where an executor computes, as PyTorch names it."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from runtimes.arrays import Arrays
 from runtimes.errors import InputError
+from runtimes.tensors import TASK_ID
 
 
 def check_task_ids(inputs: Arrays, tasks: Sequence[str]) -> None:
@@ -15,9 +16,9 @@ def check_task_ids(inputs: Arrays, tasks: Sequence[str]) -> None:
 
     ``tasks`` are the names that ``task_id`` counts; without any there is nothing to check.
     """
-    if not tasks or "task_id" not in inputs:
+    if not tasks or TASK_ID.name not in inputs:
         return
-    for number in np.unique(inputs["task_id"]):
+    for number in np.unique(inputs[TASK_ID.name]):
         if not -1 <= number < len(tasks):
             listed = ", ".join(f"{i} {name}" for i, name in enumerate(tasks))
             raise InputError(f"task_id: got {number}, expected one of -1 base, {listed}")

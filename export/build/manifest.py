@@ -24,7 +24,7 @@ from runtimes.bundle_files import (
     TOKENIZER_FILES,
     WEIGHT_FILE,
 )
-from runtimes.choices import ALL_TASKS, AdapterMode, FileKind, GraphKind, Target
+from runtimes.choices import ALL_TASKS, AdapterMode, FileKind, GraphKind
 from runtimes.manifest import (
     SCHEMA,
     SCHEMA_MINOR,
@@ -78,9 +78,7 @@ def draft_manifest(
             for kind, name in files.items()
         ),
         versions=_versions(inputs),
-        profiles=(
-            () if spec.target is Target.ONNXRUNTIME else engine_profiles(spec.profiles, spec.limits)
-        ),
+        profiles=(engine_profiles(spec.profiles, spec.limits) if spec.target.runs_engine else ()),
         head=spec.head,
         inputs=plan.form.inputs,
     )

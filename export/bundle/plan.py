@@ -68,7 +68,7 @@ def plan_bundle(spec: BuildSpec, checkpoint: Checkpoint, task: str, *, shared: b
 
 def used_profiles(spec: BuildSpec) -> tuple[str, ...]:
     """The named profiles that engines of the target have; ONNX Runtime has none."""
-    return () if spec.target is Target.ONNXRUNTIME else spec.profiles
+    return spec.profiles if spec.target.runs_engine else ()
 
 
 def _name(spec: BuildSpec, stem: str) -> str:

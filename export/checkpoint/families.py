@@ -8,7 +8,7 @@ read without PyTorch.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export.checkpoint.family import (
     AdapterBank,
@@ -35,12 +35,12 @@ from export.checkpoint.names import (
 from runtimes.errors import InputError, shown
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from export.checkpoint.reader import Checkpoint
 
 
-def _reference_of_original(checkpoint: Checkpoint) -> Any:
+def _reference_of_original(checkpoint: Checkpoint) -> nn.Module:
     from export.checkpoint.reference_jina_v3 import open_original
 
     return open_original(checkpoint)
@@ -52,7 +52,7 @@ def _peft_state_of_original(checkpoint: Checkpoint, task: str) -> dict[str, Tens
     return peft_state(checkpoint, task)
 
 
-def _reference_of_native(checkpoint: Checkpoint) -> Any:
+def _reference_of_native(checkpoint: Checkpoint) -> nn.Module:
     from export.checkpoint.reference_jina_v3 import open_native
 
     return open_native(checkpoint)

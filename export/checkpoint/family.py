@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from export.checkpoint.names import NORMS, in_layer, split_layer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from export.checkpoint.reader import Checkpoint
 
@@ -112,7 +112,7 @@ class Family:
     format: str  # what a bundle's manifest says
     licence: str | None = None  # of the published weights
     names: Mapping[str, tuple[str, ...]]
-    reference: Callable[[Checkpoint], Any]
+    reference: Callable[[Checkpoint], nn.Module]
     peft: PeftNames
     config: ConfigKeys = ConfigKeys()
     fixed: tuple[Fixed, ...] = ()

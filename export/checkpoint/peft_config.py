@@ -132,7 +132,7 @@ def read_lora_settings(folder: Path) -> LoraSettings:
     return LoraSettings(path, checked)
 
 
-def _check_supported(path: Path, raw: dict[str, Any]) -> None:
+def _check_supported(path: Path, raw: Mapping[str, object]) -> None:
     if raw.get("peft_type") != "LORA":
         raise InputError(f"{path}: peft_type is {shown(raw.get('peft_type'))}, expected 'LORA'")
     used = [key for key in UNSUPPORTED if raw.get(key)]
@@ -154,30 +154,31 @@ def _check_supported(path: Path, raw: dict[str, Any]) -> None:
         )
 
 
-def _is_rank(value: Any) -> bool:
+def _is_rank(value: object) -> bool:
     return type(value) is int and 1 <= value <= MAX_RANK
 
 
-def _is_alpha(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value <= _MOST_ALPHA  # which NaN is not
+def _is_alpha(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value <= _MOST_ALPHA  # which NaN is not
 
 
-def _flag(where: str, value: Any) -> bool:
+def _flag(where: str, value: object) -> bool:
     if value is not None and not isinstance(value, bool):
         raise InputError(f"{where} is {shown(value)}, expected true or false")
     return bool(value)
 
 
-def _names(where: str, value: Any) -> Any:
+def _names(where: str, value: object) -> object:
     """Names' ends, which PEFT compares, or one pattern."""
     if isinstance(value, str):
         _check_patterns(where, [value])
         return value
     if value is None:
         return None
-    listed = isinstance(value, list) and len(value) <= _MOST_NAMES
-    if not listed or not all(isinstance(v, str) and 1 <= len(v) <= 200 for v in value):
+    listed = value if isinstance(value, list) and len(value) <= _MOST_NAMES else [None]
+    if not all(isinstance(name, str) and 1 <= len(name) <= 200 for name in listed):
         raise InputError(
             f"{where} is {shown(value)}, expected a pattern or a list of at most {_MOST_NAMES} "
             "names of modules"
@@ -185,7 +186,7 @@ def _names(where: str, value: Any) -> Any:
     return value
 
 
-def _layers(where: str, value: Any) -> Any:
+def _layers(where: str, value: object) -> object:
     numbers = value if isinstance(value, list) else [value]
     if value is not None and (
         len(numbers) > _MOST_NAMES or not all(type(n) is int and 0 <= n < 2**31 for n in numbers)
@@ -194,16 +195,16 @@ def _layers(where: str, value: Any) -> Any:
     return value
 
 
-def _layers_pattern(where: str, value: Any) -> Any:
-    patterns = value if isinstance(value, list) else [value] if value else []
+def _layers_pattern(where: str, value: object) -> object:
+    patterns: list[Any] = value if isinstance(value, list) else [value] if value else []
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise InputError(f"{where} is {shown(value)}, expected patterns")
     _check_patterns(where, patterns)
     return value or None
 
 
-def _table(valid: Callable[[Any], bool], expected: str) -> Callable[[str, Any], Any]:
-    def check(where: str, value: Any) -> Any:
+def _table(valid: Callable[[object], bool], expected: str) -> Callable[[str, object], object]:
+    def check(where: str, value: object) -> object:
         table = value or {}
         if not isinstance(table, dict):
             raise InputError(f"{where} is {shown(value)}, expected an object")
@@ -218,7 +219,7 @@ def _table(valid: Callable[[Any], bool], expected: str) -> Callable[[str, Any], 
     return check
 
 
-_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+_CHECKS: dict[str, Callable[[str, object], object]] = {
     "use_rslora": _flag,
     "target_modules": _names,
     "exclude_modules": _names,

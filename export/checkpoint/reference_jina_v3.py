@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from export.checkpoint.config import EncoderConfig
 from export.checkpoint.reader import Checkpoint
@@ -29,27 +30,28 @@ _RENAMES = (
 )
 
 
-def open_native(checkpoint: Checkpoint) -> Any:
+def open_native(checkpoint: Checkpoint) -> nn.Module:
     """The base model of the native format, converted by transformers itself."""
     from transformers import JinaEmbeddingsV3Model
 
     files = checkpoint.files
-    return JinaEmbeddingsV3Model.from_pretrained(
+    model: nn.Module = JinaEmbeddingsV3Model.from_pretrained(
         None,
         config=_transformers_config(checkpoint.config),
         state_dict={key: torch.from_numpy(files.read(key)) for key in files.names},
         dtype=torch.float32,
         attn_implementation="sdpa",
     )
+    return model
 
 
-def open_original(checkpoint: Checkpoint) -> Any:
+def open_original(checkpoint: Checkpoint) -> nn.Module:
     """The base model of the original format."""
     from transformers import JinaEmbeddingsV3Model
     from transformers.initialization import no_init_weights
 
     with no_init_weights():  # every weight is replaced at once
-        model = JinaEmbeddingsV3Model(_transformers_config(checkpoint.config))
+        model: nn.Module = JinaEmbeddingsV3Model(_transformers_config(checkpoint.config))
     state = {}
     for key in checkpoint.files.names:
         name = key.replace(f"{_PARAMETRIZATION}original", ".weight")

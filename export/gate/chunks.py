@@ -13,6 +13,7 @@ from export.gate.texts import ParityText, thin
 from runtimes.arrays import Vectors
 from runtimes.executors.base import Runtime
 from runtimes.heads import CHUNK_EMBEDDING, CHUNK_WEIGHTS
+from runtimes.tensors import INPUT_IDS
 from runtimes.text.tokens import TextTokenizer
 
 CHUNKS = 4  # of each text
@@ -44,7 +45,7 @@ def embed_chunks(
     vectors: dict[int, Vectors] = {}
     for batch in batches(texts):
         inputs = batch_inputs(texts, batch, tokenizer)
-        width = inputs["input_ids"].shape[1]
+        width = inputs[INPUT_IDS.name].shape[1]
         weights = np.stack([chunk_weights(len(texts[i].ids), width) for i in batch])
         rows = runtime.run({**inputs, CHUNK_WEIGHTS.name: weights})[CHUNK_EMBEDDING.name]
         vectors |= dict(zip(batch, rows, strict=True))

@@ -10,8 +10,9 @@ import numpy as np
 
 from export.console.progress import log, progress_bar
 from export.gate.texts import DOCUMENT_TOKENS, ParityText
-from runtimes.arrays import Vectors
+from runtimes.arrays import Ids, Vectors
 from runtimes.executors.base import Runtime
+from runtimes.tensors import SENTENCE_EMBEDDING, TASK_ID
 from runtimes.text.tokens import TextTokenizer
 
 _BATCH = 8
@@ -71,7 +72,7 @@ def embed(runtime: Runtime, texts: Sequence[ParityText], tokenizer: TextTokenize
     plan = list(batches(texts))
     log.debug("  %s: %d texts in %d batches", runtime.name, len(texts), len(plan))
     for batch in progress_bar(plan, f"parity {runtime.name}", "batch"):
-        rows = runtime.run(batch_inputs(texts, batch, tokenizer))["sentence_embedding"]
+        rows = runtime.run(batch_inputs(texts, batch, tokenizer))[SENTENCE_EMBEDDING.name]
         if vectors is None:
             vectors = np.empty((len(texts), rows.shape[1]), np.float32)
         vectors[batch] = rows
@@ -80,11 +81,11 @@ def embed(runtime: Runtime, texts: Sequence[ParityText], tokenizer: TextTokenize
 
 def batch_inputs(
     texts: Sequence[ParityText], batch: Sequence[int], tokenizer: TextTokenizer
-) -> dict[str, Any]:
+) -> dict[str, Ids]:
     """Ids and mask of the texts at these indices, and their tasks where the graph takes any."""
     inputs = dict(tokenizer.pad([texts[i].ids for i in batch]).inputs())
     if texts[batch[0]].task_id is not None:
-        inputs["task_id"] = np.array([texts[i].task_id for i in batch], np.int64)
+        inputs[TASK_ID.name] = np.array([texts[i].task_id for i in batch], np.int64)
     return inputs
 
 

@@ -36,7 +36,7 @@ _ADAPTER = "task"
 def reference_model(checkpoint: Checkpoint, task: str) -> nn.Module:
     """The FP32 reference for one task, attention through scaled-dot-product attention."""
     with _quiet():
-        model: nn.Module = checkpoint.family.reference(checkpoint)
+        model = checkpoint.family.reference(checkpoint)
         if task == BASE_TASK:
             return model
         if (folder := checkpoint.peft_folder(task)) is not None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -16,8 +16,28 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from runtimes.arrays import Arrays
+from runtimes.choices import Choice, Device
 from runtimes.errors import InputError
 from runtimes.executors.base import RuntimeBase, while_open
+from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING
+
+
+class Kernel(Choice):
+    """Where attention is computed, as transformers names it."""
+
+    SDPA = "sdpa"  # PyTorch's own FlashAttention
+    FLASH_ATTENTION_2 = "flash_attention_2"  # the flash-attn package
+
+
+_KERNEL_NAMES = {Kernel.SDPA: "torch-sdpa-flash", Kernel.FLASH_ATTENTION_2: "flash-attn"}
+
+
+class ReferenceSettings(TypedDict):
+    """How :class:`FlashReference` runs."""
+
+    device: Device
+    dtype: torch.dtype
+    kernel: Kernel
 
 
 class FlashReference(RuntimeBase):
@@ -32,23 +52,23 @@ class FlashReference(RuntimeBase):
         self,
         model: nn.Module,
         *,
-        device: str = "cpu",
+        device: str = Device.CPU,
         dtype: torch.dtype = torch.float32,
-        kernel: str = "sdpa",
+        kernel: Kernel = Kernel.SDPA,
     ) -> None:
-        """Moves and casts ``model`` itself; ``kernel`` is sdpa or flash_attention_2."""
+        """Moves and casts ``model`` itself."""
         for parameter in model.parameters():  # not .to(dtype): that would round RoPE's frequencies
             parameter.data = parameter.data.to(dtype)
-        if kernel != "sdpa":
-            model.set_attn_implementation(kernel)  # type: ignore[operator]
+        if kernel is not Kernel.SDPA:
+            model.set_attn_implementation(kernel.value)  # type: ignore[operator]
         self._model = model.eval().to(device)
         self.device, self._dtype, self._kernel = device, dtype, kernel
 
     @property
     def name(self) -> str:
         """Kernel, device and element type."""
-        kernel = {"sdpa": "torch-sdpa-flash", "flash_attention_2": "flash-attn"}[self._kernel]
-        return f"{kernel}-{self.device}-{str(self._dtype).removeprefix('torch.')}"
+        kernel, dtype = _KERNEL_NAMES[self._kernel], str(self._dtype).removeprefix("torch.")
+        return f"{kernel}-{self.device}-{dtype}"
 
     @while_open
     def token_vectors(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
@@ -67,8 +87,8 @@ class FlashReference(RuntimeBase):
 
         With ``chunk_weights`` ``[batch, chunks, sequence]``, that of a chunk head.
         """
-        ids, weights = inputs["input_ids"], inputs.get("chunk_weights")
-        lengths = _lengths(inputs["attention_mask"])
+        ids, weights = inputs[INPUT_IDS.name], inputs.get("chunk_weights")
+        lengths = _lengths(inputs[ATTENTION_MASK.name])
         vectors: dict[int, NDArray[np.float32]] = {}
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
@@ -79,7 +99,7 @@ class FlashReference(RuntimeBase):
                 means = torch.from_numpy(weights[rows, :, :length]).to(tokens.device) @ tokens
             unit = (means / means.norm(dim=-1, keepdim=True)).cpu().numpy()
             vectors |= dict(zip(rows.tolist(), unit, strict=True))
-        name = "sentence_embedding" if weights is None else "chunk_embedding"
+        name = SENTENCE_EMBEDDING.name if weights is None else "chunk_embedding"
         return {name: np.stack([vectors[row] for row in range(len(ids))])}
 
     def _free(self) -> None:
@@ -94,7 +114,7 @@ def _lengths(mask: NDArray[np.int64]) -> NDArray[np.int64]:
     return lengths
 
 
-def reference_settings(dtype: str) -> dict[str, Any]:
+def reference_settings(dtype: str) -> ReferenceSettings:
     """How :class:`FlashReference` runs on this machine for a scheme's ``reference_dtype``.
 
     FlashAttention-2 takes FP16 and BF16 on a GPU only: there the reference runs in that
@@ -102,12 +122,12 @@ def reference_settings(dtype: str) -> dict[str, Any]:
     Everywhere else it is FP32 through the CPU's flash kernel.
     """
     if dtype == "float32" or not torch.cuda.is_available():
-        return {"device": "cpu", "dtype": torch.float32, "kernel": "sdpa"}
+        return {"device": Device.CPU, "dtype": torch.float32, "kernel": Kernel.SDPA}
     package = importlib.util.find_spec("flash_attn") is not None
     return {
-        "device": "cuda",
+        "device": Device.CUDA,
         "dtype": getattr(torch, dtype),
-        "kernel": "flash_attention_2" if package else "sdpa",
+        "kernel": Kernel.FLASH_ATTENTION_2 if package else Kernel.SDPA,
     }
 
 
@@ -117,9 +137,9 @@ class TorchModule(RuntimeBase):
     def __init__(
         self,
         module: nn.Module,
-        output: str = "sentence_embedding",
+        output: str = SENTENCE_EMBEDDING.name,
         *,
-        inputs: Sequence[str] = ("input_ids", "attention_mask"),
+        inputs: Sequence[str] = (INPUT_IDS.name, ATTENTION_MASK.name),
     ) -> None:
         """``inputs`` are the names of what the module takes, in its order."""
         self._module, self._output, self._inputs = module.eval(), output, tuple(inputs)

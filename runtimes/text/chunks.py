@@ -102,18 +102,22 @@ class Cut:
     sentences: int | None
 
     @classmethod
-    def parse(cls, chunks: Any, chunk_tokens: Any, sentences: Any) -> Self:
+    def parse(cls, chunks: object, chunk_tokens: object, sentences: object) -> Self:
         """Raises :class:`InputError` for anything but exactly one of the three."""
         if sum(x is not None for x in (chunks, chunk_tokens, sentences)) != 1:
             raise InputError("chunks: expected exactly one of chunks, chunk_tokens and sentences")
-        for name, count in (("chunk_tokens", chunk_tokens), ("sentences", sentences)):
-            if count is not None:
-                check_whole(name, count, 1)
-        spans = None if chunks is None else _list_spans(chunks)
-        return cls(chunks=spans, chunk_tokens=chunk_tokens, sentences=sentences)
+        return cls(
+            chunks=None if chunks is None else _list_spans(chunks),
+            chunk_tokens=_count("chunk_tokens", chunk_tokens),
+            sentences=_count("sentences", sentences),
+        )
 
 
-def _list_spans(chunks: Any) -> list[Span]:
+def _count(name: str, value: object) -> int | None:
+    return None if value is None else check_whole(name, value, 1)
+
+
+def _list_spans(chunks: object) -> list[Span]:
     expected = "a list of (start, end) in characters"
     spans = []
     for index, pair in enumerate(list_of("chunks", chunks, expected, dimensions=2)):

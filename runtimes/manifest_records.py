@@ -19,7 +19,7 @@ from runtimes.choices import (
     Target,
 )
 from runtimes.errors import InputError
-from runtimes.profiles import Profile
+from runtimes.profiles import DEFAULT, Profile
 from runtimes.tensors import Tensor
 from runtimes.typed_json import Plain
 
@@ -163,6 +163,11 @@ class Manifest:
     def to_json(self) -> dict[str, object]:
         """Plain JSON types."""
         return asdict(self)
+
+    @property
+    def named_profiles(self) -> tuple[str, ...]:
+        """The engines' profiles as a build asks for them: none for the one by default."""
+        return tuple(profile.name for profile in self.profiles if profile.name != DEFAULT)
 
     @property
     def engine_graph(self) -> Artifact | None:

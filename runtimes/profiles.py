@@ -10,6 +10,7 @@ from msgspec import Meta
 
 _Side = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 Shape = tuple[_Side, _Side]  # (batch, tokens)
+DEFAULT = "default"  # the one profile of an engine without named ones
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -160,13 +160,13 @@ def _build_quantised(
     Every attempt is judged by the gate itself, on the graphs that would be shipped. Engines are
     built once, of the graph that passed.
     """
-    spec, modules = inputs.spec, gemm_modules(inputs.checkpoint.config)
+    spec, gemms = inputs.spec, gemm_modules(inputs.checkpoint.config)
     precision = quantise_everything(calibration, spec.scheme, spec.dtype)
     cast = write_model(staged, quantise_graph(graph, precision), precision)
     reference = _reference(inputs, staged.draft, position)
     while (verdict := _judge(inputs, staged, reference)).failure is not None:
         precision = fall_back(
-            precision, verdict.failure, calibration, modules, spec.calibration.fallback_max
+            precision, verdict.failure, calibration, gemms, spec.calibration.fallback_max
         )
         cast = write_model(staged, quantise_graph(graph, precision), precision)
     memory = make_engines(staged, spec, inputs.trt, inputs.engines)
@@ -195,8 +195,8 @@ def _write_results(
     """Write how the bundle compared; what the manifest says of a quantised one."""
     spec, verdict, figures = inputs.spec, passed.verdict, None
     if calibration is not None and passed.precision is not None:
-        modules = gemm_modules(inputs.checkpoint.config)
-        figures = quantisation_figures(passed.precision, calibration, modules, verdict.retrieval)
+        gemms = gemm_modules(inputs.checkpoint.config)
+        figures = quantisation_figures(passed.precision, calibration, gemms, verdict.retrieval)
         data = ReportData(
             model=inputs.source.name,
             task=", ".join(plan.tasks),

@@ -56,7 +56,7 @@ def _recorded(manifest: Manifest) -> dict[str, object]:
         "TARGET": manifest.target.name,
         "MAX_BATCH": manifest.max_batch,
         "MAX_TOKENS": manifest.max_tokens,
-        "PROFILES": ",".join(p.name for p in manifest.profiles if p.name != "default"),
+        "PROFILES": ",".join(manifest.named_profiles),
         "REFITTABLE": any(entry.stripped for entry in manifest.artifacts),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from export.spec import Limits
 from runtimes.errors import InputError
-from runtimes.profiles import Profile
+from runtimes.profiles import DEFAULT, Profile
 
 # The shape kernels are tuned for: a typical serving batch, well inside every published limit.
 OPT_BATCH, OPT_TOKENS = 8, 256
@@ -23,18 +23,16 @@ def engine_profiles(names: Sequence[str], limits: Limits) -> tuple[Profile, ...]
     apart than one profile for large batches of long texts. Raises :class:`InputError` for unknown
     names and for profiles that leave texts out.
     """
-    if not names:
-        return (
-            _cut(
-                Profile(
-                    name="default",
-                    min=(1, 1),
-                    opt=(OPT_BATCH, OPT_TOKENS),
-                    max=(limits.max_batch, limits.max_tokens),
-                ),
-                limits,
-            ),
-        )
+    if names:
+        chosen = _named(names, limits)
+    else:
+        most = (limits.max_batch, limits.max_tokens)
+        chosen = [Profile(name=DEFAULT, min=(1, 1), opt=(OPT_BATCH, OPT_TOKENS), max=most)]
+    return tuple(_cut(profile, limits) for profile in chosen)
+
+
+def _named(names: Sequence[str], limits: Limits) -> list[Profile]:
+    """The presets of these names, which together take every text of the limits."""
     known = ", ".join(PRESETS)
     if unknown := [name for name in names if name not in PRESETS]:
         raise InputError(f"PROFILES: got {unknown[0]!r}, expected some of {known}")
@@ -57,7 +55,7 @@ def engine_profiles(names: Sequence[str], limits: Limits) -> tuple[Profile, ...]
                 f"PROFILES: {profile.name} begins at {profile.min[1]} tokens, "
                 f"MAX_TOKENS is {limits.max_tokens}; leave it out"
             )
-    return tuple(_cut(profile, limits) for profile in chosen)
+    return chosen
 
 
 def _cut(profile: Profile, limits: Limits) -> Profile:

@@ -74,7 +74,7 @@ class EngineSource:
             gpus=tuple(str(engine.gpu) for engine in self._engines()),
             refittable=True,
             limits=Limits(max_batch=manifest.max_batch, max_tokens=manifest.max_tokens),
-            profiles=tuple(p.name for p in manifest.profiles if p.name != "default"),
+            profiles=manifest.named_profiles,
             out=out or self.folder.parents[1],
             **options,
         )

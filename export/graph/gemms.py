@@ -1,4 +1,4 @@
-"""The matrix products that INT8 is about: the four of each layer, by their modules' names.
+"""The matrix products that a scheme quantises: the four of each layer, by their modules' names.
 
 Embeddings are gathers, the low-rank path of an adapter is 1 % of the work, and attention's two
 products take activations on both sides, so these four are all there is to quantise.
@@ -32,10 +32,10 @@ def gemm_nodes(model: ir.Model) -> dict[str, ir.Node]:
     return gemms
 
 
-def work(modules: Mapping[str, Module], names: Collection[str]) -> float:
+def work(gemms: Mapping[str, Module], names: Collection[str]) -> float:
     """The share of all GEMMs' multiplications that the named ones have."""
-    total = sum(m.rows * m.columns for m in modules.values())
-    return sum(modules[n].rows * modules[n].columns for n in names) / total
+    total = sum(m.rows * m.columns for m in gemms.values())
+    return sum(gemms[n].rows * gemms[n].columns for n in names) / total
 
 
 def _weight_of(node: ir.Node) -> str | None:

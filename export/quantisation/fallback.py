@@ -1,7 +1,7 @@
-"""Mixed precision: which GEMMs leave INT8 when the gate does not pass.
+"""Mixed precision: which GEMMs are quantised no longer when the gate does not pass.
 
 Every attempt is judged by the gate itself, on the graphs that would be shipped. A GEMM's
-sensitivity is ``1 - cosine`` of the vectors when it alone is in INT8; these add up well enough to
+sensitivity is ``1 - cosine`` of the vectors when it alone is quantised; these add up well enough to
 say which GEMMs to give up first, and never decide by themselves whether a bundle is good.
 """
 
@@ -31,7 +31,7 @@ def fall_back(
     plan: PrecisionPlan,
     failure: str,
     calibration: Calibration,
-    modules: Mapping[str, Module],
+    gemms: Mapping[str, Module],
     limit: float,
 ) -> PrecisionPlan:
     """The plan to try after ``plan`` failed the gate: its most sensitive GEMMs fall back.
@@ -40,12 +40,12 @@ def fall_back(
     ``limit`` of the work would have to.
     """
     label, fallback = plan.scheme.label, plan.fallback
-    more = next_fallback(sensitivities(calibration), fallback.keys(), modules, limit)
+    more = next_fallback(sensitivities(calibration), fallback.keys(), gemms, limit)
     if not more:
         log.warning("%s", sensitivity_table(calibration, fallback, plan.scheme))
         raise GateError(
-            f"{label} fails its gate even with {len(fallback)} of {len(modules)} GEMMs "
-            f"({work(modules, fallback.keys()):.0%} of the work, INT8_FALLBACK_MAX {limit:.0%}) "
+            f"{label} fails its gate even with {len(fallback)} of {len(gemms)} GEMMs "
+            f"({work(gemms, fallback.keys()):.0%} of the work, INT8_FALLBACK_MAX {limit:.0%}) "
             f"in {plan.dtype}: {failure}; nothing was published"
         )
     log.info("%s: %s\n  falling back: %s", label, failure, ", ".join(more))
@@ -75,7 +75,7 @@ def _plan(
 def next_fallback(
     sensitivity: Mapping[str, float],
     fallback: Collection[str],
-    modules: Mapping[str, Module],
+    gemms: Mapping[str, Module],
     limit: float,
 ) -> dict[str, float]:
     """The most sensitive GEMMs that make up a third of the error left, within ``limit``.
@@ -87,14 +87,14 @@ def next_fallback(
     for name in sorted(left, key=lambda n: -left[n]):
         if sum(chosen.values()) >= goal and chosen:
             break
-        if work(modules, {*fallback, *chosen, name}) > limit:
+        if work(gemms, {*fallback, *chosen, name}) > limit:
             break
         chosen[name] = left[name]
     return chosen
 
 
 def sensitivities(calibration: Calibration) -> dict[str, float]:
-    """Mean ``1 - cosine`` with only that GEMM in INT8, in graph order."""
+    """Mean ``1 - cosine`` with only that GEMM quantised, in graph order."""
     return {n: 1 - r.cosine for n, r in calibration.tensors.items() if r.cosine is not None}
 
 

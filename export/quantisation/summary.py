@@ -20,23 +20,23 @@ from runtimes.manifest import Quantisation
 def quantisation_figures(
     plan: PrecisionPlan,
     calibration: Calibration,
-    modules: Mapping[str, Module],
+    gemms: Mapping[str, Module],
     retrieval: Mapping[str, Mapping[str, Retrieval]],
 ) -> QuantisationFigures:
     """What the report draws; its ``summary`` is the manifest's ``quantisation``.
 
-    ``modules`` are all GEMMs of the layers, ``retrieval`` the gate's figures by report and task.
+    ``gemms`` are all GEMMs of the layers, ``retrieval`` the gate's figures by report and task.
     """
     sensitivity = sensitivities(calibration)
     return QuantisationFigures(
-        summary=_summary(plan, calibration, modules),
+        summary=_summary(plan, calibration, gemms),
         settings=dict(calibration.settings),
         corpus=calibration.corpus,
         retrieval=retrieval,
         gemms=tuple(
             GemmFigures(
                 name=name,
-                work=work(modules, [name]),
+                work=work(gemms, [name]),
                 precision=plan.scheme.precision if name in plan.quantised else plan.dtype,
                 reason=plan.fallback.get(name),
                 sensitivity=sensitivity.get(name),
@@ -53,11 +53,11 @@ def quantisation_figures(
 
 
 def _summary(
-    plan: PrecisionPlan, calibration: Calibration, modules: Mapping[str, Module]
+    plan: PrecisionPlan, calibration: Calibration, gemms: Mapping[str, Module]
 ) -> Quantisation:
     return Quantisation(
         scheme=plan.scheme.precision,
-        share=work(modules, plan.quantised.keys()),
+        share=work(gemms, plan.quantised.keys()),
         quantised=tuple(plan.quantised),
         fallback=dict(plan.fallback),
         fallback_type=plan.dtype,

@@ -56,20 +56,9 @@ class OrtRuntime(RuntimeBase):
         self.budget = Budget() if device is Device.CPU else GPU
         if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        # Shapes differ from call to call, so a memory plan per shape would only pile up.
-        options.enable_mem_pattern = False
-        if not spinning:
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+        options = _session_options(threads, spinning=spinning, integer_products=integer_products)
         if folder is not None:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
-        if not has_vnni():
-            options.add_session_config_entry(_EXACT_WEIGHTS, "1")
-        if not (integer_products and has_vnni()):
-            options.add_session_config_entry(_NO_QDQ_FUSION, "1")
-        if threads is not None:
-            options.intra_op_num_threads = threads
         try:
             self._session = ort.InferenceSession(
                 graph, sess_options=options, providers=[_provider(device)]
@@ -100,6 +89,24 @@ class OrtRuntime(RuntimeBase):
 
     def _free(self) -> None:
         del self._session
+
+
+def _session_options(
+    threads: int | None, *, spinning: bool, integer_products: bool
+) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Shapes differ from call to call, so a memory plan per shape would only pile up.
+    options.enable_mem_pattern = False
+    if not spinning:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+    if not has_vnni():
+        options.add_session_config_entry(_EXACT_WEIGHTS, "1")
+    if not (integer_products and has_vnni()):
+        options.add_session_config_entry(_NO_QDQ_FUSION, "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
 
 
 _CUDA_HINT = (

@@ -27,7 +27,10 @@ def engine_spec(request: BuildRequest) -> BuildSpec:
 
 
 def calibration_spec(request: BuildRequest) -> BuildSpec:
-    """What ``adaptrt calibrate`` works on: a quantised graph for ONNX Runtime, without TensorRT."""
+    """What ``adaptrt calibrate`` works on: a quantised graph for ONNX Runtime, without TensorRT.
+
+    The command is for the first scheme that needs ranges; a build of any other measures its own.
+    """
     _announce_sample(request)
     return _spec(request, CALIBRATED[0], Target.ONNXRUNTIME, BuildSpec.gpus)
 

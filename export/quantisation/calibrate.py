@@ -72,7 +72,7 @@ class Subject:
     def task(self) -> str:
         """What is calibrated, as the table names it: the encoder, whatever head its bundle has."""
         chunks = self.plan.form.head is HeadName.CHUNKS
-        return self.plan.stem.removesuffix("-chunks") if chunks else self.plan.stem
+        return self.plan.stem.removesuffix(f"-{HeadName.CHUNKS}") if chunks else self.plan.stem
 
     @property
     def form(self) -> GraphForm:

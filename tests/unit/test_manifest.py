@@ -267,6 +267,12 @@ def test_newer_value_of_a_newer_minor_schema_says_who_wrote_it(folder: Path) -> 
     assert "written by adaptrt '0.7.0', a newer one" in message
 
 
+def test_file_of_a_kind_that_is_not_known_here_is_read(folder: Path) -> None:
+    """A newer minor schema may have more kinds; no older reader asks for them."""
+    raw = changed(whole(), ("artifacts", 0, "kind"), "licence")
+    assert read(folder, raw | {"schema_minor": 9}).artifacts[0].kind == "licence"
+
+
 @pytest.mark.parametrize("versions", [{"adaptrt": "2.0.0"}, {}, None, {"adaptrt": "\x1b[2J"}])
 def test_newer_major_schema_says_who_wrote_it(folder: Path, versions: Any) -> None:
     message = refusal(folder, {"schema": 2, "versions": versions, "surprise": 1})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.spec import BuildSpec, CalibrationSpec, Limits
-from runtimes.arguments import check_flag, check_whole
+from runtimes.arguments import check_flag, check_whole, expected_name
 from runtimes.choices import ALL_TASKS, Precision
 from runtimes.errors import InputError, shown
 
@@ -76,18 +76,14 @@ class BuildRequest:
 
 
 def _check_name(field: str, value: object, kind: type, expected: str) -> None:
-    """A name that a file can have. ONNX Runtime and safetensors open none that is not UTF-8."""
+    """A name that a file can have."""
     if value is None:
         return
     variable, text = field.upper(), str(value)
     if not isinstance(value, kind) or not text:
         raise InputError(f"{variable}: got {shown(value)}, expected {expected}")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{variable}: got {shown(text)}, expected a name in UTF-8") from error
-    if "\0" in text:
-        raise InputError(f"{variable}: got {shown(text)}, expected a name without NUL characters")
+    if (name := expected_name(text)) is not None:
+        raise InputError(f"{variable}: got {shown(text)}, expected {name}")
 
 
 def _check_number(field: str, value: object) -> None:

@@ -44,6 +44,18 @@ def check_path(name: str, value: object) -> Path:
     return Path(value)
 
 
+def expected_name(text: str) -> str | None:
+    """What is expected instead of ``text`` as a file's name; None where it can be one.
+
+    ONNX Runtime and safetensors open none that is not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "a name in UTF-8"
+    return "a name without NUL characters" if "\0" in text else None
+
+
 def list_of(name: str, values: object, expected: str, dimensions: int = 1) -> list[Any]:
     """The items of any iterable that has an order: lists, arrays, columns, generators.
 

@@ -89,7 +89,7 @@ class _Claim:
 
     @property
     def folder(self) -> Path:
-        """What is written."""
+        """The folder that is written into."""
         return _beside(self.final, "staging", self.token)
 
     @property

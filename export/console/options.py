@@ -42,14 +42,14 @@ class Options:
 
 
 def calibrate(command: ArgumentParser) -> None:
-    """What a bundle is made from, and the ranges of INT8."""
+    """``adaptrt calibrate``: what a bundle is made from, and how ranges are measured."""
     _checkpoint(command)
     _form(command)
     _ranges(command)
 
 
 def engine(command: ArgumentParser) -> None:
-    """Everything ``make engine`` can set."""
+    """``adaptrt engine``: everything that a build can set."""
     _checkpoint(command)
     _form(command)
     options = Options(command, "how it is built")
@@ -94,7 +94,7 @@ def engine(command: ArgumentParser) -> None:
 
 
 def refit(command: ArgumentParser) -> None:
-    """Another task for an engine without weights."""
+    """``adaptrt refit``: another task for an engine without weights."""
     add = Options(command).add
     add("--engine", "FOLDER", "a bundle built with --refittable", kind=path, required=True)
     add("--task", "NAME", "whose weights go in", required=True)
@@ -110,7 +110,7 @@ def refit(command: ArgumentParser) -> None:
 
 
 def adapter(command: ArgumentParser) -> None:
-    """A PEFT folder as a file."""
+    """``adaptrt adapter``: a PEFT folder as a file for slots."""
     add = Options(command).add
     add("--peft", "FOLDER", "a LoRA adapter as PEFT saves it", kind=path, required=True)
     add(
@@ -124,12 +124,12 @@ def adapter(command: ArgumentParser) -> None:
 
 
 def verify(command: ArgumentParser) -> None:
-    """A bundle."""
+    """``adaptrt verify``: which bundle."""
     Options(command).add("--bundle", "FOLDER", "the bundle to check", kind=path, required=True)
 
 
 def triton(command: ArgumentParser) -> None:
-    """A model repository."""
+    """``adaptrt triton``: which bundles a model repository serves, and how."""
     add = Options(command).add
     add(
         "--bundle",
@@ -156,7 +156,7 @@ def triton(command: ArgumentParser) -> None:
 
 
 def serve(command: ArgumentParser) -> None:
-    """A server on this machine."""
+    """``adaptrt serve``: where the server on this machine listens."""
     add = Options(command).add
     add("--repository", "FOLDER", "what adaptrt triton wrote", Path("model_repository"), kind=path)
     add("--environment", "FOLDER", "where the server is", Path(".venv-triton"), kind=path)
@@ -172,7 +172,7 @@ def serve(command: ArgumentParser) -> None:
 
 
 def encode(command: ArgumentParser) -> None:
-    """Texts and how to embed them."""
+    """``adaptrt encode``: texts and how to embed them."""
     command.add_argument(
         "text",
         nargs="*",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from runtimes.arguments import expected_name
 from runtimes.errors import shown
 
 _MOST = 2**31 - 1
@@ -14,15 +15,11 @@ N = TypeVar("N", int, float)
 
 
 def name(text: str) -> str:
-    """A name that a file can have. ONNX Runtime and safetensors open none that is not UTF-8."""
+    """A name that a file can have."""
     if not text:
         raise ArgumentTypeError("got '', expected a name")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ArgumentTypeError(f"got {shown(text)}, expected a name in UTF-8") from error
-    if "\0" in text:
-        raise ArgumentTypeError(f"got {shown(text)}, expected a name without NUL characters")
+    if (expected := expected_name(text)) is not None:
+        raise ArgumentTypeError(f"got {shown(text)}, expected {expected}")
     return text
 
 

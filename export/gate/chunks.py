@@ -20,7 +20,7 @@ CHUNKS = 4  # of each text
 
 
 def texts_in_chunks(texts: Sequence[ParityText]) -> list[ParityText]:
-    """Those of which chunks are compared: every third text and a document of each task."""
+    """The texts of which chunks are compared: every third one and a document of each task."""
     tasks = dict.fromkeys(text.task for text in texts)
     return [t for task in tasks for t in thin([x for x in texts if x.task == task], 0)]
 

@@ -81,5 +81,5 @@ class ReportData:
 
     @property
     def graph(self) -> str:
-        """Its label."""
+        """The label of ``main``."""
         return next(iter(self.reports))

@@ -209,7 +209,7 @@ def device_sm() -> str:
 
 
 def write(path: Path, data: bytes) -> None:
-    """All of it or nothing."""
+    """Write a file completely or not at all."""
     temporary = path.with_name(path.name + ".part")
     try:
         temporary.write_bytes(data)
@@ -246,7 +246,7 @@ def record(
 
 
 def main() -> None:
-    """Build, then tell the bundle."""
+    """Build the engine and record it in the bundle's manifest."""
     chosen = options()
     manifest = read_manifest()
     shapes = profiles(manifest, chosen)

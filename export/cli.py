@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from export.build.requirements import require_builder
 from export.console.failures import CLOSED, INTERRUPTED, message_for
 from export.console.parser import make_parser
 from export.console.progress import bars_shown, log, show_on_stderr, stage
@@ -69,8 +68,15 @@ def _request(arguments: argparse.Namespace) -> BuildRequest:
     return BuildRequest(**{name: getattr(arguments, name) for name in names})
 
 
-def _engine(arguments: argparse.Namespace) -> int:
+def _require_builder() -> None:
+    """Imported here: --help and encode need none of the packages' metadata, which takes 0.1 s."""
+    from export.build.requirements import require_builder
+
     require_builder()
+
+
+def _engine(arguments: argparse.Namespace) -> int:
+    _require_builder()
     from export.build.inputs import open_build
     from export.build.resolve import engine_spec
 
@@ -90,7 +96,7 @@ def _build(inputs: BuildInputs, tasks: tuple[str, ...] | None, start: float) -> 
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:
-    require_builder()
+    _require_builder()
     from export.build.inputs import open_build
     from export.build.resolve import calibration_spec
 
@@ -138,7 +144,7 @@ def _encode(arguments: argparse.Namespace) -> int:
 
 
 def _adapter(arguments: argparse.Namespace) -> int:
-    require_builder()
+    _require_builder()
     from export.bundle.slot_adapter import write_adapter
 
     write_adapter(arguments.peft, arguments.bundle, arguments.out)
@@ -147,7 +153,7 @@ def _adapter(arguments: argparse.Namespace) -> int:
 
 
 def _refit(arguments: argparse.Namespace) -> int:
-    require_builder()
+    _require_builder()
     from export.build.inputs import open_build
     from export.checkpoint.source import SAMPLE
     from export.engines.reuse import EngineSource

@@ -210,6 +210,10 @@ def test_light_commands_import_without_the_heavy_libraries(module: str) -> None:
     assert loaded_after(f"import {module}") & HEAVY == {"export"}
 
 
+def test_help_reads_no_metadata_of_packages() -> None:
+    assert loaded_after("import export.cli") & {"importlib.metadata", "packaging"} == set()
+
+
 def test_checkpoints_are_read_without_torch() -> None:
     loaded = loaded_after("import export.checkpoint.reader")
     assert loaded & HEAVY == {"export", "ml_dtypes", "safetensors"}

@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runtimes.choices import Precision
-from runtimes.schemes import SCHEMES
 from tests.bench.gpu import (
     Contender,
     Workplace,
@@ -34,7 +32,8 @@ from tests.gpu.device import Gpu, find_gpu
 from tests.gpu.steps import DONE, FAILED, ROOT, Outcome, not_run, run_step
 
 PRECISIONS = ("fp16", "bf16", "int8")
-GATES = {precision: SCHEMES[Precision(precision)].min_cosine for precision in PRECISIONS}
+# The schemes' gates, written out: their package loads NumPy, which a CUDA image may have broken.
+GATES = {"fp16": 0.9999, "bf16": 0.999, "int8": 0.99}
 RTX_EXAMPLE = "sm80,sm86,sm89,sm120"
 
 

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from runtimes.choices import Precision
 from runtimes.errors import AdaptrtError
 from runtimes.executors.base import RuntimeBase
+from runtimes.schemes import SCHEMES
 from tests.bench.gpu import Contender, Workplace, contenders, rows_of, table
 from tests.bench.gpu_cases import PADDED, compared, padded
 from tests.bench.gpu_worker import measure
-from tests.gpu.check import GATES, summary, verdict
+from tests.gpu.check import GATES, PRECISIONS, summary, verdict
 from tests.gpu.device import Gpu, find_gpu
 from tests.gpu.steps import DONE, FAILED, NOT_RUN, ROOT, Outcome, run_step
 
@@ -52,6 +54,10 @@ def test_orchestrator_needs_the_standard_library_alone() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_gates_are_those_of_the_schemes() -> None:
+    assert {name: SCHEMES[Precision(name)].min_cosine for name in PRECISIONS} == GATES
 
 
 @pytest.mark.parametrize(

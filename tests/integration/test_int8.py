@@ -218,7 +218,12 @@ def test_switchable_keeps_its_adapters_out_of_int8(tmp_path: Path, fp32_bundle: 
     assert cosines(ours[:4], expected).min() > 0.998
     assert np.all(cosines(ours[4:], expected) < cosines(ours[:4], expected))
     # TensorRT-RTX reads and builds the same graph; the gate in FP16 would take minutes here.
-    engine = EngineSpec(limits=Limits(max_batch=4, max_tokens=256), gpu="sm89", workspace=2**32)
+    engine = EngineSpec(
+        limits=Limits(max_batch=4, max_tokens=256),
+        gpu="sm89",
+        workspace=2**32,
+        inputs=manifest.inputs,
+    )
     trt = load_tensorrt(Target.TENSORRT_RTX)
     build_engine(trt, folder / "model.tensorrt.onnx", tmp_path / "switchable.engine", engine)
     weights = sum(a.bytes for a in manifest.artifacts if a.path.endswith(".onnx_data"))

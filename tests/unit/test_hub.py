@@ -471,7 +471,10 @@ def test_folder_is_named_by_its_own_name(
         f"a/{'b' * 99}",
     ],
 )
-def test_model_that_is_neither(hub: Hub, tmp_path: Path, model: str) -> None:
+def test_model_that_is_neither(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    monkeypatch.chdir(tmp_path)  # no ../x beside it
     text = refused(model) if model else "MODEL"
     assert text.startswith("MODEL")
     assert len(text) < 500

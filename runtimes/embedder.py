@@ -77,16 +77,21 @@ class Embedder(RuntimeBase):
     ) -> Self:
         """Open a bundle.
 
-        ``runtime`` names the executor and is never replaced by another: ``onnxruntime`` runs the
-        bundle's CPU graph (half-precision weights, FP32 arithmetic), ``onnxruntime_cuda`` its
-        graph for NVIDIA GPUs, ``tensorrt_rtx`` and ``tensorrt`` its engine for the GPU that is
-        present. ``device``, ``cpu`` or ``cuda``, is checked against it: None takes the executor's
-        own, another one is an error. ``threads`` are those of ONNX Runtime on a CPU (default: one
-        per core). ``adapter`` is an ``.onnx_adapter`` file for a bundle with a slot. A text of more
-        than ``max_bytes`` bytes of UTF-8 is refused: tokenising 1 MB takes up to 1.1 s and 360 MB.
-        Raises :class:`InputError` for a bundle that is incomplete or has nothing for the executor,
-        and for an adapter that was made for another model; :class:`MissingError` where the GPU, a
-        library or an engine for this GPU is missing.
+        Args:
+            bundle: its folder.
+            runtime: the executor, never replaced by another: ``onnxruntime`` runs the bundle's CPU
+                graph (half-precision weights, FP32 arithmetic), ``onnxruntime_cuda`` its graph for
+                NVIDIA GPUs, ``tensorrt_rtx`` and ``tensorrt`` its engine for the GPU present.
+            device: ``cpu`` or ``cuda``, checked against the executor's own; None checks nothing.
+            threads: of ONNX Runtime on a CPU; None is one per core.
+            adapter: an ``.onnx_adapter`` file for a bundle with a slot.
+            max_bytes: a text of more bytes of UTF-8 is refused; tokenising 1 MB takes up to 1.1 s
+                and 360 MB.
+
+        Raises:
+            InputError: the bundle is incomplete or has nothing for the executor, or the adapter
+                was made for another model.
+            MissingError: the GPU, a library or an engine for this GPU is missing.
         """
         folder = check_path("bundle", bundle)
         file = None if adapter is None else check_path("adapter", adapter)
@@ -129,15 +134,23 @@ class Embedder(RuntimeBase):
     ) -> Vectors:
         """One unit vector per text, FP32 ``[n, dimensions]``, in the order given.
 
-        ``texts`` is any iterable of str. An empty text, one that holds NUL and one of more than
-        ``max_bytes`` are refused (:func:`runtimes.text.tokens.check_text`).
-        ``task`` is one name for all texts or one per text; a switchable bundle needs it (``base``
-        is the model without an adapter), a merged bundle knows its own and refuses others.
-        ``prefix`` puts the task's instruction before each text, as the model was trained.
-        ``dimensions`` cuts (Matryoshka) and normalises again. ``strict`` refuses a text that is
-        longer than the bundle takes, which otherwise is truncated with a ``TruncationWarning``.
-        ``progress`` shows a bar on a terminal when there is much to do. How texts are grouped
-        into calls (:mod:`runtimes.text.batching`) does not show in the vectors.
+        How texts are grouped into calls (:mod:`runtimes.text.batching`) does not show in the
+        vectors.
+
+        Args:
+            texts: any iterable of str. An empty text, one that holds NUL and one of more than
+                ``max_bytes`` are refused.
+            task: one name for all texts or one per text. A switchable bundle needs it (``base`` is
+                the model without an adapter); a merged bundle knows its own and refuses others.
+            dimensions: cuts (Matryoshka) and normalises again; None is the full length.
+            prefix: puts the task's instruction before each text, as the model was trained.
+            strict: refuses a text that is longer than the bundle takes, which otherwise is
+                truncated with a ``TruncationWarning``.
+            progress: a bar on a terminal when there is much to do.
+
+        Raises:
+            InputError: a text, task or length that the bundle does not take; nothing was embedded.
+            AdaptrtError: the executor failed, or the embedder is closed.
         """
         listed = list_texts(texts)
         width = self._width(dimensions)
@@ -171,10 +184,23 @@ class Embedder(RuntimeBase):
     ) -> ChunkVectors:
         """Late chunking: embed the document once and mean-pool each span of it.
 
-        Give ``chunks`` as character offsets (start, end), ``chunk_tokens`` per chunk or
-        ``sentences`` per chunk. A document longer than the bundle takes is embedded in windows,
-        each ``overlap`` tokens before its first chunk; the result says which. Needs a bundle
-        built with ``HEAD=chunks``.
+        Needs a bundle built with ``HEAD=chunks``, and exactly one of ``chunks``, ``chunk_tokens``
+        and ``sentences``.
+
+        Args:
+            document: one text. One that is longer than the bundle takes is embedded in windows;
+                the result says which chunk was pooled in which.
+            chunks: (start, end) of each chunk in characters.
+            chunk_tokens: tokens per chunk.
+            sentences: sentences per chunk.
+            task: as for :meth:`encode`, one name.
+            dimensions: as for :meth:`encode`.
+            prefix: as for :meth:`encode`.
+            overlap: tokens of context before a window's first chunk.
+
+        Raises:
+            InputError: chunks outside the document or without text, or a bundle without the head.
+            AdaptrtError: the executor failed, or the embedder is closed.
         """
         if self.manifest.head is not HeadName.CHUNKS:
             raise InputError(

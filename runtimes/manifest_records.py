@@ -66,7 +66,7 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """The shape of the encoder (:class:`export.checkpoint.config.EncoderConfig`)."""
+    """The shape of the encoder (:class:`export.checkpoint.encoder_config.EncoderConfig`)."""
 
     hidden: _Size
     layers: _Size

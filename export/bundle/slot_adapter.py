@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.families import family_of
 from export.checkpoint.lora import Bank, Matrix, adapter_rank
 from export.checkpoint.names import TOKEN_TYPE, adaptable_modules

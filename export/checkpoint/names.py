@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from export.checkpoint.config import EncoderConfig
+    from export.checkpoint.encoder_config import EncoderConfig
 
 WORD = "embeddings.word_embeddings"
 TOKEN_TYPE = "embeddings.token_type_embeddings"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.family import Block, Family
 from export.checkpoint.lora import Adapter, LoraPair, fuse_columns
 from export.checkpoint.names import Module, adaptable_modules

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.checkpoint.config import EncoderConfig, read_config
+from export.checkpoint.config import read_config
+from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.family import Family
 from export.checkpoint.lora import Adapter, LoraPair
 from export.checkpoint.names import adaptable_modules, tensor_shapes

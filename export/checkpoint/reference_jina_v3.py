@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.reader import Checkpoint
 
 _PARAMETRIZATION = ".parametrizations.weight."

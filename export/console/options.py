@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from export.console.values import name, number, path, port, size, whole
 from export.request import BuildRequest as Default
+from runtimes.choices import Precision
 
 
 class Options:
@@ -54,7 +55,7 @@ def engine(command: ArgumentParser) -> None:
     _form(command)
     options = Options(command, "how it is built")
     add = options.add
-    add("--precision", "NAME", "fp32, fp16, bf16 or int8", Default.precision)
+    add("--precision", "NAME", _one_of(Precision), Default.precision)
     add(
         "--target",
         "NAME",
@@ -303,3 +304,9 @@ def _parity(command: ArgumentParser) -> None:
     Options(command, "the comparison with PyTorch").add(
         "--parity-tokens", "N", "its longest text in tokens", Default.parity_tokens, kind=whole
     )
+
+
+def _one_of(choices: Iterable[str]) -> str:
+    """Names as a sentence has them: "fp32, fp16 or bf16"."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}"

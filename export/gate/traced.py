@@ -19,7 +19,7 @@ from runtimes.schemes import SCHEMES
 def _open_traced(
     folder: Path, manifest: Manifest, options: OpenOptions, *, graph: GraphKind
 ) -> Runtime:
-    from export.checkpoint.config import EncoderConfig
+    from export.checkpoint.encoder_config import EncoderConfig
     from export.checkpoint.names import EMBEDDINGS
     from export.graph.encoder import load_encoder
     from export.graph.trace import stored_slots

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.onnx import ops
 
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.graph.weights import Slot
 from export.spec import GraphForm
 from runtimes.choices import AdapterMode, HeadName, Interface

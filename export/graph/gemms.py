@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.names import Module, adaptable_modules, is_gemm
 from export.graph.rewrite import nodes
 

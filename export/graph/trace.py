@@ -19,7 +19,7 @@ import onnx
 import onnx_ir as ir
 import torch
 
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.graph.encoder import Encoder
 from export.graph.weights import Slot, layout
 from export.spec import GraphForm

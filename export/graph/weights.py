@@ -11,7 +11,7 @@ import ml_dtypes  # noqa: F401  (its types get names in NumPy, bfloat16 and othe
 import numpy as np
 from numpy.typing import NDArray
 
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.lora import Adapter, Bank, Matrix, merge
 from export.checkpoint.names import adaptable_modules, is_gemm
 from export.checkpoint.reader import Checkpoint

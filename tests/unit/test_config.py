@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from export.checkpoint.config import EncoderConfig, read_config
+from export.checkpoint.config import read_config
+from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.families import JINA_TASKS
 from export.checkpoint.source import SAMPLE
 from runtimes.choices import BASE_TASK

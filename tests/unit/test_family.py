@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.families import FAMILIES, family_of
 from export.checkpoint.family import Block, Family
 from export.checkpoint.names import (

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from export.bundle.staging import write_json
-from export.checkpoint.config import EncoderConfig
+from export.checkpoint.encoder_config import EncoderConfig
 from export.engines.profiles import engine_profiles
 from export.spec import Limits
 from runtimes.bundle_files import MANIFEST_FILE

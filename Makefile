@@ -107,7 +107,7 @@ serve: $(VENV)/.installed $(TRITON_VENV)/.installed ## Serve the repository on t
 test: $(VENV)/.installed-dev ## Run the tests (ten to fifteen minutes on two cores)
 	@$(MAKE) --no-print-directory $(TRITON_VENV)/.installed || \
 	  echo "The Triton server could not be installed; its tests are skipped."
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentation strictly
 	$(BIN)/ruff check .

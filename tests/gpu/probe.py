@@ -9,8 +9,6 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from runtimes.choices import Target
-
 PACKAGES = ("transformers", "peft", "onnx", "onnxscript", "onnx_ir", "flash_attn")
 
 
@@ -31,11 +29,12 @@ def cuda_python() -> str:
     return str(importlib.import_module("cuda.bindings").__version__)
 
 
-def tensorrt(flavour: Target) -> Callable[[], str]:
+def tensorrt(flavour: str) -> Callable[[], str]:
     def find() -> str:
+        from runtimes.choices import Target
         from runtimes.executors.tensorrt.library import load_tensorrt
 
-        module = load_tensorrt(flavour)
+        module = load_tensorrt(Target(flavour))
         return f"{module.__name__} {module.__version__}"
 
     return find
@@ -45,8 +44,8 @@ PROBES: dict[str, Callable[[], str]] = {
     "torch": torch,
     "onnxruntime": onnxruntime,
     "cuda-python": cuda_python,
-    "tensorrt": tensorrt(Target.TENSORRT),
-    "tensorrt_rtx": tensorrt(Target.TENSORRT_RTX),
+    "tensorrt": tensorrt("tensorrt"),
+    "tensorrt_rtx": tensorrt("tensorrt_rtx"),
 }
 
 

@@ -60,7 +60,10 @@ def test_walk_finds_the_options() -> None:
     assert ("triton", "--settings") in PATHS
 
 
-@pytest.mark.parametrize(("name", "action"), OPTIONS, ids=str)
+OPTION_NAMES = [f"{name} {action.option_strings or action.dest}" for name, action in OPTIONS]
+
+
+@pytest.mark.parametrize(("name", "action"), OPTIONS, ids=OPTION_NAMES)
 def test_every_option_says_what_it_is(name: str, action: argparse.Action) -> None:
     text = action.help or ""
     assert len(text.split()) >= 2

@@ -197,7 +197,11 @@ def test_damaged_bundle_is_one_and_is_replaced(final: Path) -> None:
     assert weights(final) == "newest"
 
 
-@pytest.mark.parametrize("token", [str(os.getpid()), "1", "4194304", "0123456789abcdef"])
+@pytest.mark.parametrize(
+    "token",
+    [str(os.getpid()), "1", "4194304", "0123456789abcdef"],
+    ids=["own", "first", "greatest", "no-number"],
+)
 def test_leftovers_nobody_holds_are_removed_whatever_process_has_their_number(
     final: Path, token: str
 ) -> None:

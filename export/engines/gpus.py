@@ -1,0 +1,144 @@
+"""GPUs by name: what their makers say that they can do at most.
+
+Peaks are dense, without sparsity, in TFLOP/s or TOP/s at the boost clock, with FP32 accumulators
+(INT32 for INT8). From NVIDIA's data sheets of the L4, L40S, A10, A30, A100 (40 GB, SXM) and H100
+(SXM); the RTX 4090 and 5090 from the appendices of the Ada and RTX Blackwell architecture
+whitepapers. The Jetsons' briefs give sparse INT8 of the GPU alone, 170 TOPS at 1.3 GHz for AGX
+Orin, which is 4096 dense operations per SM and clock, an A100's; Orin NX has half the SMs at
+0.918 GHz. Float is TF32, which TensorRT uses for FP32 products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gpu:
+    """One row. ``tflops`` are peaks by TensorRT's word for the type multiplied.
+
+    ``half_accumulators`` is the peak of Half products that add up in Half; GeForce cards have half
+    of it with FP32 accumulators, the others the same. ``bandwidth`` in GB/s, ``clock`` (boost) in
+    GHz. ``watts`` is the power limit: a card with little may not hold its clock.
+    """
+
+    name: str
+    sm: str
+    tflops: Mapping[str, float]
+    half_accumulators: float
+    bandwidth: float
+    clock: float
+    watts: int
+
+
+def _gpu(
+    name: str,
+    sm: str,
+    *,
+    tf32: float,
+    half: float,
+    int8: float,
+    bandwidth: float,
+    clock: float,
+    watts: int,
+    fp8: float | None = None,
+    half_accumulators: float | None = None,
+) -> Gpu:
+    peaks = {"Float": tf32, "Half": half, "BFloat16": half, "Int8": int8}
+    if fp8 is not None:
+        peaks["FP8"] = fp8
+    return Gpu(
+        name=name,
+        sm=sm,
+        tflops=peaks,
+        half_accumulators=half_accumulators or half,
+        bandwidth=bandwidth,
+        clock=clock,
+        watts=watts,
+    )
+
+
+_ROWS = (
+    _gpu(
+        "Orin NX 16GB",
+        "sm87",
+        tf32=7.5,
+        half=15,
+        int8=30,
+        bandwidth=102.4,
+        clock=0.918,
+        watts=25,
+    ),
+    _gpu(
+        "AGX Orin 64GB",
+        "sm87",
+        tf32=21.3,
+        half=42.5,
+        int8=85,
+        bandwidth=204.8,
+        clock=1.3,
+        watts=60,
+    ),
+    _gpu(
+        "L4",
+        "sm89",
+        tf32=60,
+        half=121,
+        int8=242,
+        fp8=242,
+        bandwidth=300,
+        clock=2.04,
+        watts=72,
+    ),
+    _gpu("A10", "sm86", tf32=62.5, half=125, int8=250, bandwidth=600, clock=1.695, watts=150),
+    _gpu("A30", "sm80", tf32=82, half=165, int8=330, bandwidth=933, clock=1.44, watts=165),
+    _gpu(
+        "L40S",
+        "sm89",
+        tf32=183,
+        half=362,
+        int8=733,
+        fp8=733,
+        bandwidth=864,
+        clock=2.52,
+        watts=350,
+    ),
+    _gpu(
+        "RTX 4090",
+        "sm89",
+        tf32=82.6,
+        half=165.2,
+        half_accumulators=330.3,
+        int8=660.6,
+        fp8=330.3,
+        bandwidth=1008,
+        clock=2.52,
+        watts=450,
+    ),
+    _gpu(
+        "RTX 5090",
+        "sm120",
+        tf32=104.8,
+        half=209.5,
+        half_accumulators=419,
+        int8=838,
+        fp8=419,
+        bandwidth=1792,
+        clock=2.407,
+        watts=575,
+    ),
+    _gpu("A100 40GB", "sm80", tf32=156, half=312, int8=624, bandwidth=1555, clock=1.41, watts=400),
+    _gpu(
+        "H100 SXM",
+        "sm90",
+        tf32=494,
+        half=989,
+        int8=1979,
+        fp8=1979,
+        bandwidth=3350,
+        clock=1.83,
+        watts=700,
+    ),
+)
+GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}

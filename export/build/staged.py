@@ -111,5 +111,5 @@ def make_engines(
         )
         graph = folder / staged.files[GraphKind.TENSORRT]
         with stage(f"engine {gpu or spec.gpus[0]}"):
-            memory[name] = build_engine(trt, graph, folder / name, engine)
+            memory[name] = build_engine(trt, graph, folder / name, engine).memory
     return memory

@@ -17,10 +17,12 @@ from typing import Any
 from tqdm import tqdm
 
 from export.console.progress import bars_shown
+from export.engines.plan import Plan
+from export.engines.plan_log import plan_lines, read_log
 from export.engines.profiles import engine_profiles
 from export.spec import Limits
 from runtimes.errors import AdaptrtError, InputError, MissingError
-from runtimes.executors.tensorrt.library import make_logger
+from runtimes.executors.tensorrt.library import is_rtx, make_logger
 from runtimes.files import replacing
 from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, Tensor
 
@@ -53,12 +55,23 @@ def check_gpus(trt: ModuleType, gpus: tuple[str, ...]) -> None:
         )
 
 
-def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[int, ...] | None:
+@dataclass(frozen=True, kw_only=True)
+class BuiltEngine:
+    """What the builder said of an engine, for each of its profiles.
+
+    ``memory`` are the bytes of device memory for activations, None where it does not tell.
+    ``plans`` are the kernels that it compiled.
+    """
+
+    memory: tuple[int, ...] | None
+    plans: tuple[Plan, ...]
+
+
+def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> BuiltEngine:
     """Build ``graph`` (with the external data beside it) into the engine file ``out``.
 
-    Returns the bytes of device memory for activations in each profile, as the builder reports
-    them, or None where it does not. Raises :class:`AdaptrtError` with the parser's words and the
-    node's name, or the builder's last errors.
+    Raises :class:`AdaptrtError` with the parser's words and the node's name, with the builder's
+    last errors, or where TensorRT-RTX does not tell what it compiled.
     """
     logger = make_logger(trt)
     try:
@@ -95,13 +108,31 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[in
         spec.timing_cache.parent.mkdir(parents=True, exist_ok=True)
         with replacing(spec.timing_cache) as staged:
             staged.write_bytes(config.get_timing_cache().serialize())
-    memory = tuple(logger.activation_memory)
-    return memory if len(memory) == config.num_optimization_profiles else None
+    memory, profiles = tuple(logger.activation_memory), int(config.num_optimization_profiles)
+    return BuiltEngine(
+        memory=memory if len(memory) == profiles else None,
+        plans=_plans(trt, logger, memoryview(plan), profiles, spec) if is_rtx(trt) else (),
+    )
+
+
+def _plans(
+    trt: Any, logger: Any, engine: memoryview, profiles: int, spec: EngineSpec
+) -> tuple[Plan, ...]:
+    lines = [line for message in logger.compiled for line in plan_lines(message)]
+    builder = f"{trt.__name__} {trt.__version__}"
+    try:
+        return read_log(lines, engine, builder=builder, gpu=spec.gpu, profiles=profiles)
+    except ValueError as error:
+        raise AdaptrtError(
+            f"the plan of the engine for {spec.gpu or 'this GPU'}: {error}; {builder} may write "
+            "its log in another way than 1.7.1, which this version reads"
+        ) from error
 
 
 def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, spec.workspace)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the builder prints its plan
     described = {tensor.name: tensor for tensor in spec.inputs}
     for shapes in engine_profiles(spec.profiles, spec.limits):
         profile = builder.create_optimization_profile()

@@ -1,9 +1,8 @@
 """What an engine executes: the kernels that the compiler made, as typed records.
 
-TensorRT-RTX compiles with no GPU present, but only a GPU could load the engine to ask it. The
-builder tells its plan in its log instead, one line a kernel, where profiling is DETAILED and the
-logger takes VERBOSE messages; factors and accumulators stand in the engine's bytes. Full TensorRT
-loads its engine on the GPU that built it, whose inspector gives JSON.
+TensorRT-RTX compiles with no GPU present, but only a GPU could load the engine to ask it, so its
+plan is read from the builder's log (:mod:`export.engines.plan_log`). Full TensorRT loads its engine
+on the GPU that built it, whose inspector gives JSON.
 
 Every kernel's tactic is chosen on the GPU, so types, shapes and launches are known here and
 which library kernel runs is not.
@@ -11,12 +10,13 @@ which library kernel runs is not.
 
 from __future__ import annotations
 
-import re
-import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
+from typing import Annotated
+
+from msgspec import Meta
 
 from runtimes.typed_json import Plain
 
@@ -31,10 +31,24 @@ class KernelKind(StrEnum):
     SHAPE = "shape_call"  # on the host
     SIGNAL = "signal"  # events between streams
     WAIT = "wait"
+    ALLOCATE = "allocate"  # within a call: where attention is not fused
+    DEALLOCATE = "deallocate"
+    OTHER = "other"  # a word that this version does not know: taken for a launch
+
+    @classmethod
+    def of(cls, word: str) -> KernelKind:
+        """The compiler's word, or OTHER."""
+        return next((kind for kind in cls if kind == word), cls.OTHER)
 
 
 # On the host or between streams: nothing is launched.
-_NO_LAUNCH = (KernelKind.SHAPE, KernelKind.SIGNAL, KernelKind.WAIT)
+_NO_LAUNCH = (
+    KernelKind.SHAPE,
+    KernelKind.SIGNAL,
+    KernelKind.WAIT,
+    KernelKind.ALLOCATE,
+    KernelKind.DEALLOCATE,
+)
 ELEMENT_BYTES: Mapping[str, float] = {
     "Float": 4,
     "Half": 2,
@@ -47,14 +61,15 @@ ELEMENT_BYTES: Mapping[str, float] = {
     "Bool": 1,
     "UInt8": 1,
 }
-_LAYER = re.compile(r"\.layers\.(\d+)\.")
+# Longer than a manifest's names: the compiler joins those of merged nodes.
+Name = Annotated[str, Meta(pattern=r"^[ -~]{0,2000}\Z")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanTensor:
     """An operand of a kernel. -1 in ``shape`` is known at run time; ``type`` is TensorRT's word."""
 
-    name: Plain
+    name: Name
     shape: tuple[int, ...]
     type: Plain
 
@@ -66,18 +81,21 @@ class Kernel:
     ``nodes`` are the names of the ONNX nodes it came from. ``alpha`` is the factor by which a
     product is multiplied before its result is rounded to the output's type; None where it is not
     said. ``accumulator`` is the type in which attention adds up: "Half", "Float", or None.
+    ``layer`` is the encoder's layer that it belongs to (:mod:`export.engines.plan_layers`), None
+    where it runs once a call.
     """
 
-    name: Plain
+    name: Name
     kind: KernelKind
     inputs: tuple[PlanTensor, ...] = ()
     constants: tuple[PlanTensor, ...] = ()
     outputs: tuple[PlanTensor, ...] = ()
     tactic: Plain = ""
     stream: int = 0
-    nodes: tuple[Plain, ...] = ()
+    nodes: tuple[Name, ...] = ()
     alpha: float | None = None
     accumulator: Plain | None = None
+    layer: int | None = None
 
     @property
     def launched(self) -> bool:
@@ -100,16 +118,10 @@ class Kernel:
         matrices = [c for c in self.constants if len(c.shape) > 1 and min(c.shape[-2:]) > 1]
         return max(matrices, key=lambda c: prod(c.shape), default=None) if self.is_product else None
 
-    @property
-    def layer(self) -> int | None:
-        """The encoder's layer that it belongs to, by the names of its nodes."""
-        found = [int(match[1]) for node in self.nodes if (match := _LAYER.search(node))]
-        return max(found, default=None)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The plan of one engine. ``builder`` is the compiler and its version."""
+    """What one profile of an engine executes. ``builder`` is the compiler and its version."""
 
     builder: Plain
     gpu: Plain | None
@@ -129,98 +141,3 @@ class Plan:
     def attentions(self) -> tuple[Kernel, ...]:
         """The fused attention kernels."""
         return tuple(k for k in self.kernels if k.is_attention)
-
-
-_LINE = re.compile(
-    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], "
-    r"Constants: \[(?P<constants>.*?)\], Outputs: \[(?P<outputs>.*?)\], "
-    r"TacticName: (?P<tactic>.*?), StreamId: (?P<stream>\d+).*?, Metadata: ?(?P<nodes>.*)$"
-)
-_TENSOR = re.compile(r"\{ Name: (.*?), Dimensions: \[(.*?)\],.*?Datatype: (\w+)")
-_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
-
-
-def plan_lines(message: str) -> list[str]:
-    """The lines of the compiled plan in one of the builder's messages."""
-    return [line for line in message.splitlines() if line.startswith("Name: ")]
-
-
-def read_log(
-    lines: Iterable[str], engine: bytes | memoryview, *, builder: str, gpu: str | None
-) -> Plan:
-    """The plan from the lines of the builder's log (:func:`plan_lines`).
-
-    ``engine`` is the serialised engine, searched for the products' factors and attention's
-    accumulators. Raises :class:`ValueError` for a line that cannot be read: another release may
-    write it otherwise, and half a plan would pass for a whole one.
-    """
-    facts = _EngineFacts.of(engine)
-    kernels = tuple(_kernel(line, facts) for line in lines)
-    return Plan(builder=builder, gpu=gpu, kernels=kernels)
-
-
-@dataclass(frozen=True)
-class _EngineFacts:
-    """``alphas`` by the product's name, ``accumulators`` by attention's tactic."""
-
-    alphas: Mapping[str, float]
-    accumulators: Mapping[str, str]
-
-    @staticmethod
-    def of(engine: bytes | memoryview) -> _EngineFacts:
-        alphas = {
-            match[1].decode("ascii", "replace"): _float32(match[2])
-            for match in _ALPHA.finditer(engine)
-        }
-        return _EngineFacts(alphas, dict(_accumulators(engine)))
-
-
-# The compiler's own graph and attention's CUDA source lie readable in the engine.
-_ALPHA = re.compile(
-    rb'fully_connected=\{ name="([^"]{1,400})"[^\n]{0,4000}? alpha=([0-9A-F]{1,8}) '
-)
-_TRAITS = re.compile(rb"(_gemm_mha_v2_0x[0-9a-f]+)|fmha::\w+?_(fp16|fp32|bf16)_traits")
-_ACCUMULATORS = {b"fp16": "Half", b"fp32": "Float", b"bf16": "Float"}
-
-
-def _float32(word: bytes) -> float:
-    """A number written as the hexadecimal digits of its bits."""
-    value: float = struct.unpack(">f", bytes.fromhex(word.decode().zfill(8)))[0]
-    return value
-
-
-def _accumulators(engine: bytes | memoryview) -> Iterator[tuple[str, str]]:
-    """Each attention tactic's accumulator: the traits follow its name; Half wins over Float."""
-    tactic, known = "", dict[str, str]()
-    for match in _TRAITS.finditer(engine):
-        if match[1] is not None:
-            tactic = match[1].decode()
-        elif known.get(tactic) != "Half":
-            known[tactic] = _ACCUMULATORS[match[2]]
-            yield tactic, known[tactic]
-
-
-def _kernel(line: str, facts: _EngineFacts) -> Kernel:
-    match = _LINE.match(line)
-    if match is None:
-        raise ValueError(f"a line of the compiled plan that cannot be read: {line[:300]}")
-    name, kind = match["name"], KernelKind(match["kind"])
-    return Kernel(
-        name=name,
-        kind=kind,
-        inputs=_tensors(match["inputs"]),
-        constants=_tensors(match["constants"]),
-        outputs=_tensors(match["outputs"]),
-        tactic=match["tactic"],
-        stream=int(match["stream"]),
-        nodes=tuple(_NODE.findall(match["nodes"])),
-        alpha=facts.alphas.get(re.sub(r"_myl\d+_\d+$", "", name)),
-        accumulator=facts.accumulators.get(match["tactic"]),
-    )
-
-
-def _tensors(text: str) -> tuple[PlanTensor, ...]:
-    return tuple(
-        PlanTensor(name=name, shape=tuple(int(d) for d in dims.split(",") if d), type=kind)
-        for name, dims, kind in _TENSOR.findall(text)
-    )

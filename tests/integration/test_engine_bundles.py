@@ -21,7 +21,7 @@ import runtimes.executors.tensorrt.runtime
 from adaptrt import Embedder
 from export.bundle.staging import check_hashes
 from export.checkpoint.reader import Checkpoint
-from export.engines.builder import EngineSpec, build_engine
+from export.engines.builder import BuiltEngine, EngineSpec, build_engine
 from export.spec import Limits
 from runtimes.choices import GraphKind
 from runtimes.errors import AdaptrtError, InputError, MissingError
@@ -44,12 +44,16 @@ def test_engine_with_two_profiles_takes_less_memory_for_each(graphs: Path, tmp_p
     """Memory by profile is what the real builder reports, ahead of time."""
     spec = EngineSpec(limits=Limits(max_tokens=2048), gpu="sm89", workspace=4 << 30)
     graph = graph_path(graphs, GraphKind.TENSORRT)
-    one = build_engine(rtx, graph, tmp_path / "one", spec)
-    two = build_engine(rtx, graph, tmp_path / "two", replace(spec, profiles=("short", "long")))
+    named = replace(spec, profiles=("short", "long"))
+    one = build_engine(rtx, graph, tmp_path / "one", spec).memory
+    built = build_engine(rtx, graph, tmp_path / "two", named)
+    two = built.memory
     assert one is not None
     assert two is not None
     assert (len(one), len(two)) == (1, 2)
     assert 0 < max(two) < one[0] / 2
+    assert [len(plan.attentions) for plan in built.plans] == [2, 2]
+    assert [len(plan.products) for plan in built.plans] == [8, 8]
 
 
 def test_tensorrt_rtx_builds_no_refittable_engine_without_a_gpu(
@@ -96,11 +100,11 @@ def stripped_builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """A GPU that is said to be there, and a builder that writes a short engine."""
     built: list[Path] = []
 
-    def build(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> tuple[int, ...]:
+    def build(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> BuiltEngine:
         assert spec.refittable
         out.write_bytes(PLAN)
         built.append(out)
-        return MEMORY
+        return BuiltEngine(memory=MEMORY, plans=())
 
     monkeypatch.setattr(export.build.inputs, "device_sm", lambda: "sm89")
     monkeypatch.setattr(export.build.staged, "build_engine", build)

@@ -12,7 +12,7 @@ import pytest
 
 import export.build.pipeline
 import export.build.staged
-from export.engines.builder import EngineSpec
+from export.engines.builder import BuiltEngine, EngineSpec
 from export.gate.gate import Verdict, judge
 from runtimes.manifest import read_manifest
 from tests.support import few_gate_texts, run_cli
@@ -25,9 +25,10 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a build did, in order. Engines are short files; the gate's texts are few."""
     seen: list[str] = []
 
-    def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> None:
+    def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> BuiltEngine:
         seen.append("engine")
         out.write_bytes(b"plan")
+        return BuiltEngine(memory=None, plans=())
 
     monkeypatch.setattr(export.build.staged, "build_engine", build_engine)
     for name in ("write_model", "reference_of", "judge", "write_parity"):

@@ -216,10 +216,11 @@ def build(
 def refittable(real: Any, folder: Path) -> dict[str, Any]:
     """A build without weights, in a named profile, with a timing cache that is refused."""
     trt = flavour(real, cache_fits=False)
-    memory = build(trt, folder, profiles=("short",), refittable=True)
+    engine = build(trt, folder, profiles=("short",), refittable=True)
     _, config, _ = trt.made
     return {
-        "memory": memory,
+        "memory": engine.memory,
+        "verbosity": config.profiling_verbosity.name,
         "flags": [call.args[0].name for call in config.set_flag.call_args_list],
         "caches": [call.args[0] == b"" for call in config.create_timing_cache.call_args_list],
     }

@@ -124,6 +124,7 @@ def test_refittable_build_sets_both_flags_and_reads_the_memory(contract: dict[st
     found = contract["refittable"]
     assert found["flags"] == ["REFIT", "STRIP_PLAN"]
     assert found["memory"] == [4096]
+    assert found["verbosity"] == "DETAILED"
 
 
 def test_timing_cache_of_another_machine_begins_anew(contract: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ _MODULES = {
     Target.TENSORRT: (("tensorrt", "tensorrt_bindings"), "pip install 'adaptrt[gpu]'"),
 }
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
+_KERNELS = "Layers:\nName: "  # begins one of some 6000 messages
 
 
 def load_tensorrt(flavour: Target) -> ModuleType:
@@ -39,8 +40,9 @@ def is_rtx(trt: Any) -> bool:
 def make_logger(trt: Any) -> Any:
     """A logger that keeps errors (its list ``errors``) and is silent otherwise.
 
-    The builder tells the memory a profile needs in its log alone, since only a GPU could load the
-    engine to ask: ``activation_memory`` keeps it in the order of the profiles, bytes.
+    The builder tells two things in its log alone, since only a GPU could load the engine to ask.
+    ``activation_memory`` keeps what each profile needs, bytes, in their order; ``compiled`` the
+    message that lists the compiled kernels, which comes where profiling is DETAILED.
     """
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -48,12 +50,15 @@ def make_logger(trt: Any) -> Any:
             trt.ILogger.__init__(self)
             self.errors: list[str] = []
             self.activation_memory: list[int] = []
+            self.compiled: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
                 self.errors.append(message)
             elif match := _ACTIVATIONS.search(message):
                 self.activation_memory.append(int(match[1]))
+            elif message.startswith(_KERNELS):
+                self.compiled.append(message)
 
         def last_words(self) -> str:
             """The last errors, for a message."""

@@ -136,9 +136,34 @@ def test_weight_that_is_converted_in_every_call_is_read_whole() -> None:
     assert work["mixed"].flops == 2 * 64 * 192
 
 
-def test_scores_of_an_attention_that_is_no_single_kernel() -> None:
-    scores = kernel("softmax", GENERATED, "c -1,4,-1,-1 Float", "e -1,4,-1,-1 Float")
-    assert named(LOADS[1], scores)["softmax"].bytes == 2 * 4 * 3 * 4 * 7 * 7
+def test_attention_that_is_no_single_kernel_is_two_products_and_their_scores() -> None:
+    """FP32 has no fused kernel: heads are folded into the batch, in the softmax's sums too."""
+    work = named(
+        LOADS[1],
+        kernel("qk", GEMM, "Q -1,-1,16 Float; K -1,16,-1 Float", "S -1,-1,-1 Float"),
+        kernel("softmax", GENERATED, "S -1,-1,-1 Float", "e -1,-1,-1 Float; d -1,-1,1 Float"),
+        kernel("pv", GEMM, "e -1,-1,-1 Float; V -1,-1,16 Float", "O -1,-1,16 Float"),
+        kernel("back", GENERATED, "O -1,4,-1,16 Float", "P -1,-1,64 Float"),
+        kernel("whole", GENERATED, "c -1,4,-1,-1 Float", "g -1,4,-1,-1 Float"),
+    )
+    scores = 3 * 4 * 7 * 7
+    assert work["qk"].flops + work["pv"].flops == 4 * 3 * 7 * 7 * HIDDEN
+    assert (work["softmax"].read, work["softmax"].written) == (4 * scores, 4 * (scores + 3 * 4 * 7))
+    assert work["back"].bytes == 2 * 4 * 21 * 64
+    assert work["whole"].bytes == 2 * 4 * scores
+
+
+def test_a_chunk_heads_pooling_has_a_row_per_chunk() -> None:
+    pooling = (
+        kernel("pad", GENERATED, "chunk_weights -1,-1,-1 Float", "c -1,-1,-1 Float"),
+        kernel("pool", GEMM, "c -1,-1,-1 Float; t -1,-1,64 Float", "u -1,-1,64 Float"),
+        kernel("norm", GENERATED, "u -1,-1,64 Float", "chunk_embedding -1,-1,64 Float"),
+    )
+    work = named(replace(LOADS[1], chunks=5), *pooling)
+    assert work["pad"].read == 4 * 3 * 5 * 7
+    assert work["pool"].flops == 2 * 3 * 5 * 7 * 64
+    assert work["pool"].read == 4 * (3 * 5 * 7 + 21 * 64)
+    assert work["norm"].bytes == 2 * 4 * 3 * 5 * 64
 
 
 @pytest.mark.parametrize(

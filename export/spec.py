@@ -198,6 +198,12 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
         "ADAPTER=merged)",
     ),
     (
+        lambda spec: spec.refittable and spec.scheme.needs_calibration,
+        "--refittable: PRECISION={spec.precision} has one task's ranges in its graph, which stay "
+        "in the engine and do not fit another task's weights; use "
+        f"{' or '.join(p for p in Precision if p not in CALIBRATED)}",
+    ),
+    (
         lambda spec: (
             not spec.scheme.needs_calibration
             and bool(spec.calibration.data or spec.calibration.table)

@@ -103,6 +103,8 @@ def _engine(folder: Path, manifest: Manifest, options: OpenOptions, *, flavour: 
 
 # ONNX Runtime's CPU kernels have no BF16; its own CPU graph is FP32 there.
 _ON_CPU = tuple(p for p, scheme in SCHEMES.items() if scheme.runs_on_cpu)
+# Its CUDA provider has no INT8 products: it would dequantise every weight in every call.
+_ON_ORT_CUDA = tuple(p for p, scheme in SCHEMES.items() if scheme.storage is None)
 _ENGINE_TARGETS = (Target.TENSORRT_RTX, Target.TENSORRT)
 
 EXECUTORS: dict[str, Executor] = {
@@ -122,6 +124,7 @@ EXECUTORS: dict[str, Executor] = {
             opener=partial(_onnxruntime, graph=GraphKind.ONNXRUNTIME_CUDA, device=Device.CUDA),
             device=Device.CUDA,
             fills_slots=True,
+            precisions=_ON_ORT_CUDA,
         ),
         Executor(
             name="tensorrt_rtx",

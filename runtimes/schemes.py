@@ -64,11 +64,6 @@ class Scheme:
         """The precision in headings and messages: "INT8"."""
         return self.precision.value.upper()
 
-    @property
-    def reference_dtype(self) -> str:
-        """What the reference runs in on a GPU; on a CPU it is FP32 always."""
-        return self.dtype if self.storage is None else "float32"
-
     def dtype_for(self, target: Target) -> str:
         """The element type of the traced graph of a bundle for ``target``."""
         return self.cpu_dtype if target is Target.ONNXRUNTIME else self.dtype

@@ -111,7 +111,7 @@ def _build_bundle(
             write_device_files(folder)
         with stage("trace"):
             graph = _trace(inputs, plan)
-        files = graph_files(plan, spec.target)
+        files = graph_files(plan, spec.target, spec.precision)
         staged = StagedBundle(
             folder=folder,
             files=files,

@@ -15,15 +15,17 @@ from export.bundle.plan import BundlePlan, engine_names
 from export.console.progress import stage
 from export.engines.builder import EngineSpec, build_engine
 from export.engines.reuse import EngineSource
+from export.gate.traced import TRACED
 from export.graph.precision_plan import PrecisionPlan
 from export.graph.trace import PortableGraph
 from export.graph.weights import CastReport, Contents, write_weights
 from export.lowering.pipelines import lower
 from export.spec import BuildSpec
 from runtimes.bundle_files import GRAPH_FILES, OFFICIAL_FOLDER, TOKENIZER_FILE, TOKENIZER_FILES
-from runtimes.choices import GraphKind, Interface, Target
+from runtimes.choices import GraphKind, Interface, Precision, Target
 from runtimes.files import read_json
 from runtimes.manifest import Manifest
+from runtimes.open import EXECUTORS
 from runtimes.tensors import Tensor
 
 Memory = Mapping[str, tuple[int, ...] | None]  # of engines' profiles by file, bytes
@@ -51,13 +53,14 @@ class StagedBundle:
         return (self.folder / next(iter(self.files.values()))).parent
 
 
-def graph_files(plan: BundlePlan, target: Target) -> dict[GraphKind, str]:
-    """The names of a bundle's graphs."""
+def graph_files(plan: BundlePlan, target: Target, precision: Precision) -> dict[GraphKind, str]:
+    """The names of a bundle's graphs, but for those that nothing runs in its precision."""
     if plan.form.interface is Interface.OFFICIAL:
         return {GraphKind.ONNXRUNTIME: f"{OFFICIAL_FOLDER}/model.onnx"}
     if target is Target.TENSORRT10:
         return {kind: GRAPH_FILES[kind] for kind in (GraphKind.PRIMITIVE, GraphKind.ONNXRUNTIME)}
-    return {kind: GRAPH_FILES[kind] for kind in plan.kinds}
+    run = {r.graph for r in (*EXECUTORS.values(), *TRACED.values()) if precision in r.precisions}
+    return {kind: GRAPH_FILES[kind] for kind in plan.kinds if kind in run}
 
 
 def copy_tokenizer(folder: Path, source: Path, interface: Interface, max_tokens: int) -> None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.checkpoint.reader import Checkpoint
+    from runtimes.executors.torch_reference import FlashReference
 
 _BF16_TEXTS = 8
 
@@ -86,11 +87,11 @@ def reference_of(
     tokenizer: TextTokenizer,
     texts: Sequence[ParityText],
 ) -> Reference:
-    """The reference on the gate's texts (:func:`export.gate.texts.gate_texts`), task by task."""
+    """The reference in FP32 on the texts of :func:`export.gate.texts.gate_texts`, task by task."""
     from export.gate.reference import reference_model
-    from runtimes.executors.torch_reference import FlashReference, reference_settings
+    from runtimes.executors.torch_reference import FlashReference, reference_place
 
-    settings = reference_settings(SCHEMES[manifest.precision].reference_dtype)
+    device, kernel = reference_place()
     vectors: list[Vectors] = []
     chunks: list[Vectors] = []
     name, bf16_min_cosine = "", None
@@ -98,13 +99,13 @@ def reference_of(
         plain = [replace(text, task_id=None) for text in group]
         with stage(f"reference {task}"):
             model = reference_model(checkpoint, task)
-            reference = FlashReference(model, **settings)
+            reference = FlashReference(model, device=device, kernel=kernel)
             vectors.append(embed(reference, plain, tokenizer))
             if manifest.head is HeadName.CHUNKS:
                 chunks.append(embed_chunks(reference, texts_in_chunks(plain), tokenizer))
         if bf16_min_cosine is None:
             some = plain[:_BF16_TEXTS]
-            bf16_min_cosine = _bf16_cosine(model, reference.device, some, vectors[0], tokenizer)
+            bf16_min_cosine = _bf16_cosine(model, reference, some, vectors[0], tokenizer)
         name = reference.name
     return Reference(
         texts=texts,
@@ -117,7 +118,7 @@ def reference_of(
 
 def _bf16_cosine(
     model: nn.Module,
-    device: str,
+    reference: FlashReference,
     texts: Sequence[ParityText],
     exact: Vectors,
     tokenizer: TextTokenizer,
@@ -127,7 +128,9 @@ def _bf16_cosine(
 
     from runtimes.executors.torch_reference import FlashReference
 
-    stored = FlashReference(model, device=device, dtype=torch.bfloat16)
+    stored = FlashReference(
+        model, device=reference.device, dtype=torch.bfloat16, kernel=reference.kernel
+    )
     return float(row_cosines(exact[: len(texts)], embed(stored, texts, tokenizer)).min())
 
 

@@ -7,12 +7,11 @@ stays right for any batch, and callers who send equal lengths get the memory of 
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.graph.rewrite import CONTRIB, constant, drop_unused, node, nodes, replace
-from runtimes.tensors import ATTENTION_MASK
+from export.graph.rewrite import CONTRIB, drop_unused, node, nodes, replace
+from export.lowering.padding import choice, insert_first, mask_input, no_padding
 
 
 class UseContribAttention(InPlacePass):
@@ -23,40 +22,27 @@ class UseContribAttention(InPlacePass):
         attentions = nodes(model, "Attention")
         if not attentions:
             return PassResult(model, modified=False)
-        full, padding = _mask_values(model)
+        full, padding = no_padding(model), _padding_mask(model)
         for old in attentions:
-            heads = old.attributes["q_num_heads"].as_int()
             q, k, v = old.inputs[:3]
-            new = node(
-                "If",
-                [full],
-                old.outputs[0],
-                name=f"{old.name}.if",
-                then_branch=_branch(old, [q, k, v], heads, "flash"),
-                else_branch=_branch(old, [q, k, v, None, padding], heads, "masked"),
-            )
-            replace(model, [old], [new])
+            flash = _attention(old, [q, k, v], "flash")
+            masked = _attention(old, [q, k, v, None, padding], "masked")
+            replace(model, [old], [choice(old, full, flash, masked)])
         drop_unused(model)
         model.graph.opset_imports[CONTRIB] = 1
         return PassResult(model, modified=True)
 
 
-def _mask_values(model: ir.Model) -> tuple[ir.Value, ir.Value]:
-    """``full`` (bool scalar: every token counts) and the INT32 padding mask."""
-    mask = next(v for v in model.graph.inputs if v.name == ATTENTION_MASK.name)
-    least = node("ReduceMin", [mask], name="mask.least", keepdims=0)
-    one = constant(model, "mask.one", np.array(1, np.int64))
-    full = node("Equal", [least.outputs[0], one], name="mask.full")
-    padding = node("Cast", [mask], name="mask.int32", to=ir.DataType.INT32.value)
-    first = next(iter(model.graph))
-    for new in (least, full, padding):
-        model.graph.insert_before(first, new)
-    return full.outputs[0], padding.outputs[0]
+def _padding_mask(model: ir.Model) -> ir.Value:
+    """The mask as INT32, which MultiHeadAttention takes."""
+    padding = node("Cast", [mask_input(model)], name="mask.int32", to=ir.DataType.INT32.value)
+    insert_first(model, padding)
+    return padding.outputs[0]
 
 
-def _branch(old: ir.Node, inputs: list[ir.Value | None], heads: int, branch: str) -> ir.Graph:
+def _attention(old: ir.Node, inputs: list[ir.Value | None], branch: str) -> ir.Node:
+    heads = old.attributes["q_num_heads"].as_int()
     name = f"{old.name}.{branch}"
-    attention = node(
+    return node(
         "MultiHeadAttention", inputs, old.outputs[0], name=name, domain=CONTRIB, num_heads=heads
     )
-    return ir.Graph([], [attention.outputs[0]], nodes=[attention], name=name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from runtimes.arrays import Arrays
 from runtimes.choices import Device
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors.base import RuntimeBase, while_open
+from runtimes.executors.placement import RECORDED, require_placed
 from runtimes.executors.vnni import has_vnni
 from runtimes.tasks import check_task_ids
 from runtimes.text.batching import GPU, Budget
@@ -50,13 +53,15 @@ class OrtRuntime(RuntimeBase):
         ``integer_products`` Q/DQ are computed as they stand: ONNX Runtime 1.31 fuses those of
         other types than INT8 too, into integer kernels that do not take them. A graph may also be
         the bytes of a model whose weights lie in ``folder``. Raises :class:`MissingError` where
-        ``device`` is ``cuda`` and its provider does not load.
+        ``device`` is ``cuda`` and its provider does not load or leaves heavy nodes to the CPU.
         """
         self.name = f"onnxruntime-{device}"
         self.budget = Budget() if device is Device.CPU else GPU
         if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = _session_options(threads, spinning=spinning, integer_products=integer_products)
+        if device is not Device.CPU:
+            options.add_session_config_entry(RECORDED, "1")
         if folder is not None:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
         try:
@@ -68,6 +73,8 @@ class OrtRuntime(RuntimeBase):
             raise AdaptrtError(f"{name}: ONNX Runtime cannot load it: {error}") from error
         if self._session.get_providers()[0] != _PROVIDERS[device]:  # it would go on on the CPU
             raise MissingError(f"{_PROVIDERS[device]} did not start: {_CUDA_HINT}")
+        if device is not Device.CPU:
+            require_placed(self._session.get_provider_graph_assignment_info(), _PROVIDERS[device])
         self._tasks = tuple(tasks)
         self._options = ort.RunOptions()
         if adapter is not None:
@@ -119,6 +126,10 @@ def _provider(device: Device) -> str:
     name = _PROVIDERS[device]
     if name not in ort.get_available_providers():
         raise MissingError(f"this ONNX Runtime has no {name}: {_CUDA_HINT}")
+    if device is Device.CUDA:
+        # CUDA and cuDNN as pip installs them lie where the loader does not look.
+        with redirect_stdout(sys.stderr):  # where it says what it does not find
+            ort.preload_dlls()
     return name
 
 

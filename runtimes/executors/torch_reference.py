@@ -5,9 +5,9 @@ The only runtime module that imports torch.
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
-from typing import Any, TypedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,21 +23,19 @@ from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING
 
 
 class Kernel(Choice):
-    """Where attention is computed, as transformers names it."""
+    """Where attention is computed."""
 
-    SDPA = "sdpa"  # PyTorch's own FlashAttention
-    FLASH_ATTENTION_2 = "flash_attention_2"  # the flash-attn package
-
-
-_KERNEL_NAMES = {Kernel.SDPA: "torch-sdpa-flash", Kernel.FLASH_ATTENTION_2: "flash-attn"}
+    FLASH = "flash"  # PyTorch's own FlashAttention: FP32 on a CPU, FP16 and BF16 on a GPU
+    MATH = "math"  # plain products, in any type on any device
+    FLASH_ATTENTION_2 = "flash_attention_2"  # the flash-attn package, under transformers' name
 
 
-class ReferenceSettings(TypedDict):
-    """How :class:`FlashReference` runs."""
-
-    device: Device
-    dtype: torch.dtype
-    kernel: Kernel
+_KERNEL_NAMES = {
+    Kernel.FLASH: "torch-sdpa-flash",
+    Kernel.MATH: "torch-sdpa-math",
+    Kernel.FLASH_ATTENTION_2: "flash-attn",
+}
+_BACKENDS = {Kernel.FLASH: SDPBackend.FLASH_ATTENTION, Kernel.MATH: SDPBackend.MATH}
 
 
 class FlashReference(RuntimeBase):
@@ -45,7 +43,7 @@ class FlashReference(RuntimeBase):
 
     With scaled-dot-product attention the kernel is pinned: where PyTorch could not use it, it
     raises and nothing falls back. Padded inputs are unpadded, and rows of equal length run
-    together, so no mask is involved.
+    together, so no mask is involved. FP32 is FP32: no product is rounded to TF32 or BF16.
     """
 
     def __init__(
@@ -54,20 +52,20 @@ class FlashReference(RuntimeBase):
         *,
         device: str = Device.CPU,
         dtype: torch.dtype = torch.float32,
-        kernel: Kernel = Kernel.SDPA,
+        kernel: Kernel = Kernel.FLASH,
     ) -> None:
         """Moves and casts ``model`` itself."""
         for parameter in model.parameters():  # not .to(dtype): that would round RoPE's frequencies
             parameter.data = parameter.data.to(dtype)
-        if kernel is not Kernel.SDPA:
+        if kernel not in _BACKENDS:
             model.set_attn_implementation(kernel.value)  # type: ignore[operator]
         self._model = model.eval().to(device)
-        self.device, self._dtype, self._kernel = device, dtype, kernel
+        self.device, self._dtype, self.kernel = device, dtype, kernel
 
     @property
     def name(self) -> str:
         """Kernel, device and element type."""
-        kernel, dtype = _KERNEL_NAMES[self._kernel], str(self._dtype).removeprefix("torch.")
+        kernel, dtype = _KERNEL_NAMES[self.kernel], str(self._dtype).removeprefix("torch.")
         return f"{kernel}-{self.device}-{dtype}"
 
     @while_open
@@ -77,7 +75,11 @@ class FlashReference(RuntimeBase):
 
     def _token_vectors(self, ids: np.ndarray[Any, Any]) -> torch.Tensor:
         batch = torch.from_numpy(np.ascontiguousarray(ids)).to(self.device)
-        with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            stack.enter_context(exact_products())
+            if (backend := _BACKENDS.get(self.kernel)) is not None:
+                stack.enter_context(sdpa_kernel(backend))
             hidden: torch.Tensor = self._model(input_ids=batch).last_hidden_state.float()
         return hidden
 
@@ -96,7 +98,8 @@ class FlashReference(RuntimeBase):
             if weights is None:
                 means = tokens.mean(1)
             else:
-                means = torch.from_numpy(weights[rows, :, :length]).to(tokens.device) @ tokens
+                with exact_products():
+                    means = torch.from_numpy(weights[rows, :, :length]).to(tokens.device) @ tokens
             unit = (means / means.norm(dim=-1, keepdim=True)).cpu().numpy()
             vectors |= dict(zip(rows.tolist(), unit, strict=True))
         name = SENTENCE_EMBEDDING.name if weights is None else "chunk_embedding"
@@ -114,21 +117,29 @@ def _lengths(mask: NDArray[np.int64]) -> NDArray[np.int64]:
     return lengths
 
 
-def reference_settings(dtype: str) -> ReferenceSettings:
-    """How :class:`FlashReference` runs on this machine for a scheme's ``reference_dtype``.
+def reference_place() -> tuple[Device, Kernel]:
+    """Where the FP32 reference runs on this machine: on the GPU that PyTorch sees, else the CPU.
 
-    FlashAttention-2 takes FP16 and BF16 on a GPU only: there the reference runs in that
-    type, through the flash-attn package where it is installed, else PyTorch's kernel.
-    Everywhere else it is FP32 through the CPU's flash kernel.
+    FlashAttention on a GPU takes FP16 and BF16 alone; there attention is plain FP32 products.
     """
-    if dtype == "float32" or not torch.cuda.is_available():
-        return {"device": Device.CPU, "dtype": torch.float32, "kernel": Kernel.SDPA}
-    package = importlib.util.find_spec("flash_attn") is not None
-    return {
-        "device": Device.CUDA,
-        "dtype": getattr(torch, dtype),
-        "kernel": Kernel.FLASH_ATTENTION_2 if package else Kernel.SDPA,
-    }
+    if torch.cuda.is_available():
+        return Device.CUDA, Kernel.MATH
+    return Device.CPU, Kernel.FLASH
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """FP32 products in FP32, whatever the process allows (TF32 on a GPU, BF16 on a CPU)."""
+    cpu: Any = torch.backends.mkldnn  # its types leave out matmul
+    backends = (torch.backends.cuda.matmul, cpu.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 class TorchModule(RuntimeBase):

@@ -15,6 +15,7 @@ import pytest
 from export.gate.texts import parity_texts
 from runtimes import Embedder
 from runtimes.embedder import load_tokenizer
+from runtimes.errors import InputError
 from runtimes.manifest import read_manifest
 from runtimes.schemes import SCHEMES
 from tests.support import cosines, listing, run_cli
@@ -56,6 +57,13 @@ def test_bundle_verifies(bundle: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert run_cli("verify", "--bundle", bundle) == 0
     assert "every file as built" in capsys.readouterr().out
     assert listing(bundle) == before
+
+
+def test_int8_is_refused_by_onnx_runtime_on_a_gpu_though_the_graph_is_there() -> None:
+    """It has no INT8 products, and earlier versions wrote a graph that is FP32 elsewhere."""
+    assert (BUNDLES[1] / "model.onnxruntime_cuda.onnx").is_file()
+    with pytest.raises(InputError, match="onnxruntime_cuda does not run a bundle in int8, only in"):
+        Embedder.load(BUNDLES[1], runtime="onnxruntime_cuda")
 
 
 def test_int8_is_what_the_old_entries_said() -> None:

@@ -27,7 +27,7 @@ from runtimes.choices import GraphKind
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors.tensorrt.cuda import Cuda
 from runtimes.manifest import Manifest, read_manifest
-from tests.support import edit_json, graph_path, listing, run_cli, write_graphs
+from tests.support import build, edit_json, graph_path, listing, run_cli, write_graphs
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_tensorrt import Scenario, fake_module
 
@@ -93,6 +93,16 @@ def test_refittable_is_for_engines_of_merged_adapters(
     options = ("engine", "--target", "tensorrt_rtx", "--refittable", "--out", tmp_path, *more)
     assert run_cli(*options) == 2
     assert "--refittable: is for engines of merged adapters" in capsys.readouterr().err
+
+
+def test_refittable_is_not_for_int8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Refused before the calibration, which takes minutes, and whether or not a GPU is there."""
+    options = ("engine", "--target", "tensorrt_rtx", "--refittable", "--out", tmp_path)
+    assert run_cli(*options, "--precision", "int8") == 2
+    message = capsys.readouterr().err
+    assert "--refittable: PRECISION=int8 has one task's ranges in its graph" in message
+    assert "use fp32 or fp16 or bf16" in message
+    assert listing(tmp_path) == {}
 
 
 @pytest.fixture
@@ -375,6 +385,25 @@ def test_device_script_builds_and_records_an_engine(on_device: Path) -> None:
     assert manifest.versions["tensorrt"].startswith("tensorrt ")
     assert device_build(on_device).returncode == 0  # again, in place
     assert len([a for a in check_hashes(on_device).artifacts if a.gpu]) == 1
+
+
+def test_device_script_builds_an_engine_with_three_dimensional_inputs(
+    tmp_path: Path, small_folder: Path
+) -> None:
+    """HEAD=chunks: chunk_weights ``[batch, chunks, sequence]`` has a range of its own."""
+    code = build(
+        tmp_path,
+        *("--model", small_folder, "--target", "tensorrt10", "--head", "chunks"),
+        *("--parity-tokens", 64, "--max-tokens", 256),
+    )
+    assert code == 0
+    (bundle,) = (tmp_path / "small").glob("*-chunks-*")
+    timings = tmp_path / "timings"
+    done = device_build(bundle, "--maxShapes=2x64", f"--timingCacheFile={timings}")
+    assert done.returncode == 0, done.stderr
+    assert engine_of(check_hashes(bundle)).gpu == "sm87"
+    assert timings.is_file()
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_device_script_takes_shapes(on_device: Path) -> None:

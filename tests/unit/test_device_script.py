@@ -80,6 +80,57 @@ def test_device_script_gives_every_input_the_shapes_that_the_builder_gives_it(
             assert script["input_shapes"](entry["axes"], ranges) == list(tensor.shapes_in(profile))
 
 
+class Config:
+    """Takes a timing cache of the ``fitting`` bytes alone, as a config does that checks them."""
+
+    def __init__(self, *fitting: bytes) -> None:
+        self.fitting, self.used = fitting, b"none"
+
+    def create_timing_cache(self, known: bytes) -> bytes:
+        return known
+
+    def set_timing_cache(self, cache: bytes, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch
+        if cache in self.fitting:
+            self.used = cache
+        return cache in self.fitting
+
+
+@pytest.mark.parametrize(
+    ("known", "used", "words"),
+    [(b"mine", b"mine", ""), (b"other", b"", "it begins anew")],
+    ids=["this GPU's", "another GPU's"],
+)
+def test_timing_cache_of_another_gpu_begins_anew(
+    known: bytes, used: bytes, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It used to be left out in silence, and the next build measured everything again."""
+    config = Config(b"", b"mine")
+    runpy.run_path(str(SCRIPT))["use_timing_cache"](config, known)
+    assert config.used == used
+    assert words in capsys.readouterr().err
+
+
+def test_config_without_timing_caches_says_which_flag_to_leave_out() -> None:
+    with pytest.raises(SystemExit, match="leave --timingCacheFile out"):
+        runpy.run_path(str(SCRIPT))["use_timing_cache"](Config(), b"")
+
+
+def test_interrupted_write_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A timing cache used to be written in place."""
+    script, cache = runpy.run_path(str(SCRIPT)), tmp_path / "timings"
+    cache.write_bytes(b"before")
+    monkeypatch.setattr(Path, "replace", lambda *_: sys.exit("killed"))
+    with pytest.raises(SystemExit, match="killed"):
+        script["write"](cache, b"after")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"before"]
+    calls = [node for node in ast.walk(ast.parse(SCRIPT.read_text())) if isinstance(node, ast.Call)]
+    named = [call.func.attr for call in calls if isinstance(call.func, ast.Attribute)]
+    assert named.count("write_bytes") == 1  # the one in write()
+
+
 def test_shapes_of_a_profile() -> None:
     short, long = engine_profiles(("short", "long"), Limits())
     ids, _, task_id, weights = GraphForm(AdapterMode.SWITCHABLE, head=HeadName.CHUNKS).inputs

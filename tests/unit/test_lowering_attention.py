@@ -60,7 +60,7 @@ def test_result_is_the_standard_operators(make_pass: Any, lengths: list[int]) ->
     model, batch = attention_graph(), inputs(lengths)
     before = run_model(model, batch)
     assert make_pass()(model).modified
-    assert ("Attention" in op_types(model)) == (make_pass is UseKeyLengths)
+    assert "Attention" not in op_types(model)
     np.testing.assert_allclose(run_model(model, batch), before, atol=2e-6)
 
 
@@ -189,13 +189,41 @@ def test_cuda_copy_has_key_lengths_instead_of_a_mask(kind: str) -> None:
     model = attention_graph(kind)
     UseKeyLengths()(model)
     assert model.graph.opset_imports[""] == 24
-    for attention in (n for n in model.graph if n.op_type == "Attention"):
+    for attention in attentions(model, "else_branch"):
         *_, mask, past_key, past_value, lengths = attention.inputs
         assert (mask, past_key, past_value) == (None, None, None)
         assert present(present(lengths).producer()).op_type == "ReduceSum"
         assert set(attention.attributes) == {"q_num_heads", "kv_num_heads"}
     assert "Expand" not in op_types(model)
     assert op_types(model).count("ReduceSum") == 1
+
+
+def attentions(model: ir.Model, branch: str) -> list[ir.Node]:
+    """The one node of that branch of every If."""
+    branches = [n.attributes[branch].as_graph() for n in model.graph if n.op_type == "If"]
+    assert [[n.op_type for n in graph] for graph in branches] == [["Attention"]] * 2
+    return [node for graph in branches for node in graph]
+
+
+def test_cuda_copy_has_no_lengths_where_no_row_is_padded() -> None:
+    """Lengths choose the kernel for decoding, which is tuned for few queries."""
+    model = attention_graph()
+    UseKeyLengths()(model)
+    assert [len(attention.inputs) for attention in attentions(model, "then_branch")] == [3, 3]
+    assert op_types(model).count("ReduceMin") == 1  # asked once per call
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+def test_cuda_copy_gives_the_same_with_and_without_lengths(kind: str) -> None:
+    """The same rows alone, and beside a longer one that pads them."""
+    model = attention_graph(kind)
+    UseKeyLengths()(model)
+    padded = inputs([4, 4, 6], np.float16 if kind == "float16" else np.float32)
+    equal = {name: value[:2, :4] for name, value in padded.items()}
+    assert equal["attention_mask"].all()
+    np.testing.assert_allclose(
+        run_model(model, equal), run_model(model, padded)[:2, :4], atol=2e-6, rtol=1e-3
+    )
 
 
 OTHERS = {

@@ -1,4 +1,4 @@
-"""Names of bundles: each choice that changes what is in one."""
+"""Names of bundles: each choice that changes what is in one; and which graphs they hold."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from export.build.staged import graph_files
 from export.bundle.plan import BundlePlan, plan_bundle
 from export.checkpoint.reader import Checkpoint, open_checkpoint
 from export.spec import BuildSpec, Limits
-from runtimes.choices import AdapterMode, HeadName, Interface, Precision, Target
+from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Precision, Target
 from runtimes.errors import InputError
+from runtimes.schemes import SCHEMES
 from tests.support import SAMPLE_HF
 
 DEFAULT = BuildSpec(
@@ -162,3 +164,13 @@ def test_one_name_is_not_for_several_bundles() -> None:
     with pytest.raises(InputError, match="NAME: TASK=all builds several bundles"):
         replace(DEFAULT, task="all", name="mine")
     assert replace(DEFAULT, task="all", name="mine", **SWITCHABLE).name == "mine"
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_no_graph_is_written_that_nothing_runs_in_the_precision(
+    small: Checkpoint, precision: Precision
+) -> None:
+    """Nothing multiplies INT8 in ONNX Runtime on a GPU; BF16's portable graph is PyTorch's."""
+    kinds = set(graph_files(plan(small), Target.TENSORRT_RTX, precision))
+    quantised = SCHEMES[precision].storage is not None
+    assert set(GraphKind) - kinds == ({GraphKind.ONNXRUNTIME_CUDA} if quantised else set())

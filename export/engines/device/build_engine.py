@@ -183,14 +183,22 @@ def build(
             sys.exit(f"error: TensorRT refused the shapes {ranges}")
     cache = chosen.timingCacheFile
     if cache:
-        known = cache.read_bytes() if cache.is_file() else b""
-        config.set_timing_cache(config.create_timing_cache(known), False)
+        use_timing_cache(config, cache.read_bytes() if cache.is_file() else b"")
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         sys.exit("error: TensorRT built no engine; its reasons are above")
     if cache:
-        cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        write(cache, bytes(config.get_timing_cache().serialize()))
     return bytes(plan)
+
+
+def use_timing_cache(config: Any, known: bytes) -> None:
+    """Begin with what was measured before, or anew where another TensorRT or GPU measured it."""
+    if config.set_timing_cache(config.create_timing_cache(known), False):
+        return
+    print("the timing cache is not of this TensorRT and GPU; it begins anew", file=sys.stderr)
+    if not config.set_timing_cache(config.create_timing_cache(b""), False):
+        sys.exit("error: TensorRT takes no timing cache; leave --timingCacheFile out")
 
 
 def device_sm() -> str:

@@ -56,6 +56,7 @@ FLOORS = (
     ("export.lowering",),
     ("export.bundle",),
     ("export.engines",),
+    ("export.emulation",),
     ("export.gate",),
     ("export.report",),
     ("export.quantisation",),

@@ -1,0 +1,151 @@
+"""An engine's graph, computed on a CPU as the engine's plan says it is compiled.
+
+The graph gives operators, types, weights and scales; the plan gives what the compiler made of
+quantised products and of attention. Everything else is computed as the graph has it, rounded to
+its types. Which library kernel a GPU takes, and in which order it adds up, is not known to either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from export.emulation.attention import attention
+from export.emulation.operators import TORCH_TYPES, along, evaluate, tensor_of
+from export.emulation.products import (
+    PLAN_TYPES,
+    Overflow,
+    Quantised,
+    quantised_kernels,
+    quantised_product,
+)
+from export.engines.plan import Kernel, Plan
+from runtimes.arrays import Arrays
+from runtimes.executors.base import RuntimeBase, while_open
+
+Value = Tensor | Quantised
+
+
+class EmulatedEngine(RuntimeBase):
+    """The graph of an engine, run with the numerics of ``plan``.
+
+    ``overflows`` counts, by the product's name, the sums that its output's type could not hold.
+    """
+
+    name = "torch-cpu-emulated-engine"
+
+    def __init__(self, graph: Path, plan: Plan) -> None:
+        """Read the graph and its weights."""
+        model = ir.load(graph)
+        self._nodes = list(model.graph)
+        self._outputs = [value.name or "" for value in model.graph.outputs]
+        self._weights: dict[str, Value] = {
+            name: tensor_of(value.const_value)
+            for name, value in model.graph.initializers.items()
+            if value.const_value is not None
+        }
+        self._last_use = _last_uses(self._nodes, keep={*self._outputs, *self._weights})
+        self._products = quantised_kernels(plan)
+        self._attentions = {node: k for k in plan.attentions for node in k.nodes}
+        self.overflows: dict[str, Overflow] = {}
+
+    @while_open
+    def run(self, inputs: Arrays) -> Arrays:
+        """Execute once."""
+        values: dict[str, Value] = dict(self._weights)
+        values |= {name: torch.from_numpy(array) for name, array in inputs.items()}
+        with torch.inference_mode():
+            for position, node in enumerate(self._nodes):
+                operands = [None if v is None else values[v.name or ""] for v in node.inputs]
+                results = self._evaluate(node, operands)
+                values.update(
+                    {v.name or "": r for v, r in zip(node.outputs, results, strict=False)}
+                )
+                for name in self._last_use.get(position, ()):
+                    del values[name]
+        return {name: _plain(values[name]).numpy() for name in self._outputs}
+
+    def _evaluate(self, node: ir.Node, operands: Sequence[Value | None]) -> Sequence[Value]:
+        if (special := self._SPECIAL.get(node.op_type)) is not None:
+            result = special(self, node, operands)
+            if result is not None:
+                return (result,)
+        return evaluate(node, [None if v is None else _plain(v) for v in operands])
+
+    def _dequantise(self, node: ir.Node, operands: Sequence[Value | None]) -> Value | None:
+        """Kept as it is stored: a product of the plan may multiply just that."""
+        values, scale = operands[:2]
+        if not isinstance(values, Tensor) or not isinstance(scale, Tensor):
+            return None
+        axis = node.attributes.get_int("axis", 1)
+        return Quantised(values=values, scale=along(scale, axis, values.ndim))
+
+    def _matmul(self, node: ir.Node, operands: Sequence[Value | None]) -> Value | None:
+        """A product of the plan's; None where the plan multiplies what the graph says."""
+        facts = self._products.get(node.name or "")
+        if facts is None:
+            return None
+        a, b = operands
+        if not isinstance(a, Quantised) or not isinstance(b, Quantised):
+            raise ValueError(
+                f"{node.name}: the plan multiplies quantised numbers ({facts.kernel}), but the "
+                "graph does not dequantise both operands; the plan belongs to another graph"
+            )
+        overflow = self.overflows.setdefault(node.name or "", Overflow())
+        return quantised_product(a, b, facts, _type_of(node, b), overflow)
+
+    def _attention(self, node: ir.Node, operands: Sequence[Value | None]) -> Value | None:
+        kernel = self._attentions.get(node.name or "")
+        q, k, v = (_plain(x) for x in operands[:3] if x is not None)
+        mask = operands[3] if len(operands) > 3 else None
+        heads = node.attributes.get_int("q_num_heads", 0)
+        split = q.ndim == 3
+        if split:
+            q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+        keys = None if mask is None else _plain(mask).bool()
+        kind, half = _attention_facts(kernel, q.dtype)
+        mixed = attention(q, k, v, keys, kind, half=half)
+        return mixed.transpose(1, 2).flatten(-2) if split else mixed
+
+    def _free(self) -> None:
+        del self._weights
+
+    _SPECIAL: Mapping[str, Callable[..., Value | None]] = {
+        "Attention": _attention,
+        "DequantizeLinear": _dequantise,
+        "MatMul": _matmul,
+    }
+
+
+def _attention_facts(kernel: Kernel | None, graph: torch.dtype) -> tuple[torch.dtype, bool]:
+    """The type of a kernel's operands, and whether it adds up in Half."""
+    if kernel is None:  # decomposed: what the graph says
+        return graph, False
+    return PLAN_TYPES[kernel.inputs[0].type], kernel.accumulator == "Half"
+
+
+def _plain(value: Value) -> Tensor:
+    return value.dequantised() if isinstance(value, Quantised) else value
+
+
+def _type_of(node: ir.Node, operand: Quantised) -> torch.dtype:
+    """What the graph gives a product: its output's type, or that of its operand's scale."""
+    dtype = node.outputs[0].dtype
+    return operand.scale.dtype if dtype is None else TORCH_TYPES[dtype]
+
+
+def _last_uses(nodes: Sequence[ir.Node], keep: set[str]) -> Mapping[int, list[str]]:
+    """After which node which values are used no more."""
+    last: dict[str, int] = {}
+    for position, node in enumerate(nodes):
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value.name and value.name not in keep:
+                last[value.name] = position
+    uses: dict[int, list[str]] = {}
+    for name, position in last.items():
+        uses.setdefault(position, []).append(name)
+    return uses

@@ -117,6 +117,7 @@ class FileKind(Choice):
     REFERENCE = "reference"  # the reference's vectors of the gate's texts
     REFERENCE_CHUNKS = "reference_chunks"
     PARITY = "parity"
+    PLAN = "plan"  # what the engines execute
     CALIBRATION = "calibration"
     REPORT = "report"
     DEVICE = "device"  # what builds the engine on the device itself

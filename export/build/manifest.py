@@ -9,6 +9,7 @@ from pathlib import Path
 
 from export.build.inputs import BuildInputs
 from export.bundle.plan import BundlePlan, engine_names
+from export.engines.builder import BuiltEngine
 from export.engines.profiles import engine_profiles
 from export.spec import BuildSpec
 from runtimes.bundle_files import (
@@ -17,6 +18,7 @@ from runtimes.bundle_files import (
     DEVICE_FILES,
     OFFICIAL_FOLDER,
     PARITY_FILE,
+    PLAN_FILE,
     REFERENCE_FILE,
     REPORT_FILE,
     SHARED_FILE,
@@ -88,18 +90,18 @@ def final_manifest(
     draft: Manifest,
     folder: Path,
     spec: BuildSpec,
-    memory: Mapping[str, tuple[int, ...] | None],
+    engines: Mapping[str, BuiltEngine],
     parity: Parity,
     quantisation: Quantisation | None,
 ) -> Manifest:
     """The manifest of a staged bundle that passed its gate: every file hashed.
 
-    ``memory`` is that of the engines' profiles by file, bytes; ``parity`` how the graph that
-    speaks for the target compared.
+    ``engines`` are what the builder said of them, by file; ``parity`` how the graph that speaks
+    for the target compared.
     """
     return replace(
         draft,
-        artifacts=tuple(_artifacts(folder, draft.artifacts, spec, memory)),
+        artifacts=tuple(_artifacts(folder, draft.artifacts, spec, engines)),
         parity=parity,
         quantisation=quantisation,
     )
@@ -116,7 +118,7 @@ def _artifacts(
     folder: Path,
     graphs: Iterable[Artifact],
     spec: BuildSpec,
-    memory: Mapping[str, tuple[int, ...] | None],
+    engines: Mapping[str, BuiltEngine],
 ) -> Iterator[Artifact]:
     for graph in graphs:
         yield make_artifact(folder, graph.path, GraphKind(graph.kind), precision=spec.precision)
@@ -124,7 +126,7 @@ def _artifacts(
         engine = make_artifact(
             folder, name, spec.target, precision=spec.precision, gpu=gpu or spec.gpus[0]
         )
-        yield replace(engine, stripped=spec.refittable, memory=memory[name])
+        yield replace(engine, stripped=spec.refittable, memory=engines[name].memory)
     for name in DEVICE_FILES:
         if (folder / name).is_file():
             yield make_artifact(folder, name, FileKind.DEVICE)
@@ -138,6 +140,7 @@ def _artifacts(
     yield make_artifact(folder, PARITY_FILE, FileKind.PARITY)
     for name, kind in (
         (CHUNKS_FILE, FileKind.REFERENCE_CHUNKS),
+        (PLAN_FILE, FileKind.PLAN),
         (CALIBRATION_FILE, FileKind.CALIBRATION),
         (REPORT_FILE, FileKind.REPORT),
     ):

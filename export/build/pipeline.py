@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +10,6 @@ from calibration.table import Calibration
 from export.build.inputs import BuildInputs
 from export.build.manifest import draft_manifest, final_manifest
 from export.build.staged import (
-    Memory,
     StagedBundle,
     copy_tokenizer,
     graph_files,
@@ -21,6 +20,7 @@ from export.bundle.plan import BundlePlan, plan_bundle
 from export.bundle.replacing import require_replaceable
 from export.bundle.staging import staging, write_json
 from export.console.progress import log, stage
+from export.engines.builder import BuiltEngine
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
 from export.gate.gate import Reference, Verdict, judge, reference_of
@@ -48,7 +48,7 @@ class Passed:
     reference: Reference
     verdict: Verdict
     cast: CastReport
-    memory: Memory
+    engines: Mapping[str, BuiltEngine]  # what the builder said of them, by file
     precision: PrecisionPlan | None = None  # where the scheme quantises
 
 
@@ -130,7 +130,7 @@ def _build_bundle(
         with stage("hashes"):
             parity = _parity(passed)
             manifest = final_manifest(
-                staged.draft, folder, spec, passed.memory, parity, quantisation
+                staged.draft, folder, spec, passed.engines, parity, quantisation
             )
         write_json(folder / MANIFEST_FILE, manifest.to_json())
     return final, manifest
@@ -141,11 +141,11 @@ def _build_unquantised(
 ) -> Passed:
     """Engines first: they take seconds and can fail, the gate takes minutes."""
     cast = write_model(staged, graph)
-    memory = make_engines(staged, inputs.spec, inputs.trt, inputs.engines)
+    engines = make_engines(staged, inputs.spec, inputs.trt, inputs.engines)
     reference = _reference(inputs, staged.draft, position)
     verdict = _judge(inputs, staged, reference)
     verdict.require_passed()
-    return Passed(reference=reference, verdict=verdict, cast=cast, memory=memory)
+    return Passed(reference=reference, verdict=verdict, cast=cast, engines=engines)
 
 
 def _build_quantised(
@@ -169,9 +169,9 @@ def _build_quantised(
             precision, verdict.failure, calibration, gemms, spec.calibration.fallback_max
         )
         cast = write_model(staged, quantise_graph(graph, precision), precision)
-    memory = make_engines(staged, spec, inputs.trt, inputs.engines)
+    engines = make_engines(staged, spec, inputs.trt, inputs.engines)
     return Passed(
-        reference=reference, verdict=verdict, cast=cast, memory=memory, precision=precision
+        reference=reference, verdict=verdict, cast=cast, engines=engines, precision=precision
     )
 
 

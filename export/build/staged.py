@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from export.bundle.plan import BundlePlan, engine_names
 from export.console.progress import stage
-from export.engines.builder import EngineSpec, build_engine
+from export.engines.builder import BuiltEngine, EngineSpec, build_engine
+from export.engines.plan_file import write_plans
 from export.engines.reuse import EngineSource
 from export.gate.traced import TRACED
 from export.graph.precision_plan import PrecisionPlan
@@ -27,8 +28,6 @@ from runtimes.files import read_json
 from runtimes.manifest import Manifest
 from runtimes.open import EXECUTORS
 from runtimes.tensors import Tensor
-
-Memory = Mapping[str, tuple[int, ...] | None]  # of engines' profiles by file, bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +95,23 @@ def write_model(
 
 def make_engines(
     staged: StagedBundle, spec: BuildSpec, trt: ModuleType | None, former: EngineSource | None
-) -> Memory:
-    """Build the engines, or take over the ``former`` bundle's; the memory of their profiles."""
-    folder = staged.folder
+) -> Mapping[str, BuiltEngine]:
+    """The engines and what the builder said of them, by file; their plans are written down.
+
+    They are built, or those of the ``former`` bundle.
+    """
     if former is not None:
-        return former.link(folder / staged.files[GraphKind.TENSORRT], folder)
-    memory = {}
+        engines = former.link(staged.folder / staged.files[GraphKind.TENSORRT], staged.folder)
+    else:
+        engines = _build_engines(staged, spec, trt)
+    write_plans(staged.folder, {name: engine.plans for name, engine in engines.items()})
+    return engines
+
+
+def _build_engines(
+    staged: StagedBundle, spec: BuildSpec, trt: ModuleType | None
+) -> dict[str, BuiltEngine]:
+    built = {}
     for gpu, name in engine_names(spec):
         engine = EngineSpec(
             limits=spec.limits,
@@ -112,7 +122,7 @@ def make_engines(
             profiles=spec.profiles,
             refittable=spec.refittable,
         )
-        graph = folder / staged.files[GraphKind.TENSORRT]
+        graph = staged.folder / staged.files[GraphKind.TENSORRT]
         with stage(f"engine {gpu or spec.gpus[0]}"):
-            memory[name] = build_engine(trt, graph, folder / name, engine).memory
-    return memory
+            built[name] = build_engine(trt, graph, staged.folder / name, engine)
+    return built

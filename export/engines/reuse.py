@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from export.bundle.staging import check_hashes
+from export.engines.builder import BuiltEngine
+from export.engines.plan_file import bundle_plans
 from export.spec import BuildSpec, Limits
 from runtimes.bundle_files import SHARED_FILE
 from runtimes.errors import InputError
@@ -42,8 +44,8 @@ class EngineSource:
         path = self.folder / SHARED_FILE
         return path if path.is_file() else None
 
-    def link(self, graph: Path, folder: Path) -> dict[str, tuple[int, ...] | None]:
-        """Put the engines into ``folder``; their names with the memory of each profile.
+    def link(self, graph: Path, folder: Path) -> dict[str, BuiltEngine]:
+        """Put the engines into ``folder``; what their builder said of them, by file.
 
         ``graph`` is what the new bundle's weights belong to: only the very graph that the engines
         were built from can name them.
@@ -56,7 +58,11 @@ class EngineSource:
             )
         for engine in self._engines():
             link_or_copy(self.folder / engine.path, folder / engine.path)
-        return {engine.path: engine.memory for engine in self._engines()}
+        plans = bundle_plans(self.folder, self.manifest)
+        return {
+            engine.path: BuiltEngine(memory=engine.memory, plans=plans.get(engine.path, ()))
+            for engine in self._engines()
+        }
 
     def spec(self, model: str, task: str, out: Path | None, **options: Any) -> BuildSpec:
         """The specification of a bundle like this one for another task."""

@@ -22,6 +22,8 @@ from adaptrt import Embedder
 from export.bundle.staging import check_hashes
 from export.checkpoint.reader import Checkpoint
 from export.engines.builder import BuiltEngine, EngineSpec, build_engine
+from export.engines.plan import Kernel, KernelKind, Plan
+from export.engines.plan_file import bundle_plans
 from export.spec import Limits
 from runtimes.choices import GraphKind
 from runtimes.errors import AdaptrtError, InputError, MissingError
@@ -33,6 +35,11 @@ from tests.unit.fake_tensorrt import Scenario, fake_module
 
 PLAN = b"an engine without weights"
 MEMORY = (4096,)
+COMPILED = Plan(
+    builder="tensorrt_rtx 1.7.1",
+    gpu="sm89",
+    kernels=(Kernel(name="_gemm_mha_v2_myl0_1", kind=KernelKind.GENERATED, layer=0),),
+)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +121,7 @@ def stripped_builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         assert spec.refittable
         out.write_bytes(PLAN)
         built.append(out)
-        return BuiltEngine(memory=MEMORY, plans=())
+        return BuiltEngine(memory=MEMORY, plans=(COMPILED,))
 
     monkeypatch.setattr(export.build.inputs, "device_sm", lambda: "sm89")
     monkeypatch.setattr(export.build.staged, "build_engine", build)
@@ -176,6 +183,7 @@ def test_refit_gives_another_task_the_same_engine(
     assert (manifest.task, engine_of(manifest)) == ("retrieval.query", first)
     engine = bundle / "encoder.sm89.engine"
     assert engine.samefile(refittable / "encoder.sm89.engine")
+    assert bundle_plans(bundle, manifest) == {"encoder.sm89.engine": (COMPILED,)}
     ours, theirs = (Embedder.load(b).encode(["Guten Tag", "x"]) for b in (bundle, query_bundle))
     np.testing.assert_array_equal(ours, theirs)
     assert manifest.versions["tensorrt"] == read_manifest(refittable).versions["tensorrt"]
@@ -300,6 +308,22 @@ def test_manifest_holds_profiles_and_their_memory(fp16_bundle: Path) -> None:
     memory = engine_of(manifest).memory
     assert len(memory) == 1
     assert memory[0] > 1 << 20
+
+
+def test_bundle_holds_the_plan_of_its_engine(fp16_bundle: Path, small_bundle: Path) -> None:
+    ((plan,),) = bundle_plans(fp16_bundle, read_manifest(fp16_bundle)).values()
+    assert (plan.gpu, len(plan.attentions), len(plan.products)) == ("sm89", 6, 24)
+    assert all({kernel.layer for kernel in plan.kernels} >= {None, layer} for layer in range(6))
+    assert bundle_plans(small_bundle, read_manifest(small_bundle)) == {}
+
+
+def test_plan_of_another_bundles_engine_is_refused(fp16_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(fp16_bundle, tmp_path / "bundle"))
+    text = (bundle / "plan.json").read_text().replace("encoder.sm89", "encoder.sm120")
+    (bundle / "plan.json").write_text(text)
+    message = r"got encoder.sm120.engine, expected some of encoder.sm89.engine; copy"
+    with pytest.raises(InputError, match=message):
+        bundle_plans(bundle, read_manifest(fp16_bundle))
 
 
 @pytest.fixture(scope="module")

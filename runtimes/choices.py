@@ -67,6 +67,19 @@ class Device(Choice):
     CUDA = "cuda"
 
 
+_DEVICE = re.compile(r"cpu|cuda(?::(\d{1,3}))?")
+
+
+def parse_device(value: object) -> tuple[Device, int]:
+    """The device and its ordinal: ``cpu``, ``cuda`` (the first GPU), ``cuda:1`` (the second)."""
+    found = _DEVICE.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise InputError(
+            f"device: got {shown(value)}, expected cpu, cuda, or cuda:1 for the second GPU"
+        )
+    return Device(found[0].partition(":")[0]), int(found[1] or 0)
+
+
 class Observer(Choice):
     """How a calibration turns what was seen of an activation into its range."""
 

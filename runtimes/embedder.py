@@ -82,7 +82,8 @@ class Embedder(RuntimeBase):
             runtime: the executor, never replaced by another: ``onnxruntime`` runs the bundle's CPU
                 graph (half-precision weights, FP32 arithmetic), ``onnxruntime_cuda`` its graph for
                 NVIDIA GPUs, ``tensorrt_rtx`` and ``tensorrt`` its engine for the GPU present.
-            device: ``cpu`` or ``cuda``, checked against the executor's own; None checks nothing.
+            device: ``cpu``, ``cuda`` (the first GPU) or ``cuda:1`` (the second); refused where the
+                executor runs elsewhere. None is the executor's own.
             threads: of ONNX Runtime on a CPU; None is one per core.
             adapter: an ``.onnx_adapter`` file for a bundle with a slot.
             max_bytes: a text of more bytes of UTF-8 is refused; tokenising 1 MB takes up to 1.1 s

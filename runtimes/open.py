@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from runtimes.choices import AdapterMode, Device, GraphKind, Precision, Target
+from runtimes.choices import AdapterMode, Device, GraphKind, Precision, Target, parse_device
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime
 from runtimes.heads import graph_inputs, head_of
@@ -26,12 +26,14 @@ class OpenOptions:
     """How an executor is opened, beyond what the bundle says.
 
     ``threads`` are those of ONNX Runtime on a CPU (None: one per core), which go on ``spinning``
-    between calls or not. ``adapter`` is the file that fills a slot.
+    between calls or not. ``adapter`` is the file that fills a slot. ``ordinal`` is the GPU's, as
+    CUDA counts those that this process sees.
     """
 
     threads: int | None = None
     adapter: Path | None = None
     spinning: bool = True
+    ordinal: int = 0
 
 
 # Opens a bundle's graph or engine as it stands, without the head's contract.
@@ -86,6 +88,7 @@ def _onnxruntime(
     return OrtRuntime(
         folder / manifest.artifact(graph).path,
         device=device,
+        ordinal=options.ordinal,
         threads=options.threads,
         adapter=adapter,
         tasks=counted_tasks(manifest),
@@ -97,8 +100,15 @@ def _onnxruntime(
 def _engine(folder: Path, manifest: Manifest, options: OpenOptions, *, flavour: Target) -> Runtime:
     from runtimes.executors.tensorrt.runtime import open_engine
 
-    inputs = graph_inputs(manifest.adapter, manifest.interface, manifest.head)
-    return open_engine(folder, manifest, flavour, inputs, counted_tasks(manifest))
+    return open_engine(
+        folder,
+        manifest,
+        flavour,
+        graph_inputs(manifest.adapter, manifest.interface, manifest.head),
+        (head_of(manifest.interface, manifest.head).output,),
+        counted_tasks(manifest),
+        ordinal=options.ordinal,
+    )
 
 
 # ONNX Runtime's CPU kernels have no BF16; its own CPU graph is FP32 there.
@@ -185,13 +195,15 @@ def open_runtime(
     """The runtime of a bundle by one executor, with the contract of the bundle's head.
 
     ``name`` is that of a row of :data:`EXECUTORS`, or a row. ``device`` None is the executor's
-    own; another one than that is refused. Nothing is replaced by anything else: raises
+    own, the first GPU of several; ``cuda:1`` is the second, and another kind than the executor's
+    is refused. Nothing is replaced by anything else: raises
     :class:`InputError` for a bundle without what the executor runs, and
     :class:`~runtimes.errors.MissingError` where the device or a library is not there.
     """
     executor = name if isinstance(name, Executor) else find_executor(name)
-    if device is not None and device != executor.device:
-        fitting = [e.name for e in EXECUTORS.values() if e.offered and e.device == device]
+    kind, ordinal = (executor.device, 0) if device is None else parse_device(device)
+    if kind is not executor.device:
+        fitting = [e.name for e in EXECUTORS.values() if e.offered and e.device is kind]
         hint = f"for {device} take runtime {' or '.join(fitting)}" if fitting else "leave it out"
         raise InputError(
             f"device: got {shown(device)}, but runtime {executor.name} runs on "
@@ -204,7 +216,7 @@ def open_runtime(
         )
     if adapter is not None and not executor.fills_slots:
         raise InputError("adapter: engines have no slot; use runtime='onnxruntime'")
-    options = OpenOptions(threads=threads, adapter=adapter, spinning=spinning)
+    options = OpenOptions(threads=threads, adapter=adapter, spinning=spinning, ordinal=ordinal)
     runtime = executor.opener(folder, manifest, options)
     head = head_of(manifest.interface, manifest.head)
     return head.apply(runtime)

@@ -79,10 +79,10 @@ TASK_ID = Tensor(name="task_id", dtype="int64", axes=(BATCH,))
 SENTENCE_EMBEDDING = Tensor(name="sentence_embedding", dtype="float32", axes=(BATCH, HIDDEN))
 
 
-def check_shapes(tensors: Sequence[Tensor], arrays: Arrays) -> None:
+def check_shapes(tensors: Sequence[Tensor], arrays: Arrays) -> dict[Axis, int]:
     """Refuse arrays whose axes of one name differ in size from those of ``input_ids``.
 
-    ``tensors`` describe inputs; those that ``arrays`` lacks are left out.
+    ``tensors`` describe inputs; those that ``arrays`` lacks are left out. Returns every axis' size.
     """
     ids = arrays[INPUT_IDS.name]
     if ids.ndim != len(INPUT_IDS.axes):
@@ -99,3 +99,4 @@ def check_shapes(tensors: Sequence[Tensor], arrays: Arrays) -> None:
             raise InputError(
                 f"{tensor.name}: got shape {list(shape)} beside input_ids {list(ids.shape)}"
             )
+    return sizes

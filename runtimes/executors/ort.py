@@ -39,6 +39,7 @@ class OrtRuntime(RuntimeBase):
         graph: Path | bytes,
         *,
         device: Device = Device.CPU,
+        ordinal: int = 0,
         threads: int | None = None,
         adapter: Path | None = None,
         tasks: Sequence[str] = (),
@@ -48,6 +49,7 @@ class OrtRuntime(RuntimeBase):
     ) -> None:
         """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
 
+        ``ordinal`` is the GPU's, where ``device`` is one.
         ``spinning`` threads go on spinning between calls and start the next one sooner; where
         other processes use the cores too, as in a server, they would take their time. Without
         ``integer_products`` Q/DQ are computed as they stand: ONNX Runtime 1.31 fuses those of
@@ -66,7 +68,9 @@ class OrtRuntime(RuntimeBase):
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))
         try:
             self._session = ort.InferenceSession(
-                graph, sess_options=options, providers=[_provider(device)]
+                graph,
+                sess_options=options,
+                providers=[(_provider(device), _placed(device, ordinal))],
             )
         except _ORT_ERRORS as error:
             name = graph if isinstance(graph, Path) else folder
@@ -120,6 +124,11 @@ _CUDA_HINT = (
     "onnxruntime-gpu, an NVIDIA driver and CUDA with cuDNN are needed; "
     "pip uninstall onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
+
+
+def _placed(device: Device, ordinal: int) -> dict[str, int]:
+    """The provider's options: which of several GPUs."""
+    return {} if device is Device.CPU else {"device_id": ordinal}
 
 
 def _provider(device: Device) -> str:

@@ -199,8 +199,8 @@ def test_runtime_puts_the_tasks_weights_in(
     monkeypatch.setattr(
         runtimes.executors.tensorrt.runtime, "load_tensorrt", lambda flavour: module
     )
-    monkeypatch.setattr(runtimes.executors.tensorrt.runtime, "load_cuda", lambda: Cuda(cuda))
-    monkeypatch.setattr(runtimes.executors.tensorrt.runtime, "device_sm", lambda: "sm89")
+    monkeypatch.setattr(runtimes.executors.tensorrt.runtime, "load_cuda", lambda _: Cuda(cuda))
+    monkeypatch.setattr(runtimes.executors.tensorrt.runtime, "device_sm", lambda _: "sm89")
     monkeypatch.setattr(
         "runtimes.executors.tensorrt.engine.refit", lambda t, e, graph, g: graphs.append(graph)
     )

@@ -2,7 +2,7 @@
 
 The objects that only a driver could make are autospec'ed doubles: a name that the bindings lack, or
 a call that their signatures refuse, fails. The "model" gives, per row, the sum of the ids that
-count, how many count, and the row's task.
+count, how many count, and the row's task; with chunks the same of each of a row's chunks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from tests.unit.fake_cuda import FakeCuda
+from tests.unit.fake_cuda import ERROR, NEVER_WRITTEN, SUCCESS, FakeCuda, Work
 from tests.unit.tensorrt_contract import double
 
 WIDTH = 3
+OUTPUT = "sentence_embedding"
 PROFILES = (((1, 1), (2, 4), (4, 8)), ((1, 8), (1, 16), (2, 32)))  # short and long
 MEMORY = (1000, 5000)
 WEIGHTS = ("encoder.layers.0.mlp.fc1.weight", "embeddings.word_embeddings.weight")
@@ -33,9 +34,11 @@ class Scenario:
     refittable: bool = False
     missing: tuple[str, ...] = ()
     switchable: bool = False
+    chunks: int = 0  # the most that chunk_weights may have; 0: no such input
     profiles: tuple[Any, ...] = PROFILES
     counts: dict[str, int] = field(default_factory=dict)
-    contexts: list[Any] = field(default_factory=list)
+    contexts: list[Context] = field(default_factory=list)
+    runs: list[dict[str, Any]] = field(default_factory=list)  # the inputs of each execution
     configs: list[Any] = field(default_factory=list)
 
     def works(self, name: str) -> bool:
@@ -44,7 +47,22 @@ class Scenario:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("input_ids", "attention_mask", *(("task_id",) if self.switchable else ()))
+        more = ("task_id",) * self.switchable + ("chunk_weights",) * bool(self.chunks)
+        return ("input_ids", "attention_mask", *more)
+
+    def dtype(self, name: str) -> type:
+        return np.float32 if name in ("chunk_weights", OUTPUT) else np.int64
+
+    def range_of(self, name: str, index: int) -> list[tuple[int, ...]]:
+        """The least, best and greatest shape of an input in a profile."""
+        rows_tokens = self.profiles[index]
+        if name == "chunk_weights":
+            counts = (1, self.chunks, self.chunks)
+            return [(b, n, t) for (b, t), n in zip(rows_tokens, counts, strict=True)]
+        return [shape[: 1 if name == "task_id" else 2] for shape in rows_tokens]
+
+    def output_shape(self, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+        return (*shapes.get("chunk_weights", shapes["input_ids"])[: 2 if self.chunks else 1], WIDTH)
 
 
 def fake_module(real: Any, cuda: FakeCuda, scenario: Scenario, name: str) -> Any:
@@ -96,7 +114,7 @@ def fake_module(real: Any, cuda: FakeCuda, scenario: Scenario, name: str) -> Any
 
 
 def _engine(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
-    names = (*scenario.inputs, "sentence_embedding")
+    names = (*scenario.inputs, OUTPUT)
     kinds = real.TensorIOMode
     engine = double(
         real,
@@ -111,19 +129,15 @@ def _engine(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
     def create_context(how: Any = None) -> Any:
         if not scenario.works("create_execution_context"):
             return None
-        context = _context(real, cuda, scenario)
+        context = Context(real, cuda, scenario)
         scenario.contexts.append(context)
-        return context
-
-    def shapes(name: str, index: int) -> list[Any]:
-        rank = 1 if name == "task_id" else 2
-        return [shape[:rank] for shape in scenario.profiles[index]]
+        return context.double
 
     _computes(engine.get_tensor_name, lambda i: names[i])
     _computes(engine.get_tensor_mode, lambda n: kinds.INPUT if n in names[:-1] else kinds.OUTPUT)
-    types = dict.fromkeys(names[:-1], real.DataType.INT64) | {names[-1]: real.DataType.FLOAT}
-    _computes(engine.get_tensor_dtype, lambda n: types[n])
-    _computes(engine.get_tensor_profile_shape, shapes)
+    types: dict[type, Any] = {np.int64: real.DataType.INT64, np.float32: real.DataType.FLOAT}
+    _computes(engine.get_tensor_dtype, lambda n: types[scenario.dtype(n)])
+    _computes(engine.get_tensor_profile_shape, scenario.range_of)
     _computes(engine.get_device_memory_size_for_profile_v2, lambda i: MEMORY[i])
     _computes(engine.create_execution_context, create_context)
     return engine
@@ -135,73 +149,143 @@ def _config(real: Any, scenario: Scenario) -> Any:
     return config
 
 
-def _context(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
-    context = double(real, real.IExecutionContext)
-    shapes: dict[str, tuple[int, ...]] = {}
-    addresses: dict[str, int] = {}
-    memory: list[int] = []
-    profile: list[int] = []
+class OrderError(AssertionError):
+    """A call that TensorRT wants after another one; the real library goes on with what was left."""
 
-    def set_profile(index: int, stream: int) -> bool:
-        profile[:] = [index]
-        return scenario.works("set_optimization_profile_async")
 
-    def set_shape(name: str, shape: tuple[int, ...]) -> bool:
-        low, _, high = scenario.profiles[profile[0]]
-        fits = all(a <= b <= c for a, b, c in zip(low, shape, high, strict=False))
-        shapes[name] = tuple(shape)
-        return scenario.works("set_input_shape") and fits
+class Context:
+    """The state behind an execution context.
 
-    def set_address(name: str, address: int) -> bool:
-        addresses[name] = address
-        return scenario.works("set_tensor_address")
+    The order is profile → memory → shapes → addresses → execution, and a profile clears the rest.
+    Before a recording the same shapes have run, and that run has ended; afterwards the context
+    stays as it is for as long as its graph can be launched.
+    """
 
-    def set_memory(address: int, size: int) -> None:
-        _require(cuda.held[address] == "cudaMalloc" and size >= MEMORY[profile[0]], "memory")
-        memory[:] = [address]
+    def __init__(self, real: Any, cuda: FakeCuda, scenario: Scenario) -> None:
+        self.cuda, self.scenario, self.device = cuda, scenario, cuda.device
+        self.profile: int | None = None
+        self.ready = False  # whether the profile's own copies have ended
+        self.memory: int | None = None
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.addresses: dict[str, int] = {}
+        self.ran: dict[str, tuple[int, ...]] = {}
+        self.double = double(real, real.IExecutionContext)
+        for method, function in (
+            ("set_optimization_profile_async", self.set_profile),
+            ("set_device_memory", self.set_memory),
+            ("set_input_shape", self.set_shape),
+            ("set_tensor_address", self.set_address),
+            ("get_tensor_shape", self.output_shape),
+            ("execute_async_v3", self.execute),
+        ):
+            _computes(getattr(self.double, method), function)
 
-    def output_shape(name: str) -> tuple[int, ...]:
-        return (shapes["input_ids"][0] if scenario.works("get_tensor_shape") else -1, WIDTH)
+    def set_profile(self, index: int, stream: int) -> bool:
+        self._untouched("profile")
+        self.profile, self.ready, self.memory = index, False, None
+        self.shapes.clear()
+        self.addresses.clear()
+        self.ran = {}
+        self.cuda.enqueue(stream, Work(lambda: setattr(self, "ready", True), (), self))
+        return self.scenario.works("set_optimization_profile_async")
 
-    def execute(stream: int) -> bool:
-        _require(cuda.held[stream] == "cudaStream", "stream")
-        _require(cuda.held[memory[0]] == "cudaMalloc", "activation memory")
-        taken = dict(shapes)
+    def set_memory(self, address: int, size: int) -> None:
+        self._untouched("memory")
+        _in_order(self.profile is not None, "memory before the profile, whose size it has")
+        _in_order(self.ready, "memory before the profile's switch has ended")
+        assert self.profile is not None
+        _require(self.cuda.size_of(address) >= size >= MEMORY[self.profile], "memory")
+        self.memory = address
+
+    def set_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self._untouched("shape")
+        _in_order(self.profile is not None, f"shape of {name} before the profile")
+        _in_order(self.memory is not None, f"shape of {name} before the memory")
+        assert self.profile is not None
+        low, _, high = self.scenario.range_of(name, self.profile)
+        fits = all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        self.shapes[name] = tuple(shape)
+        return self.scenario.works("set_input_shape") and fits
+
+    def set_address(self, name: str, address: int) -> bool:
+        self._untouched("address")
+        _in_order(len(self.shapes) == len(self.scenario.inputs), f"address of {name} before shapes")
+        self.cuda.size_of(address)
+        self.addresses[name] = address
+        return self.scenario.works("set_tensor_address")
+
+    def output_shape(self, name: str) -> tuple[int, ...]:
+        known = self.scenario.works("get_tensor_shape") and "input_ids" in self.shapes
+        return self.scenario.output_shape(self.shapes) if known else (-1, WIDTH)
+
+    def execute(self, stream: int) -> bool:
+        scenario, cuda = self.scenario, self.cuda
+        _in_order(self.memory is not None, "execution before the memory")
+        _in_order(len(self.shapes) == len(scenario.inputs), "execution before the shapes")
+        _in_order(len(self.addresses) == len(scenario.inputs) + 1, "execution before the addresses")
+        if cuda.device != self.device:
+            raise OrderError(f"a context of device {self.device} on device {cuda.device}")
+        if cuda.recording is None:
+            self._untouched("execution")
+        else:
+            _in_order(self.ran == self.shapes, "recorded before the same shapes have run and ended")
+        # TensorRT asks for the last error after its launches, and takes an older one for its own.
         if not scenario.works("execute_async_v3"):
+            cuda.last_error = ERROR
+        if cuda.last_error != SUCCESS:
             return False
-        cuda.enqueue(lambda: _compute(taken, addresses, scenario.inputs))
+        shapes, addresses = dict(self.shapes), dict(self.addresses)
+        assert self.memory is not None
+        memory = self.memory
+
+        def run() -> None:
+            ctypes.memset(memory, NEVER_WRITTEN, cuda.size_of(memory))
+            _compute(cuda, scenario, shapes, addresses)
+            self.ran = shapes
+
+        cuda.enqueue(stream, Work(run, (memory, *addresses.values()), self))
         return True
 
-    for method, function in (
-        (context.set_optimization_profile_async, set_profile),
-        (context.set_input_shape, set_shape),
-        (context.set_tensor_address, set_address),
-        (context.set_device_memory, set_memory),
-        (context.get_tensor_shape, output_shape),
-        (context.execute_async_v3, execute),
-    ):
-        _computes(method, function)
-    return context
+    def _untouched(self, what: str) -> None:
+        if self.cuda.recorded_by(self):
+            raise OrderError(f"{what}: the context of a graph that can still be launched")
 
 
 def _compute(
-    shapes: dict[str, tuple[int, ...]], addresses: dict[str, int], inputs: tuple[str, ...]
+    cuda: FakeCuda,
+    scenario: Scenario,
+    shapes: dict[str, tuple[int, ...]],
+    addresses: dict[str, int],
 ) -> None:
-    arrays = {n: _view(addresses[n], shapes[n], np.int64) for n in inputs}
-    out = _view(addresses["sentence_embedding"], (shapes["input_ids"][0], WIDTH), np.float32)
+    arrays = {n: _view(cuda, addresses[n], s, scenario.dtype(n)) for n, s in shapes.items()}
+    out = _view(cuda, addresses[OUTPUT], scenario.output_shape(shapes), np.float32)
     out[...] = expected(arrays)
+    scenario.runs.append({name: array.copy() for name, array in arrays.items()})
 
 
 def expected(arrays: dict[str, Any]) -> Any:
-    """What the model gives."""
+    """What the model gives; rows and chunks that hold nothing are NaN, as a mean of nothing is."""
     ids, mask = arrays["input_ids"], arrays["attention_mask"]
     task = arrays.get("task_id", np.zeros(len(ids)))
-    return np.stack([(ids * mask).sum(1), mask.sum(1), task], axis=1).astype(np.float32)
+    if (weights := arrays.get("chunk_weights")) is not None:
+        sums, counts = np.einsum("bct,bt->bc", weights, ids * mask), weights.sum(2)
+        tasks = np.broadcast_to(task[:, None], counts.shape)
+        vectors = np.stack([sums, counts, tasks], axis=-1)
+    else:
+        counts = mask.sum(1)
+        vectors = np.stack([(ids * mask).sum(1), counts, task], axis=1)
+    return np.where((counts == 0)[..., None], np.nan, vectors).astype(np.float32)
 
 
-def _view(address: int, shape: tuple[int, ...], dtype: Any) -> Any:
+def _view(cuda: FakeCuda, address: int, shape: tuple[int, ...], dtype: Any) -> Any:
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    assert size <= cuda.size_of(address), f"{size} bytes in a buffer of {cuda.size_of(address)}"
     return np.frombuffer((ctypes.c_ubyte * size).from_address(address), dtype).reshape(shape)
+
+
+def _in_order(condition: bool, what: str) -> None:
+    if not condition:
+        raise OrderError(what)
 
 
 def _computes(method: Any, function: Callable[..., Any]) -> None:

@@ -18,11 +18,16 @@ import tensorrt_rtx_bindings as rtx
 from runtimes import Embedder
 from runtimes.choices import Target
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
+from runtimes.executors.tensorrt.buffers import AT_ONCE
 from runtimes.executors.tensorrt.cuda import Cuda
 from runtimes.executors.tensorrt.engine import EngineFile
+from runtimes.executors.tensorrt.padding import GRAPH_TOKENS, step_up
+from runtimes.executors.tensorrt.recordings import GRAPHS
 from runtimes.executors.tensorrt.runtime import TrtRuntime, engine_file
+from runtimes.heads import CHUNK_EMBEDDING, CHUNK_WEIGHTS
 from runtimes.manifest import Artifact
 from runtimes.profiles import Profile, choose, largest_batch
+from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING, Tensor
 from tests.support import make_manifest, sample_tokenizer
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_tensorrt import MEMORY, Scenario, expected, fake_module
@@ -60,6 +65,21 @@ class Bench:
 
     def open(self, **options: Any) -> TrtRuntime:
         return TrtRuntime(self.module, self.file, Cuda(self.cuda), "sm89", **options)
+
+
+INPUTS = (INPUT_IDS, ATTENTION_MASK)
+CHUNKS_OUT = Tensor(
+    name=SENTENCE_EMBEDDING.name, dtype="float32", axes=CHUNK_EMBEDDING.axes
+)  # the fake's one output has one name
+
+
+def chunked(rows: int, chunks: int, tokens: int) -> dict[str, Any]:
+    """Each chunk holds the first token and one of its own."""
+    inputs = batch(rows, tokens)
+    weights = np.zeros((rows, chunks, tokens), np.float32)
+    weights[:, :, 0] = 1
+    weights[:, np.arange(chunks), np.arange(chunks) % tokens] = 1
+    return inputs | {"chunk_weights": weights}
 
 
 def batch(rows: int, tokens: int, seed: int = 0) -> dict[str, Any]:
@@ -165,7 +185,7 @@ def test_task_ids_reach_the_engine_and_unknown_ones_do_not(file: EngineFile) -> 
         ("set_optimization_profile_async", "refused profile short"),
         ("create_execution_context", "made no execution context"),
         ("get_tensor_shape", "gave no shape of sentence_embedding"),
-        ("execute_async_v3", r"did not execute shapes input_ids \[2, 4\]"),
+        ("execute_async_v3", r"did not execute shapes input_ids \[2, 8\]"),
     ],
 )
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -275,19 +295,118 @@ def test_repeated_shapes_are_recorded_once_and_launched(file: EngineFile) -> Non
     assert bench.cuda.held == {}
 
 
-def test_old_recordings_are_forgotten(file: EngineFile) -> None:
-    bench = Bench(file, Scenario())
+WIDE = (((1, 1), (4, 64), (8, 8192)),)  # holds more shapes of the grid than graphs are kept
+
+
+def test_old_recordings_are_forgotten_and_their_contexts_serve_again(file: EngineFile) -> None:
+    bench = Bench(file, Scenario(profiles=WIDE))
+    shapes = [(rows, tokens) for rows in (1, 2, 4) for tokens in range(8, 72, 8)]
     with bench.open() as runtime:
-        for shape in ((rows, tokens) for rows in range(1, 5) for tokens in range(1, 8)):
-            check(runtime, batch(*shape))
-            check(runtime, batch(*shape))
-        assert list(bench.cuda.held.values()).count("cudaGraphExec") == 16
+        for seed in range(9):
+            for shape in shapes:
+                check(runtime, batch(*shape, seed=seed))
+        assert list(bench.cuda.held.values()).count("cudaGraphExec") == GRAPHS
+        assert bench.cuda.count("cudaGraphInstantiate") > GRAPHS
+        assert len(bench.scenario.contexts) == 1 + GRAPHS
         check(runtime, batch(1, 1))
     assert bench.cuda.held == {}
 
 
+def test_shapes_in_turn_are_not_recorded_each_time(file: EngineFile) -> None:
+    """One more than there are places would else record a graph at every other call."""
+    bench = Bench(file, Scenario(profiles=WIDE))
+    shapes = [(rows, tokens) for rows in (1, 2) for tokens in range(8, 72, 8)] + [(3, 8)]
+    assert len(shapes) == GRAPHS + 1
+    with bench.open() as runtime:
+        for seed in range(10):
+            for shape in shapes:
+                check(runtime, batch(*shape, seed=seed))
+    assert GRAPHS <= bench.cuda.count("cudaGraphInstantiate") <= GRAPHS + 2
+
+
+def test_sights_of_shapes_that_never_come_again_drive_no_recording_out(file: EngineFile) -> None:
+    bench = Bench(file, Scenario(profiles=WIDE))
+    with bench.open() as runtime:
+        for seed in range(3):
+            check(runtime, batch(1, 8, seed))
+        for rows in range(2, 5):
+            for tokens in sorted({step_up(n, 8, 8) for n in range(1, 1000)}):
+                check(runtime, batch(rows, tokens))
+        before = bench.cuda.count("cudaGraphLaunch")
+        check(runtime, batch(1, 8))
+        assert bench.cuda.count("cudaGraphLaunch") == before + 1
+
+
+def test_long_calls_are_not_recorded(file: EngineFile) -> None:
+    bench = Bench(file, Scenario(profiles=WIDE))
+    with bench.open() as runtime:
+        for seed in range(4):
+            check(runtime, batch(1, GRAPH_TOKENS + 512, seed))
+    assert bench.cuda.count("cudaStreamBeginCapture") == 0
+
+
+def test_neighbouring_shapes_share_one_recording(file: EngineFile) -> None:
+    """Lengths of texts are free: without a grid hardly a shape comes twice."""
+    bench = Bench(file, Scenario(profiles=WIDE, switchable=True))
+    with bench.open() as runtime:
+        for number, shape in enumerate([(3, 20), (4, 17), (4, 24), (3, 22), (4, 23)]):
+            tasks = {"task_id": np.arange(shape[0]) % 2 - 1}
+            check(runtime, batch(*shape, seed=number) | tasks)
+    executed = {run["input_ids"].shape for run in bench.scenario.runs}
+    assert executed == {(3, 24), (4, 24)}
+    # A padding row of mask 0 would be a mean of nothing: it is a copy of the last row instead.
+    assert all(run["attention_mask"].any(axis=1).all() for run in bench.scenario.runs)
+
+
+def test_padding_rows_are_copies_of_the_last(file: EngineFile) -> None:
+    bench = Bench(file, Scenario(profiles=WIDE, switchable=True))
+    with bench.open() as runtime:
+        check(runtime, batch(5, 7) | {"task_id": np.array([0, 1, 0, 1, 2])})
+    (run,) = bench.scenario.runs
+    assert run["input_ids"].shape == (6, 8)
+    assert (run["input_ids"][:, 7] == 0).all()
+    assert (run["attention_mask"][:, 7] == 0).all()
+    for array in run.values():
+        np.testing.assert_array_equal(array[5], array[4])
+
+
+def test_chunk_weights_grow_with_the_calls_that_need_them(file: EngineFile) -> None:
+    """32 × 1024 × 8192 weights are 1 GiB, on the host and on the GPU; hardly a call has them."""
+    bench = Bench(file, Scenario(profiles=WIDE, chunks=1024))
+    options = {"inputs": (*INPUTS, CHUNK_WEIGHTS), "outputs": (CHUNKS_OUT,)}
+    with bench.open(**options) as runtime:
+        for _ in range(3):
+            check(runtime, chunked(1, 5, 20))
+        largest = max(map(bench.cuda.size_of, bench.cuda.memory_of("cudaMalloc")))
+        assert largest == AT_ONCE
+        assert bench.cuda.count("cudaGraphInstantiate") == 1
+        for shape in ((1, 900, 8192), (1, 5, 20), (1, 5, 20), (1, 5, 20)):
+            check(runtime, chunked(*shape))
+        largest = max(map(bench.cuda.size_of, bench.cuda.memory_of("cudaMalloc")))
+        assert largest == 1024 * 8192 * 4
+        assert bench.cuda.count("cudaGraphInstantiate") == 2  # anew, with the new address
+    assert bench.cuda.held == {}
+
+
+def test_refused_growth_leaves_the_executor_usable(file: EngineFile) -> None:
+    bench = Bench(file, Scenario(profiles=WIDE, chunks=1024), fail={"cudaMalloc": 6})
+    options = {"inputs": (*INPUTS, CHUNK_WEIGHTS), "outputs": (CHUNKS_OUT,)}
+    with bench.open(**options) as runtime:
+        check(runtime, chunked(1, 5, 20))
+        message = r"chunk_weights: no buffer of 33554432 bytes for shape \[1, 1024, 8192\]"
+        with pytest.raises(AdaptrtError, match=message):
+            runtime.run(chunked(1, 900, 8192))
+        check(runtime, chunked(1, 6, 20))
+    assert bench.cuda.held == {}
+
+
 @pytest.mark.parametrize(
-    "failing", ["cudaStreamBeginCapture", "cudaStreamEndCapture", "cudaGraphInstantiate"]
+    "failing",
+    [
+        "cudaStreamBeginCapture",
+        "cudaStreamEndCapture",
+        "cudaGraphInstantiate",
+    ],
 )
 def test_shape_that_cannot_be_recorded_still_runs(file: EngineFile, failing: str) -> None:
     bench = Bench(file, Scenario(), fail={failing: 1})
@@ -298,6 +417,16 @@ def test_shape_that_cannot_be_recorded_still_runs(file: EngineFile, failing: str
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             check(runtime, batch(2, 4, 2))
+    assert bench.cuda.held == {}
+
+
+def test_context_that_cannot_be_made_for_a_recording_is_done_without(file: EngineFile) -> None:
+    bench = Bench(file, Scenario(fail={"create_execution_context": 2}))
+    with bench.open() as runtime:
+        check(runtime, batch(2, 4, 0))
+        with pytest.warns(RuntimeWarning, match=r"no CUDA graphs.*made no execution context"):
+            check(runtime, batch(2, 4, 1))
+        check(runtime, batch(2, 4, 2))
     assert bench.cuda.held == {}
 
 

@@ -17,6 +17,9 @@ from runtimes.executors.tensorrt.cuda import Cuda
 
 T = TypeVar("T")
 Shapes = Mapping[str, tuple[int, ...]]
+# Bytes that a tensor is given at once. Ids, masks and vectors of 32 × 8192 tokens need 2 MiB, but
+# chunk weights (32 × 1024 × 8192 FP32) and token vectors 1 GiB, which hardly any call fills.
+AT_ONCE = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,59 +53,105 @@ class Resources(ExitStack):
         return value
 
 
-class Buffers:
-    """Buffers for tensors of at most the given shapes; allocated once, reused by every call.
+@dataclass(frozen=True)
+class _Pair:
+    """``size`` bytes on either side, and what frees them."""
 
-    TensorRT reinterprets bytes and converts nothing, so an array's type must be the tensor's.
+    host: int
+    device: int
+    size: int
+    resources: Resources
+
+
+class Buffers:
+    """Buffers for tensors of at most the given shapes, reused by every call.
+
+    A tensor of more than :data:`AT_ONCE` bytes grows with the calls that need it, by powers of
+    two. TensorRT reinterprets bytes and converts nothing, so an array's type must be the tensor's.
     """
 
-    def __init__(
-        self, cuda: Cuda, resources: Resources, tensors: tuple[Tensor, ...], largest: Shapes
-    ) -> None:
+    def __init__(self, cuda: Cuda, tensors: tuple[Tensor, ...], largest: Shapes) -> None:
         self._cuda, self._tensors = cuda, tensors
-        self._largest = largest
-        self._host: dict[str, int] = {}
-        self.device: dict[str, int] = {}
-        for tensor in tensors:
-            size = max(1, tensor.nbytes(largest[tensor.name]))
-            try:
-                host = resources.keep(cuda.malloc_host(size), cuda.free_host)
-                self._host[tensor.name] = host
-                self.device[tensor.name] = resources.keep(cuda.malloc(size), cuda.free)
-            except AdaptrtError as error:
+        self._limits = {tensor.name: tensor.nbytes(largest[tensor.name]) for tensor in tensors}
+        self._pairs: dict[str, _Pair] = {}
+        first = {t.name: min(self._limits[t.name], AT_ONCE) for t in tensors}
+        self._take(first, largest)
+
+    @property
+    def addresses(self) -> dict[str, int]:
+        """Of the device buffers, by tensor; another one after a tensor has grown."""
+        return {name: pair.device for name, pair in self._pairs.items()}
+
+    def grow(self, shapes: Shapes) -> bool:
+        """Make room for arrays of these shapes; whether addresses changed.
+
+        Nothing may be under way. On an error everything is as before.
+        """
+        needed = {t.name: t.nbytes(shapes[t.name]) for t in self._tensors}
+        for name, size in needed.items():
+            if size > self._limits[name]:
                 raise AdaptrtError(
-                    f"{tensor.name}: no buffer of {size} bytes for shape "
-                    f"{list(largest[tensor.name])}: {error}"
-                ) from error
+                    f"{name}: shape {list(shapes[name])} needs {size} bytes, the engine's profile "
+                    f"ends at {self._limits[name]}"
+                )
+        short = {
+            name: min(self._limits[name], 1 << (size - 1).bit_length())
+            for name, size in needed.items()
+            if size > self._pairs[name].size
+        }
+        self._take(short, shapes)
+        return bool(short)
 
     def upload(self, arrays: Arrays, stream: int) -> None:
         """Enqueue the copies of all inputs to the device."""
         for tensor in (t for t in self._tensors if t.is_input):
-            array = arrays[tensor.name]
+            array, pair = arrays[tensor.name], self._pairs[tensor.name]
             self._array(tensor, array.shape)[...] = array
-            device, host = self.device[tensor.name], self._host[tensor.name]
-            self._cuda.to_device(device, host, tensor.nbytes(array.shape), stream)
+            self._cuda.to_device(pair.device, pair.host, tensor.nbytes(array.shape), stream)
 
     def download(self, shapes: Shapes, stream: int) -> None:
         """Enqueue the copies of all outputs to the host."""
         for tensor in (t for t in self._tensors if not t.is_input):
-            size = tensor.nbytes(shapes[tensor.name])
-            self._cuda.to_host(self._host[tensor.name], self.device[tensor.name], size, stream)
+            pair, size = self._pairs[tensor.name], tensor.nbytes(shapes[tensor.name])
+            self._cuda.to_host(pair.host, pair.device, size, stream)
 
     def results(self, shapes: Shapes) -> dict[str, NDArray[Any]]:
         """Copies of the outputs; valid once the stream is synchronised."""
         outputs = (t for t in self._tensors if not t.is_input)
         return {t.name: self._array(t, shapes[t.name]).copy() for t in outputs}
 
+    def close(self) -> None:
+        """Give everything back."""
+        while self._pairs:
+            self._pairs.popitem()[1].resources.close()
+
+    def _take(self, sizes: Mapping[str, int], shapes: Shapes) -> None:
+        """Buffers of these sizes in place of those there are; all of them or none."""
+        pairs: dict[str, _Pair] = {}
+        with Resources() as taken:
+            for name, size in sizes.items():
+                pairs[name] = self._take_pair(name, max(1, size), shapes[name])
+                taken.callback(pairs[name].resources.close)
+            taken.pop_all()
+        for name, pair in pairs.items():
+            if (old := self._pairs.get(name)) is not None:
+                old.resources.close()
+            self._pairs[name] = pair
+
+    def _take_pair(self, name: str, size: int, shape: tuple[int, ...]) -> _Pair:
+        with Resources() as taken:
+            try:
+                host = taken.keep(self._cuda.malloc_host(size), self._cuda.free_host)
+                device = taken.keep(self._cuda.malloc(size), self._cuda.free)
+            except AdaptrtError as error:
+                raise AdaptrtError(
+                    f"{name}: no buffer of {size} bytes for shape {list(shape)}: {error}"
+                ) from error
+            return _Pair(host, device, size, taken.pop_all())
+
     def _array(self, tensor: Tensor, shape: tuple[int, ...]) -> NDArray[Any]:
         """The pinned host buffer as an array."""
-        size = tensor.nbytes(shape)
-        if size > max(1, tensor.nbytes(self._largest[tensor.name])):
-            raise AdaptrtError(
-                f"{tensor.name}: shape {list(shape)} needs {size} bytes, the buffer was made for "
-                f"{list(self._largest[tensor.name])}"
-            )
-        memory = (ctypes.c_ubyte * size).from_address(self._host[tensor.name])
+        memory = (ctypes.c_ubyte * tensor.nbytes(shape)).from_address(self._pairs[tensor.name].host)
         array: NDArray[Any] = np.frombuffer(memoryview(memory), tensor.dtype)
         return array.reshape(shape)
 

@@ -7,6 +7,8 @@ becomes an :class:`AdaptrtError` in CUDA's words.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from runtimes.errors import AdaptrtError, MissingError
@@ -36,34 +38,44 @@ def device_sm(index: int = 0) -> str | None:
     return f"sm{major}{minor}"
 
 
-def load_cuda() -> Cuda:
-    """The runtime API with a GPU behind it; :class:`MissingError` says what is not there."""
+def load_cuda(ordinal: int = 0) -> Cuda:
+    """The runtime API with that GPU behind it; :class:`MissingError` says what is not there."""
     try:
         api = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise MissingError(f"cuda-python does not load ({error}); {INSTALL}") from error
-    cuda = Cuda(api)
+    cuda = Cuda(api, ordinal)
     try:
         count = cuda.device_count()
     except AdaptrtError as error:
         raise MissingError(f"no usable NVIDIA GPU: {error}") from error
     if count == 0:
         raise MissingError("no NVIDIA GPU is visible to this process (CUDA_VISIBLE_DEVICES?)")
+    if ordinal >= count:
+        raise MissingError(
+            f"device: got cuda:{ordinal}, this process sees {count} NVIDIA "
+            f"GPU{'s' * (count > 1)}, counted from cuda:0 (CUDA_VISIBLE_DEVICES?)"
+        )
     return cuda
 
 
 class Cuda:
-    """The calls an executor makes, on the current device. Pointers and handles are integers.
+    """The calls an executor makes. Pointers and handles are integers.
 
-    ``api`` is ``cuda.bindings.runtime``, or what stands in for it in a test.
+    ``api`` is ``cuda.bindings.runtime``, or what stands in for it in a test. Memory and streams
+    are of the calling thread's current device, which :meth:`selected` makes the one of
+    ``ordinal``.
     """
 
-    def __init__(self, api: Any) -> None:
-        self._api = api
+    def __init__(self, api: Any, ordinal: int = 0) -> None:
+        self._api, self.ordinal = api, ordinal
 
     def _call(self, name: str, *arguments: Any) -> Any:
         error, *values = getattr(self._api, name)(*arguments)
         if error != self._api.cudaError_t.cudaSuccess:
+            # Also kept for whoever asks next: TensorRT asks after its launches, and would take
+            # this error for its own.
+            self.clear_error()
             code = self._api.cudaGetErrorName(error)[1].decode()
             words = self._api.cudaGetErrorString(error)[1].decode()
             raise AdaptrtError(f"{name}: {code} ({words})")
@@ -72,6 +84,29 @@ class Cuda:
     def device_count(self) -> int:
         """GPUs that this process sees."""
         return int(self._call("cudaGetDeviceCount"))
+
+    @contextmanager
+    def selected(self) -> Iterator[None]:
+        """Make this GPU the calling thread's current one, and leave the former one behind."""
+        before = self.get_device()
+        self.set_device(self.ordinal)
+        try:
+            yield
+        finally:
+            with suppress(AdaptrtError):  # after a CUDA error every call reports that error again
+                self.set_device(before)
+
+    def clear_error(self) -> None:
+        """Forget the last error, unless it is one that the GPU does not recover from."""
+        self._api.cudaGetLastError()
+
+    def get_device(self) -> int:
+        """The ordinal of the calling thread's current device."""
+        return int(self._call("cudaGetDevice"))
+
+    def set_device(self, ordinal: int) -> None:
+        """Make a device the calling thread's current one."""
+        self._call("cudaSetDevice", ordinal)
 
     def malloc(self, size: int) -> int:
         """``size`` bytes of device memory, aligned to at least 256 bytes."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any
 
 from numpy.typing import NDArray
@@ -15,20 +13,11 @@ from runtimes.executors.tensorrt.buffers import Buffers, Resources, Shapes
 from runtimes.executors.tensorrt.cuda import Cuda
 from runtimes.executors.tensorrt.engine import Engine
 from runtimes.executors.tensorrt.library import is_rtx
+from runtimes.executors.tensorrt.padding import GRAPH_TOKENS
+from runtimes.executors.tensorrt.recordings import Recording, Recordings
+from runtimes.tensors import INPUT_IDS
 
-GRAPHS = 16  # recorded shapes per profile; each costs a context
 _ALIGNMENT = 256
-
-Key = tuple[tuple[str, tuple[int, ...]], ...]
-
-
-@dataclass(frozen=True)
-class _Recording:
-    """A CUDA graph, the context it was recorded from (which must stay untouched), its outputs."""
-
-    executable: int
-    context: Any
-    outputs: Shapes
 
 
 class ProfileRunner:
@@ -36,71 +25,92 @@ class ProfileRunner:
 
     Activations and tensors have fixed places, so contexts can share them: one context serves
     changing shapes, and each recorded graph keeps the one it came from, because changing a context
-    after recording makes its graph undefined.
+    after recording makes its graph undefined. A tensor that grows moves; graphs are then given up.
     """
 
     def __init__(self, engine: Engine, index: int, cuda: Cuda, stream: int) -> None:
         """Take the memory; on an error everything taken is given back."""
         self._engine, self._index, self._cuda, self._stream = engine, index, cuda, stream
-        self._recordings: OrderedDict[Key, _Recording | None] = OrderedDict()
         self._records = not is_rtx(engine.trt)  # TensorRT-RTX records by itself
+        self._recordings = Recordings(cuda)
         self.profile = engine.profiles[index]
         self.memory = max(engine.memory(index), _ALIGNMENT)
         with Resources() as resources:
             self._activations = resources.keep(self._take_memory(), cuda.free)
-            context = self._new_context()
+            resources.keep(stream, cuda.synchronize)  # nothing is freed under what is under way
+            self._context = engine.create_context()
+            self._select_profile(self._context)
             largest = engine.largest_inputs(index)
-            outputs = self._set_shapes(context, largest)
-            self._buffers = Buffers(cuda, resources, engine.tensors, {**largest, **outputs})
-            self._context = self._bind(context)
+            outputs = self._set_shapes(self._context, largest)
+            self._buffers = Buffers(cuda, engine.tensors, {**largest, **outputs})
+            resources.callback(self._buffers.close)
+            resources.callback(self._recordings.close)
+            resources.keep(stream, cuda.synchronize)
+            self._bind(self._context)
             self._resources = resources.pop_all()
 
-    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
-        """Execute once and wait."""
+    def prepare(self, shapes: Shapes) -> Shapes:
+        """Set the inputs' shapes and make room; the outputs' shapes. Nothing runs.
+
+        A refusal is an :class:`AdaptrtError` that leaves everything usable.
+        """
+        if (recording := self._recordings.find(shapes)) is not None:
+            return recording.outputs
+        outputs = self._set_shapes(self._context, shapes)
+        if self._buffers.grow({**shapes, **outputs}):
+            self._recordings.clear()
+            self._bind(self._context)
+        return outputs
+
+    def run(self, inputs: Arrays, outputs: Shapes) -> dict[str, NDArray[Any]]:
+        """Execute once and wait; ``outputs`` are the shapes that :meth:`prepare` gave."""
         shapes = {name: array.shape for name, array in inputs.items()}
         self._buffers.upload(inputs, self._stream)
-        outputs = self._execute(shapes)
+        self._execute(shapes, outputs)
         self._buffers.download(outputs, self._stream)
         self._cuda.synchronize(self._stream)
         return self._buffers.results(outputs)
 
     def close(self) -> None:
-        """Give everything back; graphs and contexts before the memory they use."""
-        while self._recordings:
-            self._forget_oldest()
-        self._context = None
+        """Wait, and give everything back; graphs and contexts before the memory they use."""
         self._resources.close()
+        self._context = None
 
-    def _execute(self, shapes: Shapes) -> Shapes:
-        if not self._records:
-            return self._enqueue(self._context, shapes)
-        key = tuple(shapes.items())
-        if key not in self._recordings:
-            self._recordings[key] = None  # seen once; recorded when it comes again
-            if len(self._recordings) > GRAPHS:
-                self._forget_oldest()
-            return self._enqueue(self._context, shapes)
-        self._recordings.move_to_end(key)
-        recording = self._recordings[key]
-        if recording is None:
-            self._recordings[key], outputs = self._record(shapes)
-            return outputs
-        self._cuda.launch(recording.executable, self._stream)
-        return recording.outputs
+    def _execute(self, shapes: Shapes, outputs: Shapes) -> None:
+        if (recording := self._recordings.find(shapes)) is not None:
+            self._cuda.launch(recording.executable, self._stream)
+        elif self._records and _is_small(shapes) and self._recordings.is_due(shapes):
+            self._record(shapes, outputs)
+        else:
+            self._enqueue(self._context, shapes)
 
-    def _record(self, shapes: Shapes) -> tuple[_Recording | None, Shapes]:
+    def _record(self, shapes: Shapes, outputs: Shapes) -> None:
         """Run in a context of its own, then record the same once more.
 
-        The first run also settles what changed shapes need, which must not be recorded.
+        The first run also settles what changed shapes need, which must not be recorded, so it is
+        waited for.
         """
-        context = self._bind(self._new_context())
-        outputs = self._enqueue(context, shapes)
+        if (context := self._recordings.take_context()) is None:
+            try:
+                context = self._engine.create_context()
+            except AdaptrtError as error:
+                self._stop_recording(error)
+                return self._enqueue(self._context, shapes)
+            self._select_profile(context)
+        self._set_shapes(context, shapes)
+        self._bind(context)
+        self._enqueue(context, shapes)
+        self._cuda.synchronize(self._stream)
         try:
-            return _Recording(self._capture(context), context, outputs), outputs
+            self._recordings.add(shapes, Recording(self._capture(context), context, outputs))
         except AdaptrtError as error:
-            self._records = False
-            warnings.warn(f"no CUDA graphs, launches only: {error}", RuntimeWarning, stacklevel=2)
-            return None, outputs
+            self._stop_recording(error)
+        return None
+
+    def _stop_recording(self, error: AdaptrtError) -> None:
+        self._cuda.clear_error()  # also one that TensorRT met and left behind
+        self._records = False
+        warnings.warn(f"no CUDA graphs, launches only: {error}", RuntimeWarning, stacklevel=2)
 
     def _capture(self, context: Any) -> int:
         self._cuda.begin_capture(self._stream)
@@ -113,11 +123,9 @@ class ProfileRunner:
         finally:
             self._cuda.destroy_graph(graph)
 
-    def _enqueue(self, context: Any, shapes: Shapes) -> Shapes:
-        outputs = self._set_shapes(context, shapes)
+    def _enqueue(self, context: Any, shapes: Shapes) -> None:
         if not context.execute_async_v3(self._stream):
             raise self._engine.failure(f"did not execute shapes {_listed(shapes)}")
-        return outputs
 
     def _set_shapes(self, context: Any, shapes: Shapes) -> Shapes:
         """Set the inputs' shapes; the outputs' shapes that follow."""
@@ -136,19 +144,17 @@ class ProfileRunner:
             outputs[tensor.name] = shape
         return outputs
 
-    def _new_context(self) -> Any:
-        context = self._engine.create_context()
+    def _select_profile(self, context: Any) -> None:
+        """The profile, whose own copies are waited for, then the memory that it needs."""
         if not context.set_optimization_profile_async(self._index, self._stream):
             raise self._engine.failure(f"refused profile {self.profile}")
         self._cuda.synchronize(self._stream)
         context.set_device_memory(self._activations, self.memory)
-        return context
 
-    def _bind(self, context: Any) -> Any:
-        for name, address in self._buffers.device.items():
+    def _bind(self, context: Any) -> None:
+        for name, address in self._buffers.addresses.items():
             if not context.set_tensor_address(name, address):
                 raise self._engine.failure(f"refused the address of {name}")
-        return context
 
     def _take_memory(self) -> int:
         try:
@@ -159,11 +165,11 @@ class ProfileRunner:
                 f"{error}; use a smaller profile or free the GPU"
             ) from error
 
-    def _forget_oldest(self) -> None:
-        _, recording = self._recordings.popitem(last=False)
-        if recording is not None:
-            with Resources() as resources:
-                resources.keep(recording.executable, self._cuda.destroy_executable)
+
+def _is_small(shapes: Shapes) -> bool:
+    """Whether launches are a part of its time that a graph can save."""
+    rows, tokens = shapes[INPUT_IDS.name]
+    return rows * tokens <= GRAPH_TOKENS
 
 
 def _listed(shapes: Shapes) -> str:

@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from runtimes.arrays import Arrays
 from runtimes.choices import Target
-from runtimes.errors import InputError, MissingError
+from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors.base import RuntimeBase, while_open
 from runtimes.executors.tensorrt.buffers import Resources, check_inputs
 from runtimes.executors.tensorrt.cuda import Cuda, device_sm, load_cuda
 from runtimes.executors.tensorrt.engine import Engine, EngineFile
 from runtimes.executors.tensorrt.library import is_rtx, load_tensorrt
+from runtimes.executors.tensorrt.padding import Sizes, cut_outputs, grid_sizes, pad_inputs
 from runtimes.executors.tensorrt.profile_runner import ProfileRunner
 from runtimes.manifest import Artifact, Manifest
 from runtimes.profiles import choose
 from runtimes.tasks import check_task_ids
-from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, TASK_ID, Tensor, check_shapes
+from runtimes.tensors import (
+    ATTENTION_MASK,
+    INPUT_IDS,
+    SENTENCE_EMBEDDING,
+    TASK_ID,
+    Tensor,
+    check_shapes,
+)
 from runtimes.text.batching import GPU
 
 
 class TrtRuntime(RuntimeBase):
-    """An engine on one GPU, on a stream of its own.
+    """An engine on one GPU, on a stream of its own, whatever the caller's current device is.
 
     A profile's memory is taken when the first batch needs it and kept. Calls from several threads
     run one after the other. A failed execution leaves the GPU's state unknown, so it closes the
@@ -40,53 +49,81 @@ class TrtRuntime(RuntimeBase):
         sm: str,
         *,
         inputs: Sequence[Tensor] = (INPUT_IDS, ATTENTION_MASK, TASK_ID),
+        outputs: Sequence[Tensor] = (SENTENCE_EMBEDDING,),
         tasks: Sequence[str] = (),
     ) -> None:
         """``trt`` is the flavour's module; ``inputs`` describe the axes that shapes are held to.
 
+        Calls are padded to shapes that repeat (:mod:`.padding`), and ``outputs`` cut again.
         ``tasks`` are the names that ``task_id`` counts.
         """
         self.name = f"{Target.TENSORRT_RTX if is_rtx(trt) else Target.TENSORRT}-{sm}"
-        self._cuda, self._inputs, self._tasks = cuda, tuple(inputs), tuple(tasks)
+        self._cuda, self._tasks = cuda, tuple(tasks)
+        self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._lock = threading.Lock()
         self._runners: dict[int, ProfileRunner] = {}
-        self._engine = Engine(trt, file, sm)
+        self._resources = Resources()
+        with cuda.selected():
+            self._engine = Engine(trt, file, sm)
+            self._stream = self._resources.keep(cuda.create_stream(), cuda.destroy_stream)
         self.profiles = self._engine.profiles
         self.budget = replace(GPU, profiles=self.profiles)
-        self._resources = Resources()
-        self._stream = self._resources.keep(cuda.create_stream(), cuda.destroy_stream)
 
     @while_open
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; every output of the engine by name."""
-        with self._lock:
+        with self._lock, self._cuda.selected():
             self.check_open()  # the call that was waited for may have failed
             check_inputs(self._engine.tensors, inputs)
             check_task_ids(inputs, self._tasks)
-            runner = self._runner(inputs)
+            sizes = check_shapes(self._inputs, inputs)
+            index = self._choose(inputs[INPUT_IDS.name].shape)
+            padded = pad_inputs(self._inputs, inputs, self._grid(sizes, index))
+            runner = self._runner(index)
+            shapes = runner.prepare({name: array.shape for name, array in padded.items()})
             try:
-                return runner.run(inputs)
+                outputs = runner.run(padded, shapes)
             except BaseException:
                 self.close()
                 raise
+        return cut_outputs(self._outputs, outputs, sizes)
 
     @while_open
     def profile_memory(self) -> list[int]:
         """Bytes of device memory for activations, per profile."""
         return [self._engine.memory(index) for index in range(len(self.profiles))]
 
-    def _runner(self, inputs: Arrays) -> ProfileRunner:
-        check_shapes(self._inputs, inputs)
-        shape = inputs[INPUT_IDS.name].shape
+    def _choose(self, shape: tuple[int, ...]) -> int:
         index = choose(self.profiles, *shape)
         if index is None:
             known = ", ".join(map(str, self.profiles))
             raise InputError(f"input_ids: shape {list(shape)} fits no profile of {known}")
+        return index
+
+    def _grid(self, sizes: Sizes, index: int) -> Sizes:
+        """What a call's axes are padded to."""
+        largest = self._engine.largest_inputs(index)
+        limits = {
+            axis: size
+            for tensor in self._inputs
+            if tensor.name in largest
+            for axis, size in zip(tensor.axes, largest[tensor.name], strict=True)
+        }
+        compiles = is_rtx(self._engine.trt)
+        return grid_sizes(sizes, limits, self.profiles[index], compiles=compiles)
+
+    def _runner(self, index: int) -> ProfileRunner:
         if index not in self._runners:
             self._runners[index] = ProfileRunner(self._engine, index, self._cuda, self._stream)
         return self._runners[index]
 
     def _free(self) -> None:
+        with ExitStack() as stack:
+            with suppress(AdaptrtError):  # a GPU in error refuses; what it holds is freed anyway
+                stack.enter_context(self._cuda.selected())
+            self._release()
+
+    def _release(self) -> None:
         for runner in self._runners.values():
             runner.close()
         self._runners.clear()
@@ -99,11 +136,14 @@ def open_engine(
     manifest: Manifest,
     flavour: Target,
     inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
     tasks: Sequence[str],
+    *,
+    ordinal: int = 0,
 ) -> TrtRuntime:
-    """The executor for a bundle's engine on the GPU that is present.
+    """The executor for a bundle's engine on the GPU of that ordinal.
 
-    ``inputs`` and ``tasks`` as :class:`TrtRuntime` takes them.
+    ``inputs``, ``outputs`` and ``tasks`` as :class:`TrtRuntime` takes them.
     Raises :class:`InputError` for a bundle without engines of this flavour and
     :class:`MissingError` without the library, without a GPU, or where no engine was built for it.
     """
@@ -114,10 +154,10 @@ def open_engine(
             f"{manifest.target.name}; build one with `make engine TARGET={flavour}`"
         )
     trt = load_tensorrt(flavour)
-    cuda = load_cuda()
-    sm = device_sm() or "unknown"
+    cuda = load_cuda(ordinal)
+    sm = device_sm(ordinal) or "unknown"
     file = engine_file(folder, manifest, flavour, sm)
-    return TrtRuntime(trt, file, cuda, sm, inputs=inputs, tasks=tasks)
+    return TrtRuntime(trt, file, cuda, sm, inputs=inputs, outputs=outputs, tasks=tasks)
 
 
 def engine_file(folder: Path, manifest: Manifest, flavour: Target, sm: str) -> EngineFile:

@@ -93,6 +93,27 @@ class Sizes:
                 return fixed * load.rows * load.tokens
         raise ValueError(f"{tensor.name}: a shape {tensor.shape} that cannot be explained")
 
+    def described(self, tensor: PlanTensor) -> str:
+        """The shape in words: "tokens × 1024", whatever the layout."""
+        fixed, rank = [d for d in tensor.shape if d != -1], len(tensor.shape)
+        width = prod(fixed)
+        folded = rank == 3 and tensor.name in self.folded
+        match tensor.shape.count(-1):
+            case 0:
+                return " × ".join(str(d) for d in fixed if d > 1) or "1"
+            case 1 if tensor.name in self.per_text:
+                words = ["texts"]
+            case 2 if tensor.name in self.per_chunk:
+                words = ["chunks"]
+            case 3 if tensor.name in self.per_chunk:
+                words = ["tokens", "chunks"]
+            case 3:
+                words = ["tokens", "tokens"]
+            case _:
+                words = ["tokens"]
+        width *= self.workload.heads if folded else 1
+        return " × ".join([*words, *([str(width)] if width > 1 else [])])
+
     def bytes(self, tensor: PlanTensor) -> float:
         """The bytes that ``tensor`` takes."""
         if tensor.type not in ELEMENT_BYTES:

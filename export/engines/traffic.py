@@ -22,7 +22,7 @@ from export.engines.plan_sizes import (
     multiplies_activations,
 )
 
-__all__ = ["KernelTraffic", "Workload", "traffic"]
+__all__ = ["KernelTraffic", "Workload", "factors", "traffic"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,14 +67,14 @@ def _kernel_traffic(kernel: Kernel, sizes: Sizes, whole: Mapping[str, float]) ->
     views: dict[str, list[float]] = {}
     for tensor in kernel.inputs:
         views.setdefault(tensor.name, []).append(sizes.bytes(tensor))
-    factors = _factors(kernel)
+    multiplied = factors(kernel)
     return KernelTraffic(
         kernel=kernel,
         read=sum(min(sum(v), whole.get(name, max(v))) for name, v in views.items()),
         constants=sum(_constant_bytes(kernel, c, sizes) for c in kernel.constants),
         written=sum(sizes.bytes(tensor) for tensor in kernel.outputs),
-        flops=0 if factors is None else _flops(kernel, factors, sizes),
-        operands=None if factors is None else (factors[0].type, factors[1].type),
+        flops=0 if multiplied is None else _flops(kernel, multiplied, sizes),
+        operands=None if multiplied is None else (multiplied[0].type, multiplied[1].type),
     )
 
 
@@ -92,8 +92,8 @@ def _constant_bytes(kernel: Kernel, constant: PlanTensor, sizes: Sizes) -> float
     return whole / table_rows * min(table_rows, sizes.workload.rows)
 
 
-def _flops(kernel: Kernel, factors: tuple[PlanTensor, PlanTensor], sizes: Sizes) -> int:
-    left, right = factors
+def _flops(kernel: Kernel, multiplied: tuple[PlanTensor, PlanTensor], sizes: Sizes) -> int:
+    left, right = multiplied
     tokens = sizes.workload.tokens
     if kernel.is_attention:  # queries · keys, then scores · values
         return 4 * sizes.elements(left) * tokens
@@ -106,7 +106,7 @@ def _flops(kernel: Kernel, factors: tuple[PlanTensor, PlanTensor], sizes: Sizes)
     return 2 * rows * inner * right.shape[-1]
 
 
-def _factors(kernel: Kernel) -> tuple[PlanTensor, PlanTensor] | None:
+def factors(kernel: Kernel) -> tuple[PlanTensor, PlanTensor] | None:
     """What is multiplied, an activation first: queries and keys, or ``[…, K]`` and ``[K, N]``."""
     if kernel.is_attention:
         return _queries_and_keys(kernel)

@@ -18,7 +18,7 @@ from runtimes.bundle_files import TOKENIZER_FILE
 from runtimes.choices import Target
 from runtimes.errors import InputError, MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
-from runtimes.executors.tensorrt.library import load_tensorrt
+from runtimes.executors.tensorrt.library import check_release, load_tensorrt
 from runtimes.text.tokens import TextTokenizer
 
 
@@ -73,6 +73,7 @@ def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
     trt = None
     if spec.target.builds_here and engines is None:
         trt = load_tensorrt(spec.target)
+        check_release(trt, spec.target)
         if spec.target is Target.TENSORRT_RTX:
             check_gpus(trt, spec.gpus)
         if spec.refittable and device_sm() is None:

@@ -7,6 +7,8 @@ import re
 from types import ModuleType
 from typing import Any
 
+from packaging.version import Version
+
 from runtimes.choices import Target
 from runtimes.errors import MissingError
 
@@ -17,6 +19,9 @@ _MODULES = {
     ),
     Target.TENSORRT: (("tensorrt", "tensorrt_bindings"), "pip install 'adaptrt[gpu]'"),
 }
+# The first release whose ONNX parser reads what a target's graph consists of: Attention came with
+# 10.14, RotaryEmbedding with 10.15. TARGET=tensorrt10's graph has neither.
+OLDEST = {Target.TENSORRT: Version("10.15")}
 _ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 _KERNELS = "Layers:\nName: "  # begins one of some 6000 messages
 
@@ -30,6 +35,18 @@ def load_tensorrt(flavour: Target) -> ModuleType:
         except ImportError as error:
             reason = str(error)
     raise MissingError(f"TARGET={flavour}: its library does not load ({reason}); {install}")
+
+
+def check_release(trt: Any, target: Target) -> None:
+    """Raise :class:`MissingError` where the library is too old for graphs of a target."""
+    oldest = OLDEST.get(target)
+    if oldest is not None and Version(trt.__version__) < oldest:
+        raise MissingError(
+            f"TARGET={target}: got TensorRT {trt.__version__}, expected {oldest} or newer, whose "
+            "parser reads Attention and RotaryEmbedding; pip install --upgrade "
+            f"'tensorrt>={oldest},<12', or build with TARGET={Target.TENSORRT10}, whose graph has "
+            "basic operators"
+        )
 
 
 def is_rtx(trt: Any) -> bool:

@@ -16,7 +16,7 @@ from runtimes.executors.base import RuntimeBase, while_open
 from runtimes.executors.tensorrt.buffers import Resources, check_inputs
 from runtimes.executors.tensorrt.cuda import Cuda, device_sm, load_cuda
 from runtimes.executors.tensorrt.engine import Engine, EngineFile
-from runtimes.executors.tensorrt.library import is_rtx, load_tensorrt
+from runtimes.executors.tensorrt.library import check_release, is_rtx, load_tensorrt
 from runtimes.executors.tensorrt.padding import Sizes, cut_outputs, grid_sizes, pad_inputs
 from runtimes.executors.tensorrt.profile_runner import ProfileRunner
 from runtimes.manifest import Artifact, Manifest
@@ -154,6 +154,7 @@ def open_engine(
             f"{manifest.target.name}; build one with `make engine TARGET={flavour}`"
         )
     trt = load_tensorrt(flavour)
+    check_release(trt, manifest.target.name)
     cuda = load_cuda(ordinal)
     sm = device_sm(ordinal) or "unknown"
     file = engine_file(folder, manifest, flavour, sm)

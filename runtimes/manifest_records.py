@@ -23,7 +23,7 @@ from runtimes.profiles import DEFAULT, Profile
 from runtimes.tensors import Tensor
 from runtimes.typed_json import Plain
 
-SCHEMA, SCHEMA_MINOR = 1, 2
+SCHEMA, SCHEMA_MINOR = 1, 3
 
 _Number = Annotated[int, Meta(ge=0, le=2**62)]
 _Size = Annotated[int, Meta(ge=1, le=10**7)]
@@ -39,6 +39,7 @@ class Artifact:
     ``kind`` is a :data:`runtimes.choices.ArtifactKind`, or one of a newer minor schema, which is
     read as any other text.
     ``stripped`` engines hold no weights and take those of the bundle's graph when loaded.
+    ``executed`` is what ran the file in the gate; None where nothing did, or before schema 1.3.
     ``memory`` is the device memory for activations in each profile, bytes; None where the engine
     was built without a GPU, which alone can say.
     """
@@ -51,6 +52,7 @@ class Artifact:
     gpu: Annotated[str, Meta(pattern=r"^sm\d{2,3}\Z")] | None = None
     stripped: bool = False
     memory: tuple[_Number, ...] | None = None
+    executed: Plain | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,9 @@ from pathlib import Path
 from runtimes.choices import AdapterMode, Device, GraphKind, Precision, Target, parse_device
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime
+from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.heads import graph_inputs, head_of
-from runtimes.manifest import Manifest
+from runtimes.manifest import Artifact, Manifest
 from runtimes.schemes import SCHEMES
 
 CPU_EXECUTOR = "onnxruntime"  # the one that every bundle has a graph for
@@ -48,6 +49,7 @@ class Executor:
     an adapter file. One that ``judges`` is compared with the reference in the gate and by
     ``verify``, of bundles for ``judged_targets``, under its ``label`` (by default its name); of
     those for the targets that it ``speaks_for`` it comes first, and the manifest has its figures.
+    One that runs the ``engine`` of a flavour judges where the GPU is that an engine was built for.
     An executor that is not ``offered`` exists for the gate.
     """
 
@@ -55,7 +57,7 @@ class Executor:
     graph: GraphKind
     opener: Opener
     device: Device = Device.CPU
-    runs_engine: bool = False
+    engine: Target | None = None
     fills_slots: bool = False
     precisions: Collection[Precision] = tuple(Precision)
     judges: bool = False
@@ -141,14 +143,18 @@ EXECUTORS: dict[str, Executor] = {
             graph=GraphKind.TENSORRT,
             opener=partial(_engine, flavour=Target.TENSORRT_RTX),
             device=Device.CUDA,
-            runs_engine=True,
+            engine=Target.TENSORRT_RTX,
+            judges=True,
+            judged_targets=(Target.TENSORRT_RTX,),
         ),
         Executor(
             name="tensorrt",
             graph=GraphKind.TENSORRT,
             opener=partial(_engine, flavour=Target.TENSORRT),
             device=Device.CUDA,
-            runs_engine=True,
+            engine=Target.TENSORRT,
+            judges=True,
+            judged_targets=(Target.TENSORRT, Target.TENSORRT10),
         ),
         # Without a GPU the portable graph, the very types of the engine, speaks for it.
         Executor(
@@ -225,22 +231,31 @@ def open_runtime(
 def judging_executors(
     manifest: Manifest, executors: Mapping[str, Executor] | None = None
 ) -> tuple[Executor, ...]:
-    """The rows by which a bundle is judged, the one that speaks for its target first.
+    """The rows by which a bundle is judged here, the one that speaks for its target first.
 
-    Of every row that judges: those whose graph the bundle holds in a precision they can run.
-    ``executors`` None are those of :data:`EXECUTORS`.
+    Of every row that judges: those whose graph the bundle holds in a precision they can run, and
+    those that run its engine for the GPU of this machine. ``executors`` None are those of
+    :data:`EXECUTORS`.
     """
     target, precision = manifest.target.name, manifest.precision
-    graphs = {entry.kind for entry in manifest.artifacts}
     rows = [
         row
         for row in (EXECUTORS if executors is None else executors).values()
         if row.judges
-        and row.graph in graphs
         and precision in row.precisions
         and target in row.judged_targets
+        and judged_file(row, manifest) is not None
     ]
     return tuple(sorted(rows, key=lambda row: target not in row.speaks_for))
+
+
+def judged_file(executor: Executor, manifest: Manifest) -> Artifact | None:
+    """The graph, or the engine for the GPU present, that an executor runs; None without one."""
+    if executor.engine is not None:
+        sm = device_sm()
+        return next((e for e in manifest.engines(executor.engine) if e.gpu == sm), None)
+    graphs = (e for e in manifest.artifacts if e.kind == executor.graph and e.gpu is None)
+    return next(graphs, None)
 
 
 def counted_tasks(manifest: Manifest) -> tuple[str, ...]:

@@ -91,20 +91,33 @@ def final_manifest(
     folder: Path,
     spec: BuildSpec,
     engines: Mapping[str, BuiltEngine],
+    executed: Mapping[str, str],
     parity: Parity,
     quantisation: Quantisation | None,
 ) -> Manifest:
     """The manifest of a staged bundle that passed its gate: every file hashed.
 
-    ``engines`` are what the builder said of them, by file; ``parity`` how the graph that speaks
-    for the target compared.
+    ``engines`` are what the builder said of them, by file; ``executed`` what ran a file in the
+    gate; ``parity`` how the graph that speaks for the target compared.
     """
+    files = _artifacts(folder, draft.artifacts, spec, engines)
     return replace(
         draft,
-        artifacts=tuple(_artifacts(folder, draft.artifacts, spec, engines)),
+        artifacts=tuple(replace(file, executed=executed.get(file.path)) for file in files),
         parity=parity,
         quantisation=quantisation,
     )
+
+
+def draft_with_engines(draft: Manifest, folder: Path, spec: BuildSpec, gpu: str | None) -> Manifest:
+    """The draft of a staged bundle with the engine for ``gpu`` in it, hashed, if it has one."""
+    engines = [
+        make_artifact(folder, name, spec.target, precision=spec.precision, gpu=gpu)
+        for built_for, name in engine_names(spec)
+        if (built_for or spec.gpus[0]) == gpu
+    ]
+    engines = [replace(engine, stripped=spec.refittable) for engine in engines]
+    return replace(draft, artifacts=(*draft.artifacts, *engines))
 
 
 def _weight_files(folder: Path) -> Iterator[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
-from export.build.manifest import draft_manifest, final_manifest
+from export.build.manifest import draft_manifest, draft_with_engines, final_manifest
 from export.build.staged import (
     StagedBundle,
     copy_tokenizer,
@@ -38,6 +38,7 @@ from export.quantisation.summary import quantisation_figures, write_files
 from export.report.figures import ReportData
 from runtimes.bundle_files import MANIFEST_FILE, SHARED_FILE
 from runtimes.choices import AdapterMode, Precision, Target
+from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.manifest import Manifest, Parity, Quantisation
 
 
@@ -130,7 +131,13 @@ def _build_bundle(
         with stage("hashes"):
             parity = _parity(passed)
             manifest = final_manifest(
-                staged.draft, folder, spec, passed.engines, parity, quantisation
+                staged.draft,
+                folder,
+                spec,
+                passed.engines,
+                passed.verdict.executed,
+                parity,
+                quantisation,
             )
         write_json(folder / MANIFEST_FILE, manifest.to_json())
     return final, manifest
@@ -145,6 +152,7 @@ def _build_unquantised(
     reference = _reference(inputs, staged.draft, position)
     verdict = _judge(inputs, staged, reference)
     verdict.require_passed()
+    verdict = _judge_engine(inputs, staged, reference, verdict)
     return Passed(reference=reference, verdict=verdict, cast=cast, engines=engines)
 
 
@@ -170,6 +178,7 @@ def _build_quantised(
         )
         cast = write_model(staged, quantise_graph(graph, precision), precision)
     engines = make_engines(staged, spec, inputs.trt, inputs.engines)
+    verdict = _judge_engine(inputs, staged, reference, verdict)
     return Passed(
         reference=reference, verdict=verdict, cast=cast, engines=engines, precision=precision
     )
@@ -183,6 +192,19 @@ def _reference(inputs: BuildInputs, draft: Manifest, position: int) -> Reference
 def _judge(inputs: BuildInputs, staged: StagedBundle, reference: Reference) -> Verdict:
     executors = gate_executors(staged.draft)
     return judge(staged.folder, staged.draft, inputs.tokenizer, reference, executors)
+
+
+def _judge_engine(
+    inputs: BuildInputs, staged: StagedBundle, reference: Reference, verdict: Verdict
+) -> Verdict:
+    """The verdict on the graphs, with that on the engine where its GPU is; both passed."""
+    draft = draft_with_engines(staged.draft, staged.folder, inputs.spec, device_sm())
+    executors = [row for row in gate_executors(draft) if row.engine is not None]
+    if not executors:
+        return verdict
+    engine = judge(staged.folder, draft, inputs.tokenizer, reference, executors)
+    engine.require_passed()
+    return verdict.joined(engine)
 
 
 def _write_results(

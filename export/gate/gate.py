@@ -28,7 +28,7 @@ from runtimes.embedder import truncate
 from runtimes.errors import GateError
 from runtimes.executors.base import Runtime
 from runtimes.manifest import Manifest
-from runtimes.open import Executor, open_runtime
+from runtimes.open import Executor, judged_file, open_runtime
 from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 
@@ -61,12 +61,13 @@ class Reference:
 class Verdict:
     """Reports by label, the one that speaks for the target first; ``retrieval`` by label and task.
 
-    ``executors`` are the labels of those that judged. ``failure`` says why the last report did not
-    pass; None where all passed.
+    ``executors`` are the labels of those that judged, ``executed`` what ran each of the bundle's
+    files. ``failure`` says why the last report did not pass; None where all passed.
     """
 
     reports: Mapping[str, ParityReport]
     executors: tuple[str, ...] = ()
+    executed: Mapping[str, str] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, Retrieval]] = field(default_factory=dict)
     failure: str | None = None
 
@@ -74,6 +75,16 @@ class Verdict:
     def main(self) -> ParityReport:
         """The report that speaks for the target."""
         return next(iter(self.reports.values()))
+
+    def joined(self, later: Verdict) -> Verdict:
+        """This verdict, which passed, and that of other executors on the same bundle."""
+        return Verdict(
+            reports={**self.reports, **later.reports},
+            executors=self.executors + later.executors,
+            executed={**self.executed, **later.executed},
+            retrieval={**self.retrieval, **later.retrieval},
+            failure=later.failure,
+        )
 
     def require_passed(self) -> None:
         """Raise :class:`GateError` unless every graph agreed."""
@@ -150,10 +161,13 @@ def judge(
     labels = tuple(executor.report_label for executor in executors)
     reports: dict[str, ParityReport] = {}
     retrieval: dict[str, Mapping[str, Retrieval]] = {}
+    executed: dict[str, str] = {}
     for executor in executors:
         label = executor.report_label
         with open_runtime(folder, manifest, executor) as runtime:
             log.debug("  parity %s: by %s", label, runtime.name)
+            if (file := judged_file(executor, manifest)) is not None:
+                executed[file.path] = runtime.name
             orders = _orders(label, manifest, reference.texts, apart=label == speaker)
             for result in _compare_runtime(runtime, label, orders, manifest, tokenizer, reference):
                 reports[result.label] = result.report
@@ -161,10 +175,14 @@ def judge(
                     retrieval[result.label] = result.retrieval
                 if (failure := result.failure) is not None:
                     return Verdict(
-                        reports=reports, executors=labels, retrieval=retrieval, failure=failure
+                        reports=reports,
+                        executors=labels,
+                        executed=executed,
+                        retrieval=retrieval,
+                        failure=failure,
                     )
         gc.collect()
-    return Verdict(reports=reports, executors=labels, retrieval=retrieval)
+    return Verdict(reports=reports, executors=labels, executed=executed, retrieval=retrieval)
 
 
 @dataclass(frozen=True)

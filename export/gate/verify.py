@@ -25,6 +25,7 @@ from runtimes.text.tokens import TextTokenizer
 
 _WITHOUT_CHUNKS = "the bundle, built by an earlier version, holds no reference vectors of chunks"
 _NOT_JUDGED = "the gate that the bundle was built with did not have it"
+_ENGINES = {row.report_label for row in EXECUTORS.values() if row.engine is not None}
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def verify(bundle: Path) -> Verification:
 
     The vectors are compared with the reference's, which the bundle holds, so this needs neither
     the checkpoint nor torch (and leaves out a BF16 portable graph, which only torch runs here).
+    The engine is run where the GPU is that it was built for, whether or not the gate had that GPU.
     Raises :class:`GateError` where anything differs.
     """
     manifest = check_hashes(bundle)
@@ -94,7 +96,13 @@ def verify(bundle: Path) -> Verification:
     tokenizer = load_tokenizer(bundle, manifest)
     reference = _recorded_reference(published, tokenizer)
     executors, not_run = _runnable(published)
-    verdict = _judge_again(published, tokenizer, reference, executors)
+    graphs = [row for row in executors if row.engine is None]
+    verdict = _judge_again(published, tokenizer, reference, graphs)
+    for row in (row for row in executors if row.engine is not None):
+        try:
+            verdict = verdict.joined(_judge_again(published, tokenizer, reference, [row]))
+        except MissingError as error:  # its GPU is there, its library or a driver for it is not
+            not_run |= dict.fromkeys(_labels(record, row.report_label), one_line(str(error)))
     if unknown := record.graphs.keys() - verdict.reports.keys() - not_run.keys():
         raise InputError(
             f"{published.parity_file}: records {shown(min(unknown))}, which the gate does not "
@@ -171,6 +179,11 @@ def _other_texts(published: _Published, tokenizer: TextTokenizer) -> InputError:
     return InputError(f"{place}its texts are some of the gate's, not all; {published.builder}")
 
 
+def _labels(record: ParityRecord, executor: str) -> set[str]:
+    """Those of an executor's comparisons, all orders and lengths."""
+    return {executor, *(label for label in record.graphs if label.split(", ")[0] == executor)}
+
+
 def _runnable(published: _Published) -> tuple[list[Executor], dict[str, str]]:
     """The executors to judge again, and why the gate's other reports cannot be computed here."""
     manifest, recorded = published.manifest, published.record.graphs
@@ -180,13 +193,16 @@ def _runnable(published: _Published) -> tuple[list[Executor], dict[str, str]]:
     executors: list[Executor] = []
     not_run: dict[str, str] = {}
     for row in judging_executors(manifest, EXECUTORS):
-        if row.report_label in judged:
+        if row.report_label in judged or row.engine is not None:
             executors.append(row)
         else:
             not_run[row.report_label] = _NOT_JUDGED
+    absent = _ENGINES - {row.report_label for row in executors}
     for label, report in recorded.items():
         kind, *rest = label.split(", ")
-        if kind in by_torch:
+        if kind in absent:
+            not_run[label] = f"it was executed by {report.executed}, and that GPU is not here"
+        elif kind in by_torch:
             not_run[label] = f"it was executed by {report.executed}, which verify does without"
         elif "chunks" in rest and not published.has_chunks:
             not_run[label] = _WITHOUT_CHUNKS
@@ -219,6 +235,8 @@ def _require_as_recorded(
 ) -> None:
     """CPUs round differently; a change of half the gate's own margin is another model."""
     if (before := published.record.graphs.get(label)) is None:
+        if label.split(", ")[0] in _ENGINES - set(published.record.executors):
+            return  # the gate had not its GPU; it passed
         raise _unrecorded(published, label)
     margin, mean_margin = (1 - report.threshold) / 2, (1 - report.mean_threshold) / 2
     figures = [

@@ -20,7 +20,8 @@ class Gpu:
 
     ``half_accumulators`` is the peak of Half products that add up in Half; GeForce cards have half
     of it with FP32 accumulators, the others the same. ``bandwidth`` in GB/s, ``clock`` (boost) in
-    GHz. ``watts`` is the power limit: a card with little may not hold its clock.
+    GHz. ``watts`` is the power limit: a card with little may not hold its clock. ``devices`` are
+    the names under which the driver knows it (it calls every Jetson of this kind "Orin").
     """
 
     name: str
@@ -30,6 +31,7 @@ class Gpu:
     bandwidth: float
     clock: float
     watts: int
+    devices: tuple[str, ...]
 
 
 def _gpu(
@@ -44,6 +46,7 @@ def _gpu(
     watts: int,
     fp8: float | None = None,
     half_accumulators: float | None = None,
+    devices: tuple[str, ...] = (),
 ) -> Gpu:
     peaks = {"Float": tf32, "Half": half, "BFloat16": half, "Int8": int8}
     if fp8 is not None:
@@ -56,6 +59,7 @@ def _gpu(
         bandwidth=bandwidth,
         clock=clock,
         watts=watts,
+        devices=devices or (f"NVIDIA {name}",),
     )
 
 
@@ -115,6 +119,7 @@ _ROWS = (
         bandwidth=1008,
         clock=2.52,
         watts=450,
+        devices=("NVIDIA GeForce RTX 4090",),
     ),
     _gpu(
         "RTX 5090",
@@ -127,8 +132,19 @@ _ROWS = (
         bandwidth=1792,
         clock=2.407,
         watts=575,
+        devices=("NVIDIA GeForce RTX 5090",),
     ),
-    _gpu("A100 40GB", "sm80", tf32=156, half=312, int8=624, bandwidth=1555, clock=1.41, watts=400),
+    _gpu(
+        "A100 40GB",
+        "sm80",
+        tf32=156,
+        half=312,
+        int8=624,
+        bandwidth=1555,
+        clock=1.41,
+        watts=400,
+        devices=("NVIDIA A100-SXM4-40GB", "NVIDIA A100-PCIE-40GB"),
+    ),
     _gpu(
         "H100 SXM",
         "sm90",
@@ -139,6 +155,7 @@ _ROWS = (
         bandwidth=3350,
         clock=1.83,
         watts=700,
+        devices=("NVIDIA H100 80GB HBM3",),
     ),
 )
 GPUS: Mapping[str, Gpu] = {gpu.name: gpu for gpu in _ROWS}

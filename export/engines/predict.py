@@ -133,6 +133,19 @@ def peak(work: KernelTraffic, gpu: Gpu) -> float:
     return gpu.tflops[kind]
 
 
+def nearest(gpu: Gpu, plans: Mapping[str, Plan]) -> tuple[str, Plan]:
+    """The plan of the GPU's own architecture; else of the nearest below it, else the first."""
+    wanted = _number(gpu.sm)
+    below = [item for item in plans.items() if _number(item[1].gpu) <= wanted]
+    own = max(below, key=lambda item: _number(item[1].gpu), default=None)
+    return next(iter(plans.items())) if own is None else own
+
+
+def _number(sm: str | None) -> int:
+    """86 of "sm86"; 0 of an engine that names none."""
+    return int((sm or "sm0").removeprefix("sm"))
+
+
 def rank(plans: Mapping[str, Plan], workload: Workload, gpu: Gpu) -> list[tuple[str, Prediction]]:
     """Engines by name, the one predicted fastest first; those the GPU cannot run are left out."""
     found = []
@@ -150,17 +163,11 @@ def gain(before: Plan, after: Plan, workload: Workload, gpu: Gpu) -> float:
     return 1 - new / old
 
 
-def worth_from(
+def worthwhile(
     before: Plan, after: Plan, workloads: Sequence[Workload], gpu: Gpu, least: float = MIN_GAIN
-) -> Workload | None:
-    """The first of ``workloads``, in ascending order, from which on ``after`` is worth it.
+) -> tuple[Workload, ...]:
+    """Those calls that ``after`` is predicted to make in at least ``least`` less time.
 
-    At it and at every later one it is predicted to take at least ``least`` less time; None where
-    it is not at the last one.
+    Short ones wait for launches, in long ones attention outweighs the products.
     """
-    found = None
-    for workload in reversed(workloads):
-        if gain(before, after, workload, gpu) < least:
-            break
-        found = workload
-    return found
+    return tuple(load for load in workloads if gain(before, after, load, gpu) >= least)

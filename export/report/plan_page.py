@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import multimode
 
 from export.engines.gpus import GPUS, Gpu
+from export.engines.measured import Times
 from export.engines.plan import Plan
 from export.engines.plan_figures import (
     PlanFigures,
@@ -18,7 +19,7 @@ from export.engines.plan_figures import (
     pair,
 )
 from export.engines.plan_sizes import Sizes, Workload
-from export.engines.predict import EFFICIENCY, PREDICTED, Prediction, predict
+from export.engines.predict import EFFICIENCY, PREDICTED, Prediction, nearest, predict
 from export.engines.traffic import KernelTraffic, traffic
 from export.report.charts import Bar, bar_chart
 from export.report.html import Content, Element, document, element, table
@@ -45,8 +46,7 @@ class PlanPage:
     """What the page shows: ``plans`` by the name of the engine (and profile) they are of.
 
     ``subject`` says what was compiled; ``heads`` are the encoder's. Calls beyond ``max_batch`` or
-    ``max_tokens`` are not shown. ``measured`` are milliseconds by GPU, batch and tokens, which
-    then stand in the place of what is predicted.
+    ``max_tokens`` are not shown. What was ``measured`` stands in the place of what is predicted.
     """
 
     subject: str
@@ -55,7 +55,7 @@ class PlanPage:
     max_batch: int
     max_tokens: int
     rules: Sequence[RuleResult] = ()
-    measured: Mapping[tuple[str, int, int], float] | None = None
+    measured: Times = field(default_factory=dict)
 
     @property
     def loads(self) -> list[Workload]:
@@ -244,20 +244,17 @@ def _rules(rules: Sequence[RuleResult]) -> list[Element]:
 
 
 def _times(page: PlanPage) -> list[Element]:
-    known = page.measured or {}
     rows: list[list[Content]] = []
     for gpu in GPUS.values():
-        name, plan = _plan_for(gpu, page.plans)
-        cells: list[Content] = []
-        for load in page.loads:
-            measured = known.get((gpu.name, load.batch, load.tokens))
-            if measured is not None:
-                cells.append(element("b", f"{measured:.3g} ms measured"))
-            else:
-                cells.append(_predicted(plan, load, gpu))
-        rows.append(
-            [gpu.name, f"{gpu.sm}" if gpu.sm == plan.gpu else f"{gpu.sm} (as {name})", *cells]
-        )
+        name, plan = nearest(gpu, page.plans)
+        place = gpu.sm if gpu.sm == plan.gpu else f"{gpu.sm} (as {name})"
+        cells = [
+            _measured(page, gpu.name, load, _predicted(plan, load, gpu)) for load in page.loads
+        ]
+        rows.append([gpu.name, place, *cells])
+    for other in dict.fromkeys(name for name, _, _ in page.measured if name not in GPUS):
+        cells = [_measured(page, other, load, "–") for load in page.loads]
+        rows.append([other, "", *cells])
     heads = [_call(load) for load in page.loads]
     return [
         element(
@@ -276,15 +273,9 @@ def _times(page: PlanPage) -> list[Element]:
     ]
 
 
-def _plan_for(gpu: Gpu, plans: Mapping[str, Plan]) -> tuple[str, Plan]:
-    """The plan of the GPU's own architecture; else of the nearest one below it, else the first."""
-
-    def number(plan: Plan) -> int:
-        return int((plan.gpu or "sm0").removeprefix("sm"))
-
-    wanted = int(gpu.sm.removeprefix("sm"))
-    below = [item for item in plans.items() if number(item[1]) <= wanted]
-    return max(below, key=lambda item: number(item[1]), default=next(iter(plans.items())))
+def _measured(page: PlanPage, gpu: str, load: Workload, otherwise: str) -> Content:
+    time = page.measured.get((gpu, load.batch, load.tokens))
+    return otherwise if time is None else element("b", f"{time:.3g} ms measured")
 
 
 def _predicted(plan: Plan, load: Workload, gpu: Gpu) -> str:

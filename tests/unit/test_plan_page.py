@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
 from export.engines.gpus import GPUS
+from export.engines.measured import GpuCheck
 from export.engines.plan import Kernel, KernelKind, Plan
 from export.engines.plan_figures import (
     KernelClass,
@@ -24,6 +27,8 @@ from export.engines.predict import predict
 from export.engines.traffic import traffic
 from export.report.plan_page import PlanPage, RuleResult, plan_page
 from export.report.plan_picture import modules_of, title_of
+from runtimes.choices import Precision
+from runtimes.errors import InputError
 from tests.unit.test_traffic import FUSION, GEMM, GENERATED, HEADS, KERNELS, LOADS, PLAN, kernel
 
 NAMES = {
@@ -88,6 +93,27 @@ def test_measured_figures_replace_predicted_ones() -> None:
     shown = text_of(page(measured={("L4", 8, 512): 1.25})).split("In brackets")[1]
     assert shown.count(" ms measured") == 1
     assert "1.25 ms measured" in shown
+    other = text_of(page(measured={("NVIDIA Later", 8, 512): 0.5})).split("In brackets")[1]
+    assert re.search(r"NVIDIA Later +– 0\.5 ms measured –", other)
+
+
+def test_measured_times_are_read_of_the_gpu_check(tmp_path: Path) -> None:
+    row = {"case": "8x512", "executor": "tensorrt", "precision": "fp16", "milliseconds": 4.5}
+    rows = [
+        row,
+        row | {"executor": "torch", "milliseconds": 9.0},
+        row | {"precision": "int8"},
+        row | {"case": "mixed"},
+    ]
+    device = {"name": "NVIDIA GeForce RTX 4090", "sm": "sm89"}
+    path = tmp_path / "gpu-check.json"
+    path.write_text(json.dumps({"gpu": device, "timed_size": "full", "rows": rows, "steps": []}))
+    assert GpuCheck.read(path).times(Precision.FP16) == {("RTX 4090", 8, 512): 4.5}
+    path.write_text(json.dumps({"gpu": {"name": "Orin"}, "timed_size": "full", "rows": [row]}))
+    assert GpuCheck.read(path).times(Precision.FP16) == {("Orin", 8, 512): 4.5}
+    path.write_text("{}")
+    with pytest.raises(InputError, match="`make gpu-check` writes it"):
+        GpuCheck.read(path)
 
 
 def test_calls_beyond_the_bundles_limits_are_not_shown() -> None:

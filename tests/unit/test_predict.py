@@ -13,9 +13,10 @@ from export.engines.predict import (
     EFFICIENCY,
     Efficiency,
     gain,
+    nearest,
     predict,
     rank,
-    worth_from,
+    worthwhile,
 )
 from export.engines.traffic import Workload
 from tests.bench import prediction
@@ -101,19 +102,28 @@ def test_engines_are_ranked_and_those_that_cannot_run_left_out() -> None:
     assert {name for name, _ in rank(plans, LOAD, GPUS["L4"])[:2]} == {"Int8", "FP8"}
 
 
-def test_int8_is_worth_it_from_some_length_on() -> None:
-    """Short texts wait for launches, of which a quantised plan has more."""
-    half = bert_plan(FITTED, "Half")
-    int8 = bert_plan(FITTED, "Int8")
+def test_nearest_plan_is_the_gpus_own_or_the_next_older() -> None:
+    plans = {sm: replace(plan(), gpu=sm) for sm in ("sm86", "sm89", "sm120")}
+    found = {name: nearest(gpu, plans)[0] for name, gpu in GPUS.items()}
+    assert found["A10"] == found["AGX Orin 64GB"] == found["A100 40GB"] == "sm86"  # sm80: the first
+    assert found["L4"] == found["H100 SXM"] == "sm89"
+    assert found["RTX 5090"] == "sm120"
+
+
+def test_int8_is_worth_it_for_some_lengths_only() -> None:
+    """Short texts wait for launches, of which a quantised plan has more; attention stays Half."""
+    half, int8 = bert_plan(FITTED, "Half"), bert_plan(FITTED, "Int8")
+    attentions = iter(half.attentions)
     extra = tuple(kernel(f"q{i}", GENERATED, "x 8 Half", "y 8 Int8") for i in range(120))
-    more = replace(int8, kernels=(*int8.kernels, *extra))
-    gpu = GPUS["H100 SXM"]
-    start = worth_from(half, more, LOADS, gpu)
-    assert start is not None
-    assert start != LOADS[0]
-    assert gain(half, more, start, gpu) >= 0.05 > gain(half, more, LOADS[0], gpu)
-    assert worth_from(half, half, LOADS, gpu) is None
-    assert worth_from(half, int8, LOADS, GPUS["L4"]) == LOADS[0]
+    own = tuple(next(attentions) if k.is_attention else k for k in int8.kernels)
+    after, gpu = replace(int8, kernels=(*own, *extra)), GPUS["H100 SXM"]
+    lengths = [load.tokens for load in worthwhile(half, after, LOADS, gpu)]
+    assert lengths
+    assert LOADS[0].tokens not in lengths
+    for load in LOADS:
+        assert (gain(half, after, load, gpu) >= 0.05) == (load.tokens in lengths)
+    assert worthwhile(half, half, LOADS, gpu) == ()
+    assert worthwhile(half, int8, LOADS, GPUS["L4"]) == tuple(LOADS)
 
 
 def test_efficiency_is_the_fit() -> None:

@@ -193,6 +193,7 @@ def test_runtime_puts_the_tasks_weights_in(
     refittable: Path, small_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert refit(refittable, small_folder, "classification") == 0
+    monkeypatch.setenv("XDG_CACHE_HOME", str(refittable.parent / "cache"))
     cuda, scenario = FakeCuda(), Scenario(refittable=True)
     module = fake_module(rtx, cuda, scenario, "tensorrt_rtx")
     graphs: list[Path] = []

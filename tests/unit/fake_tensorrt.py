@@ -8,6 +8,7 @@ count, how many count, and the row's task; with chunks the same of each of a row
 from __future__ import annotations
 
 import ctypes
+import json
 import types as python
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -39,7 +40,10 @@ class Scenario:
     counts: dict[str, int] = field(default_factory=dict)
     contexts: list[Context] = field(default_factory=list)
     runs: list[dict[str, Any]] = field(default_factory=list)  # the inputs of each execution
-    configs: list[Any] = field(default_factory=list)
+    configs: list[Config] = field(default_factory=list)
+    gpu: str = "sm89"  # whose kernels a cache holds
+    compiled: list[str] = field(default_factory=list)  # shapes, by TensorRT-RTX
+    fallbacks: int = 0  # executions with kernels that a better one takes the place of
 
     def works(self, name: str) -> bool:
         self.counts[name] = self.counts.get(name, 0) + 1
@@ -124,12 +128,16 @@ def _engine(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
         refittable=scenario.refittable,
     )
     if hasattr(real, "IRuntimeConfig"):  # 10.3 has none
-        engine.create_runtime_config.return_value = _config(real, scenario)
+        config = Config(real, scenario)
+        scenario.configs.append(config)
+        engine.create_runtime_config.return_value = config.double
 
     def create_context(how: Any = None) -> Any:
         if not scenario.works("create_execution_context"):
             return None
-        context = Context(real, cuda, scenario)
+        # The full flavour is given a strategy instead of a configuration.
+        configs = (c for c in scenario.configs if c.double is how)
+        context = Context(real, cuda, scenario, next(configs, None))
         scenario.contexts.append(context)
         return context.double
 
@@ -143,10 +151,50 @@ def _engine(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
     return engine
 
 
-def _config(real: Any, scenario: Scenario) -> Any:
-    config = double(real, real.IRuntimeConfig)
-    scenario.configs.append(config)
-    return config
+class Config:
+    """TensorRT-RTX's configuration of contexts, with the cache that it was given."""
+
+    def __init__(self, real: Any, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.kernels: set[str] = set()  # compiled here, or read
+        self.cached = False
+        self.double = double(real, real.IRuntimeConfig)
+        self.eager = getattr(real, "DynamicShapesKernelSpecializationStrategy", None)
+        if hasattr(real, "IRuntimeCache"):
+            self.cache = double(real, real.IRuntimeCache)
+            _computes(self.cache.deserialize, self.read)
+            _computes(self.cache.serialize, self.serialize)
+            made = self.cache if scenario.works("create_runtime_cache") else None
+            self.double.create_runtime_cache.return_value = made
+            _computes(self.double.set_runtime_cache, self.take)
+
+    def read(self, blob: bytes) -> bool:
+        """Only kernels of the same GPU."""
+        try:
+            gpu, kernels = json.loads(blob)
+        except ValueError:
+            return False
+        if gpu == self.scenario.gpu:
+            self.kernels |= set(kernels)
+        return bool(gpu == self.scenario.gpu)
+
+    def serialize(self) -> bytes | None:
+        works = self.scenario.works("serialize")
+        return json.dumps([self.scenario.gpu, sorted(self.kernels)]).encode() if works else None
+
+    def take(self, cache: Any) -> bool:
+        self.cached = cache is self.cache and self.scenario.works("set_runtime_cache")
+        return self.cached
+
+    def compile(self, shape: str) -> None:
+        if shape in self.kernels:
+            return
+        strategy = self.double.dynamic_shapes_kernel_specialization_strategy
+        if self.eager is None or strategy != self.eager.EAGER:
+            self.scenario.fallbacks += 1
+        else:
+            self.scenario.compiled.append(shape)
+            self.kernels.add(shape)
 
 
 class OrderError(AssertionError):
@@ -161,8 +209,11 @@ class Context:
     stays as it is for as long as its graph can be launched.
     """
 
-    def __init__(self, real: Any, cuda: FakeCuda, scenario: Scenario) -> None:
+    def __init__(
+        self, real: Any, cuda: FakeCuda, scenario: Scenario, config: Config | None
+    ) -> None:
         self.cuda, self.scenario, self.device = cuda, scenario, cuda.device
+        self.config = config
         self.profile: int | None = None
         self.ready = False  # whether the profile's own copies have ended
         self.memory: int | None = None
@@ -234,6 +285,8 @@ class Context:
             cuda.last_error = ERROR
         if cuda.last_error != SUCCESS:
             return False
+        if self.config is not None:
+            self.config.compile(str(sorted(self.shapes.items())))
         shapes, addresses = dict(self.shapes), dict(self.addresses)
         assert self.memory is not None
         memory = self.memory

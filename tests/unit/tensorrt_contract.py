@@ -91,9 +91,12 @@ def _signature(real: Any, text: str) -> inspect.Signature:
 
 
 def _own_type(real: Any, annotation: str) -> Any:
-    """TensorRT's own types are checked, but for Dims, which converts from tuples."""
-    name = annotation.rpartition(".")[2]
-    modules = ("tensorrt_bindings.", "tensorrt_rtx_bindings.")
+    """TensorRT's own types are checked, but for Dims, which converts from tuples.
+
+    A class that the bindings define after its use stands there as in C++.
+    """
+    name = re.split(r"\.|::", annotation)[-1]
+    modules = ("tensorrt_bindings.", "tensorrt_rtx_bindings.", "nvinfer1::")
     own = annotation.startswith(modules) and name not in ("Dims", "DimsExprs")
     return getattr(real, name, object) if own else object
 

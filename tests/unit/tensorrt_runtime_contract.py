@@ -54,23 +54,45 @@ SLIPS = {
     "parser's method": ("refit", "refit_from_file(", "refit_from_path("),
     "refitter's method": ("refit", "refit_cuda_engine(", "refit_engine("),
 }
+# Names that only TensorRT-RTX's path uses.
+RTX_SLIPS = {
+    "configuration's attribute": (
+        "engine",
+        "config.dynamic_shapes_kernel_specialization_strategy =",
+        "config.kernel_specialization_strategy =",
+    ),
+    "strategy's member": ("engine", "Strategy.EAGER", "Strategy.AT_ONCE"),
+    "configuration's method": ("kernel_cache", "create_runtime_cache(", "make_runtime_cache("),
+    "cache's argument": (
+        "kernel_cache",
+        "set_runtime_cache(self._cache)",
+        "set_runtime_cache(b'')",
+    ),
+    "cache's way in": ("kernel_cache", "_cache.deserialize(", "_cache.load("),
+    "cache's way out": ("kernel_cache", "_cache.serialize(", "_cache.dump("),
+}
 _ENTRIES = {
     "engine": ("runtimes.executors.tensorrt.runtime", "Engine"),
     "profile_runner": ("runtimes.executors.tensorrt.runtime", "ProfileRunner"),
     "refit": ("runtimes.executors.tensorrt.engine", "refit"),
+    "kernel_cache": ("runtimes.executors.tensorrt.engine", "KernelCache"),
 }
 
 
 def results(real: Any, name: str, folder: Path) -> dict[str, Any]:
     """Outcomes of a run over changing and repeated shapes, of a refit, and of every slip."""
+    slips = SLIPS | (RTX_SLIPS if name == "tensorrt_rtx" else {})
     return {
         "run": outcome(lambda: run(real, name, folder)),
-        "slips": {key: with_slip(real, name, folder, *slip) for key, slip in SLIPS.items()},
+        "slips": {key: with_slip(real, name, folder, *slip) for key, slip in slips.items()},
     }
 
 
 def run(real: Any, name: str, folder: Path) -> None:
-    """Open a stripped engine, refit it, run both profiles, repeat shapes, close."""
+    """Open a stripped engine, refit it, run both profiles, repeat shapes, close; twice.
+
+    The second executor finds the kernels of the first.
+    """
     path = folder / "encoder.sm89.engine"
     path.write_bytes(b"plan")
     file = EngineFile(
@@ -83,7 +105,8 @@ def run(real: Any, name: str, folder: Path) -> None:
     cuda = FakeCuda()
     for stripped in (file, replace(file, weights=None)):
         module = fake_module(real, cuda, Scenario(refittable=True), name)
-        with TrtRuntime(module, stripped, Cuda(cuda), "sm89") as runtime:
+        kernels = folder / "encoder.kernels"
+        with TrtRuntime(module, stripped, Cuda(cuda), "sm89", kernels=kernels) as runtime:
             runtime.profile_memory()
             for shape in ((2, 4), (1, 20), (2, 4), (2, 4), (1, 20)):
                 ids = np.arange(shape[0] * shape[1], dtype=np.int64).reshape(shape)

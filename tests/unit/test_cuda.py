@@ -12,7 +12,7 @@ from cuda.bindings import runtime as api
 
 import runtimes.executors.tensorrt.cuda
 from runtimes.errors import AdaptrtError, MissingError
-from runtimes.executors.tensorrt.cuda import Cuda, device_sm, load_cuda
+from runtimes.executors.tensorrt.cuda import Cuda, device_name, device_sm, load_cuda
 
 SOURCE = Path(runtimes.executors.tensorrt.cuda.__file__).read_text()
 NO_GPU = api.cudaGetDeviceCount()[0] != api.cudaError_t.cudaSuccess
@@ -71,12 +71,18 @@ def test_wrong_argument_is_seen() -> None:
 @pytest.mark.skipif(not NO_GPU, reason="a GPU is there")
 def test_no_gpu_is_a_missing_piece_in_one_line() -> None:
     assert device_sm() is None
+    assert device_name() is None
     with pytest.raises(MissingError, match="no usable NVIDIA GPU: cudaGetDeviceCount: cudaError"):
         load_cuda()
 
 
 def test_driver_calls_exist() -> None:
-    for name, count in (("cuInit", 1), ("cuDeviceGet", 1), ("cuDeviceGetAttribute", 2)):
+    for name, count in (
+        ("cuInit", 1),
+        ("cuDeviceGet", 1),
+        ("cuDeviceGetAttribute", 2),
+        ("cuDeviceGetName", 2),
+    ):
         assert name in SOURCE
         assert len(inspect.signature(getattr(driver, name)).parameters) == count
     names = driver.CUdevice_attribute.__members__

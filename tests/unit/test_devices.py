@@ -108,6 +108,10 @@ class Driver:
         return 0, index
 
     @staticmethod
+    def cuDeviceGetName(length: int, device: int) -> tuple[int, bytes]:  # noqa: N802
+        return 0, (b"NVIDIA A10", b"NVIDIA L4")[device].ljust(length, b"\0")
+
+    @staticmethod
     def cuDeviceGetAttribute(attribute: int, device: int) -> tuple[int, int]:  # noqa: N802
         return 0, ((8, 6), (8, 9))[device][attribute]
 
@@ -147,6 +151,9 @@ def test_engine_memory_and_stream_are_of_the_gpu_asked_for(
         np.testing.assert_array_equal(runtime.run(inputs)["sentence_embedding"], expected(inputs))
         assert set(two_gpus.devices_in_use()) == {ordinal}
         assert two_gpus.device == 1 - ordinal
+    (kernels,) = (tmp_path / "cache" / "adaptrt" / "tensorrt_rtx").iterdir()
+    name = ("NVIDIA-A10", "NVIDIA-L4")[ordinal]
+    assert kernels.name == f"{engine(sms[ordinal]).sha256[:32]}-{name}-{module.__version__}.kernels"
     assert two_gpus.held == {}
 
 

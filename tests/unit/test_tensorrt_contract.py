@@ -19,8 +19,13 @@ from tests.unit.tensorrt_contract import LIBRARIES, SLIPS
 
 ROOT = Path(__file__).parents[2]
 # Only TensorRT-RTX builds ahead of time for other GPUs; the code asks for these with a GPU list.
-# The runtime asks a module of the other flavour for none of the last two.
-RTX_ONLY = {"ComputeCapability", "CudaGraphStrategy", "EngineInvalidityDiagnostics"}
+# The runtime asks a module of the other flavour for none of the last three.
+RTX_ONLY = {
+    "ComputeCapability",
+    "CudaGraphStrategy",
+    "DynamicShapesKernelSpecializationStrategy",
+    "EngineInvalidityDiagnostics",
+}
 STUBS = """
 void *createInferBuilder_INTERNAL(void *logger, int version) { return 0; }
 void *createInferRefitter_INTERNAL(void *engine, void *logger, int version) { return 0; }
@@ -182,6 +187,14 @@ def test_executor_and_refit_make_only_calls_that_the_bindings_take(
     runtime_outcomes: dict[str, Any], flavour: str
 ) -> None:
     assert runtime_outcomes[flavour]["run"] == "ok"
+
+
+@pytest.mark.parametrize("slip", tensorrt_runtime_contract.RTX_SLIPS)
+def test_misspelt_name_of_tensorrt_rtx_is_caught(
+    runtime_outcomes: dict[str, Any], slip: str
+) -> None:
+    found = runtime_outcomes["tensorrt_rtx"]["slips"][slip]
+    assert found.startswith(("AttributeError: ", "TypeError: "))
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "tensorrt_rtx"])

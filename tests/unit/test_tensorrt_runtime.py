@@ -456,10 +456,28 @@ def test_tensorrt_rtx_records_by_itself(file: EngineFile) -> None:
         for seed in range(3):
             check(runtime, batch(2, 4, seed))
     assert bench.cuda.count("cudaStreamBeginCapture") == 0
-    (config,) = {id(c): c for c in bench.scenario.configs}.values()
+    (config,) = (c.double for c in bench.scenario.configs)
     assert config.cuda_graph_strategy == rtx.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
     strategy = rtx.ExecutionContextAllocationStrategy.USER_MANAGED
     config.set_execution_context_allocation_strategy.assert_called_with(strategy)
+
+
+def test_tensorrt_rtx_compiles_before_it_runs(file: EngineFile) -> None:
+    """In the background it would run other kernels meanwhile, and those would be timed."""
+    bench = Bench(file, Scenario(profiles=WIDE), "tensorrt_rtx")
+    with bench.open() as runtime:
+        for shape in ((1, 20), (1, 4000), (5, 900), (1, 17)):
+            check(runtime, batch(*shape))
+    assert bench.scenario.fallbacks == 0
+    assert len(bench.scenario.compiled) == 3  # 17 and 20 tokens share a shape
+
+
+def test_tensorrt_rtx_compiles_a_bounded_number_of_shapes(file: EngineFile) -> None:
+    bench = Bench(file, Scenario(profiles=WIDE), "tensorrt_rtx")
+    with bench.open() as runtime:
+        for tokens in range(1, 8193, 13):
+            check(runtime, batch(1, tokens))
+    assert len(bench.scenario.compiled) <= 64
 
 
 def test_changed_engine_file_is_refused(file: EngineFile) -> None:

@@ -18,15 +18,9 @@ INSTALL = "pip install 'adaptrt[gpu]'"
 
 def device_sm(index: int = 0) -> str | None:
     """The GPU's architecture as ``sm90``; None without cuda-python, a driver or a GPU."""
-    try:
-        driver = importlib.import_module("cuda.bindings.driver")
-        if driver.cuInit(0)[0] != 0:
-            return None
-    except (ImportError, RuntimeError):  # cuda-python raises RuntimeError without libcuda
+    if (found := _find(index)) is None:
         return None
-    error, device = driver.cuDeviceGet(index)
-    if error != 0:
-        return None
+    driver, device = found
     names = driver.CUdevice_attribute
     major, minor = (
         driver.cuDeviceGetAttribute(attribute, device)[1]
@@ -36,6 +30,27 @@ def device_sm(index: int = 0) -> str | None:
         )
     )
     return f"sm{major}{minor}"
+
+
+def device_name(index: int = 0) -> str | None:
+    """The GPU's name as ``NVIDIA L4``; None where :func:`device_sm` is."""
+    if (found := _find(index)) is None:
+        return None
+    driver, device = found
+    error, name = driver.cuDeviceGetName(256, device)
+    return None if error != 0 else name.partition(b"\0")[0].decode(errors="replace")
+
+
+def _find(index: int) -> tuple[Any, Any] | None:
+    """The driver's API and a GPU's handle."""
+    try:
+        driver = importlib.import_module("cuda.bindings.driver")
+        if driver.cuInit(0)[0] != 0:
+            return None
+    except (ImportError, RuntimeError):  # cuda-python raises RuntimeError without libcuda
+        return None
+    error, device = driver.cuDeviceGet(index)
+    return None if error != 0 else (driver, device)
 
 
 def load_cuda(ordinal: int = 0) -> Cuda:

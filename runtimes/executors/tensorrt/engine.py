@@ -12,6 +12,7 @@ import numpy as np
 
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
 from runtimes.executors.tensorrt.buffers import Tensor
+from runtimes.executors.tensorrt.kernel_cache import KernelCache
 from runtimes.executors.tensorrt.library import is_rtx, make_logger
 from runtimes.executors.tensorrt.refit import refit
 from runtimes.profiles import Profile
@@ -53,8 +54,10 @@ class Engine:
     load it: another GPU, driver or TensorRT.
     """
 
-    def __init__(self, trt: Any, file: EngineFile, sm: str) -> None:
+    def __init__(self, trt: Any, file: EngineFile, sm: str, kernels: Path | None = None) -> None:
+        """``kernels`` is where TensorRT-RTX's compiled ones are kept; None keeps none."""
         self.trt, self.file = trt, file
+        self.kernels: KernelCache | None = None
         self._logger = make_logger(trt)
         data = file.read()
         try:
@@ -66,6 +69,7 @@ class Engine:
             raise self._unusable(sm, data)
         if file.weights is not None:
             refit(trt, self._engine, file.weights, self._logger)
+        self._how = self._configure(kernels)
         self.tensors = self._read_tensors()
         self.profiles = self._read_profiles()
 
@@ -78,19 +82,8 @@ class Engine:
         return int(self._engine.get_device_memory_size_for_profile_v2(index))
 
     def create_context(self) -> Any:
-        """An execution context whose activation memory the caller provides.
-
-        TensorRT-RTX records CUDA graphs itself, once the kernels of a shape are compiled.
-        """
-        trt = self.trt
-        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        if is_rtx(trt):
-            config = self._engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(strategy)
-            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-            context = self._engine.create_execution_context(config)
-        else:
-            context = self._engine.create_execution_context(strategy)
+        """An execution context whose activation memory the caller provides."""
+        context = self._engine.create_execution_context(self._how)
         if context is None:
             raise self.failure("made no execution context")
         return context
@@ -98,6 +91,26 @@ class Engine:
     def failure(self, what: str) -> AdaptrtError:
         """An error with TensorRT's last words."""
         return AdaptrtError(f"{self.file.path.name}: TensorRT {what}: {self._logger.last_words()}")
+
+    def _configure(self, kernels: Path | None) -> Any:
+        """How contexts are made: the strategy alone, or TensorRT-RTX's configuration.
+
+        TensorRT-RTX compiles a shape's kernels at once, not in the background, where until then
+        others run: times and vectors are those of every later call. It records CUDA graphs itself.
+        """
+        trt = self.trt
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        if not is_rtx(trt):
+            return strategy
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            trt.DynamicShapesKernelSpecializationStrategy.EAGER
+        )
+        if kernels is not None:
+            self.kernels = KernelCache(config, kernels)
+        return config
 
     def _inputs(self) -> list[Tensor]:
         return [tensor for tensor in self.tensors if tensor.is_input]

@@ -14,8 +14,9 @@ from runtimes.choices import Target
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors.base import RuntimeBase, while_open
 from runtimes.executors.tensorrt.buffers import Resources, check_inputs
-from runtimes.executors.tensorrt.cuda import Cuda, device_sm, load_cuda
+from runtimes.executors.tensorrt.cuda import Cuda, device_name, device_sm, load_cuda
 from runtimes.executors.tensorrt.engine import Engine, EngineFile
+from runtimes.executors.tensorrt.kernel_cache import cache_path
 from runtimes.executors.tensorrt.library import check_release, is_rtx, load_tensorrt
 from runtimes.executors.tensorrt.padding import Sizes, cut_outputs, grid_sizes, pad_inputs
 from runtimes.executors.tensorrt.profile_runner import ProfileRunner
@@ -51,20 +52,23 @@ class TrtRuntime(RuntimeBase):
         inputs: Sequence[Tensor] = (INPUT_IDS, ATTENTION_MASK, TASK_ID),
         outputs: Sequence[Tensor] = (SENTENCE_EMBEDDING,),
         tasks: Sequence[str] = (),
+        kernels: Path | None = None,
     ) -> None:
         """``trt`` is the flavour's module; ``inputs`` describe the axes that shapes are held to.
 
         Calls are padded to shapes that repeat (:mod:`.padding`), and ``outputs`` cut again.
-        ``tasks`` are the names that ``task_id`` counts.
+        ``tasks`` are the names that ``task_id`` counts. ``kernels`` is the file of
+        :mod:`.kernel_cache`; None keeps none.
         """
         self.name = f"{Target.TENSORRT_RTX if is_rtx(trt) else Target.TENSORRT}-{sm}"
         self._cuda, self._tasks = cuda, tuple(tasks)
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._lock = threading.Lock()
         self._runners: dict[int, ProfileRunner] = {}
+        self._shapes: set[tuple[tuple[int, ...], ...]] = set()  # that have run, for the kernels
         self._resources = Resources()
         with cuda.selected():
-            self._engine = Engine(trt, file, sm)
+            self._engine = Engine(trt, file, sm, kernels)
             self._stream = self._resources.keep(cuda.create_stream(), cuda.destroy_stream)
         self.profiles = self._engine.profiles
         self.budget = replace(GPU, profiles=self.profiles)
@@ -84,14 +88,22 @@ class TrtRuntime(RuntimeBase):
             try:
                 outputs = runner.run(padded, shapes)
             except BaseException:
+                self._engine.kernels = None  # what it compiled is not asked of a GPU in error
                 self.close()
                 raise
+            self._keep_kernels(padded)
         return cut_outputs(self._outputs, outputs, sizes)
 
     @while_open
     def profile_memory(self) -> list[int]:
         """Bytes of device memory for activations, per profile."""
         return [self._engine.memory(index) for index in range(len(self.profiles))]
+
+    def _keep_kernels(self, inputs: Arrays) -> None:
+        shape = tuple(array.shape for array in inputs.values())
+        if self._engine.kernels is not None and shape not in self._shapes:
+            self._shapes.add(shape)
+            self._engine.kernels.count_shape()
 
     def _choose(self, shape: tuple[int, ...]) -> int:
         index = choose(self.profiles, *shape)
@@ -124,6 +136,8 @@ class TrtRuntime(RuntimeBase):
             self._release()
 
     def _release(self) -> None:
+        if self._engine.kernels is not None:
+            self._engine.kernels.save()
         for runner in self._runners.values():
             runner.close()
         self._runners.clear()
@@ -158,7 +172,10 @@ def open_engine(
     cuda = load_cuda(ordinal)
     sm = device_sm(ordinal) or "unknown"
     file = engine_file(folder, manifest, flavour, sm)
-    return TrtRuntime(trt, file, cuda, sm, inputs=inputs, outputs=outputs, tasks=tasks)
+    kernels = cache_path(file.sha256, device_name(ordinal) or sm, trt.__version__)
+    return TrtRuntime(
+        trt, file, cuda, sm, inputs=inputs, outputs=outputs, tasks=tasks, kernels=kernels
+    )
 
 
 def engine_file(folder: Path, manifest: Manifest, flavour: Target, sm: str) -> EngineFile:

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TASK ?= classification
 PRECISION ?= fp16
 TARGET ?= auto
-GPU ?= sm86,sm89,sm120
+GPU ?= auto
 MAX_BATCH ?= 32
 MAX_TOKENS ?= 8192
 OUT ?= $(if $(filter triton serve,$(MAKECMDGOALS)),model_repository,build)
@@ -38,10 +38,10 @@ help: ## This list
 	@echo "  INTERFACE     sentence, or official: that of the published ONNX file [sentence]"
 	@echo "  HEAD          sentence, or chunks: for late chunking [sentence]"
 	@echo "  RANK          of ADAPTER=slot: the widest adapter it takes; q, k, v with different A add up [16]"
-	@echo "  PRECISION     fp32, fp16, bf16, int8 [fp16]"
+	@echo "  PRECISION     fp32, fp16, bf16, int8, fp8 (for sm89 and newer) [fp16]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
 	@echo "                onnxruntime, auto [auto]"
-	@echo "  GPU           architectures for tensorrt_rtx [sm86,sm89,sm120]"
+	@echo "  GPU           architectures for tensorrt_rtx [auto: sm86,sm89,sm120; of fp8 sm89,sm120]"
 	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
 	@echo "  PROFILES      short,long: shapes by length, each with its own memory [one for all]"
 	@echo "  REFITTABLE    1: engines without weights, for adaptrt refit; needs a GPU"
@@ -49,12 +49,12 @@ help: ## This list
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
 	@echo "  NAME          the bundle's folder in OUT/model [one that says the choices]"
-	@echo "  of INT8 (make calibrate takes them too):"
+	@echo "  of INT8 and FP8 (make calibrate, for INT8, takes them too):"
 	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"
 	@echo "  CALIBRATION        a calibration.json made before, of the same model, task and texts"
 	@echo "  CALIBRATION_TEXTS  how many of them are run [256]"
 	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
-	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 [0.25]"
+	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 (FP8) [0.25]"
 	@echo "make verify takes BUNDLE, a bundle's folder."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
 	@echo "  onnxruntime, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."

@@ -39,7 +39,7 @@ def build(
     revision: str | None = None,
     adapter_path: str | Path | None = None,
     rank: int = 16,
-    gpu: str | Iterable[str] = "sm86,sm89,sm120",
+    gpu: str | Iterable[str] = "auto",
     max_batch: int = 32,
     max_tokens: int = 8192,
     profiles: str | Iterable[str] = "",
@@ -64,7 +64,8 @@ def build(
         model: a checkpoint's folder, or a hub id such as ``jinaai/jina-embeddings-v3``; None is
             the small sample that comes with the project.
         task: the adapter that is merged, ``base`` for none, ``all`` for a bundle of each.
-        precision: of weights and matrix products: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        precision: of weights and matrix products: ``fp32``, ``fp16``, ``bf16``, ``int8`` or
+            ``fp8``.
         target: ``tensorrt_rtx``, ``tensorrt`` (this machine's GPU), ``tensorrt10`` (built later,
             on a Jetson), ``onnxruntime`` (no engine), or ``auto``: ``tensorrt`` where it and a GPU
             are, else ``tensorrt_rtx``, which builds without a GPU.
@@ -75,7 +76,8 @@ def build(
         revision: the hub's branch, tag or commit; None is the newest.
         adapter_path: a LoRA adapter as PEFT saves it, used under ``task``'s name.
         rank: of ``adapter="slot"``: the widest adapter it takes, 1 to 1024.
-        gpu: architectures that ``tensorrt_rtx`` builds engines for.
+        gpu: architectures that ``tensorrt_rtx`` builds engines for; ``auto`` is sm86, sm89 and
+            sm120, or of these what multiplies the precision.
         max_batch: the most texts in one call.
         max_tokens: the longest text in tokens, 16 to what the model takes.
         profiles: ``short``, ``long``: ranges of text lengths with memory of their own; none is one
@@ -83,13 +85,13 @@ def build(
         refittable: leave the weights out of the engines, for ``adaptrt refit``; needs a GPU.
         workspace: memory TensorRT may use while it builds, GiB.
         parity_tokens: the longest text of the comparison with PyTorch, tokens.
-        calibration_data: texts for INT8's ranges, ``.txt``, ``.jsonl`` or ``.parquet``; None is
-            the project's own.
+        calibration_data: texts for the ranges of INT8 and FP8, ``.txt``, ``.jsonl`` or
+            ``.parquet``; None is the project's own.
         calibration: a ``calibration.json`` made before, of the same model, task and texts.
         calibration_texts: how many texts are run for the ranges.
         observer: how a range is chosen: ``min-max``, ``percentile``, ``entropy`` or ``mse``.
-        int8_fallback_max: the share of the GEMMs' work that may leave INT8 where vectors are not
-            close enough, 0 to 1.
+        int8_fallback_max: the share of the GEMMs' work that may leave INT8 (or FP8) where vectors
+            are not close enough, 0 to 1.
         out: the folder that bundles go into.
         name: the bundle's own folder; None is one that says the choices.
 

@@ -1,1 +1,1 @@
-"""From texts to INT8 ranges: corpus, collection, observers, smoothing, the table."""
+"""From texts to ranges of activations: corpus, collection, observers, smoothing, the table."""

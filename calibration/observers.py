@@ -1,7 +1,8 @@
-"""From the absolute values a tensor takes to the amplitude at which INT8 clips them.
+"""From the absolute values a tensor takes to the amplitude at which a stored type clips them.
 
 A :class:`Histogram` counts |x| in 2048 bins however much is streamed through it. An observer is
-one function from a histogram to a clipping amplitude; the scale is ``amplitude / 127``.
+one function from a histogram and a stored type to a clipping amplitude, which becomes the type's
+largest level: 127 of INT8, 448 of E4M3.
 """
 
 from __future__ import annotations
@@ -10,17 +11,17 @@ import hashlib
 import math
 import struct
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.quantise import MIN_SCALE
+from calibration.quantise import MIN_SCALE, magnitudes
 from runtimes.errors import InputError
-from runtimes.schemes import INT8
+from runtimes.schemes import Storage
 
 BINS = 2048
-MIN_AMPLITUDE = INT8.levels * MIN_SCALE  # of a dead tensor
-_KL_LEVELS = 128
+_KL_BINS = 128  # the least range that the entropy search tries
 # A last bin that holds clipped values alone has probability 0 in the quantised distribution; the
 # divergence would be infinite and one outlier would decide the range.
 _KL_FLOOR = 1e-9
@@ -86,48 +87,53 @@ class Histogram:
         self.limit = limit
 
 
-def min_max(histogram: Histogram) -> float:
+def min_max(histogram: Histogram, storage: Storage) -> float:
     """The greatest absolute value: nothing is clipped."""
-    return _live(histogram, histogram.maximum)
+    return _live(histogram, histogram.maximum, storage)
 
 
-def percentile(histogram: Histogram, share: float = 0.9999) -> float:
+def percentile(histogram: Histogram, storage: Storage, share: float = 0.9999) -> float:
     """The amplitude that leaves ``share`` of the values unclipped, linear within a bin."""
     counts = histogram.used()
     goal = share * _count(histogram)
     index = int(np.searchsorted(np.cumsum(counts), goal))
     inside = (goal - counts[:index].sum()) / counts[index]
-    return _live(histogram, min((index + inside) * histogram.width, histogram.maximum))
+    amplitude = min((index + inside) * histogram.width, histogram.maximum)
+    return _live(histogram, amplitude, storage)
 
 
-def entropy(histogram: Histogram) -> float:
-    """The amplitude whose 128 levels keep most information, by Kullback-Leibler divergence.
+def entropy(histogram: Histogram, storage: Storage) -> float:
+    """The amplitude whose levels keep most information, by Kullback-Leibler divergence.
 
     After Migacz, "8-bit inference with TensorRT" (GTC 2017): what is clipped counts into the
-    candidate's last bin of the reference distribution, not of the quantised one.
+    candidate's last bin of the reference distribution, not of the quantised one. INT8's 128
+    levels share the bins equally; a floating type's as far as the next level is away.
     """
     counts = histogram.used().astype(np.float64)
+    levels = magnitudes(storage)
+    shares = levels / (2 * levels[-1] - levels[-2])
     best, least = len(counts), math.inf
-    for end in range(_KL_LEVELS, len(counts) + 1):
-        divergence = _divergence(counts, end)
+    for end in range(_KL_BINS, len(counts) + 1):
+        divergence = _divergence(counts, end, shares)
         # At equal divergence the wider range clips less.
         if divergence <= least:
             best, least = end, divergence
-    return _live(histogram, min(best * histogram.width, histogram.maximum))
+    return _live(histogram, min(best * histogram.width, histogram.maximum), storage)
 
 
-def mse(histogram: Histogram) -> float:
+def mse(histogram: Histogram, storage: Storage) -> float:
     """The amplitude with the least mean squared error, values being uniform within a bin."""
     counts = histogram.used().astype(np.float64)
     if not histogram.maximum:
-        return _live(histogram, 0.0)
+        return _live(histogram, 0.0, storage)
+    grid = _Grid.of(magnitudes(storage))
     edges: Doubles = np.arange(len(counts) + 1, dtype=np.float64) * histogram.width
     candidates = [*edges[1:-1].tolist(), histogram.maximum]
-    errors = [(counts * np.diff(_error_integral(edges, a))).sum() for a in candidates]
-    return _live(histogram, candidates[int(np.argmin(errors))])
+    errors = [(counts * np.diff(grid.error_integral(edges, a))).sum() for a in candidates]
+    return _live(histogram, candidates[int(np.argmin(errors))], storage)
 
 
-OBSERVERS: Mapping[str, Callable[[Histogram], float]] = {
+OBSERVERS: Mapping[str, Callable[[Histogram, Storage], float]] = {
     "min-max": min_max,
     "percentile": percentile,
     "entropy": entropy,
@@ -141,19 +147,19 @@ def _count(histogram: Histogram) -> int:
     return count
 
 
-def _live(histogram: Histogram, amplitude: float) -> float:
+def _live(histogram: Histogram, amplitude: float, storage: Storage) -> float:
     """``amplitude``, or for a dead tensor the least one that gives a usable scale."""
     _count(histogram)
-    return max(float(amplitude), MIN_AMPLITUDE)
+    return max(float(amplitude), storage.levels * MIN_SCALE)
 
 
-def _divergence(counts: Doubles, end: int) -> float:
-    """KL divergence between ``counts[:end]`` and the same in 128 levels."""
+def _divergence(counts: Doubles, end: int, shares: Doubles) -> float:
+    """KL divergence between ``counts[:end]`` and the same in levels, which begin at ``shares``."""
     inside = counts[:end]
     reference = inside.copy()
     reference[-1] += counts[end:].sum()
     filled = inside > 0
-    starts = np.arange(_KL_LEVELS) * end // _KL_LEVELS
+    starts = np.unique((shares * end).astype(np.intp))  # E4M3's least levels are in one bin
     sums, members = (np.add.reduceat(x.astype(np.float64), starts) for x in (inside, filled))
     means = sums / np.maximum(members, 1)
     quantised = np.repeat(means, np.diff(starts, append=end)) * filled
@@ -162,15 +168,32 @@ def _divergence(counts: Doubles, end: int) -> float:
     return float(p @ np.log(p / np.maximum(q, _KL_FLOOR)))
 
 
-def _error_integral(edges: Doubles, amplitude: float) -> Doubles:
-    """The integral of the squared rounding error from 0 to each edge.
-
-    Inside the range the error is the distance to the nearest multiple of the step s, whose
-    square integrates to s³/12 over each period; beyond it, the distance to the amplitude.
+@dataclass(frozen=True)
+class _Grid:
+    """A stored type's magnitudes ascending from 0, the middles between them, and the integral of
+    the squared rounding error from 0 to each.
     """
-    step = amplitude / INT8.levels
-    steps = np.minimum(edges, amplitude) / step
-    nearest = np.rint(steps)
-    inside = step**3 * (nearest / 12 + (steps - nearest) ** 3 / 3)
-    integral: Doubles = inside + np.maximum(edges - amplitude, 0) ** 3 / 3
-    return integral
+
+    levels: Doubles
+    middles: Doubles
+    integrals: Doubles
+
+    @staticmethod
+    def of(levels: Doubles) -> _Grid:
+        # Over a gap of h to either neighbour the squared distance integrates to h³/12.
+        integrals = np.concatenate([[0.0], np.cumsum(np.diff(levels) ** 3 / 12)])
+        return _Grid(levels, (levels[1:] + levels[:-1]) / 2, integrals)
+
+    def error_integral(self, edges: Doubles, amplitude: float) -> Doubles:
+        """The integral of the squared error from 0 to each edge.
+
+        Inside the range the error is the distance to the nearest level; beyond it, the distance
+        to the amplitude.
+        """
+        step = amplitude / float(self.levels[-1])
+        steps = np.minimum(edges, amplitude) / step
+        nearest = np.searchsorted(self.middles, steps)
+        rest = steps - self.levels[nearest]
+        inside = step**3 * (self.integrals[nearest] + rest**3 / 3)
+        integral: Doubles = inside + np.maximum(edges - amplitude, 0) ** 3 / 3
+        return integral

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,8 +37,16 @@ def fake_quantise(values: Matrix, scale: NDArray[np.floating], storage: Storage)
 
 
 def weight_scale(weight: Matrix, dtype: str, storage: Storage) -> NDArray[np.floating]:
-    """One scale per output channel of ``[K, N]``."""
-    return stored_scale(np.abs(weight).max(axis=0), dtype, storage)
+    """The scales of ``[K, N]``: one per output channel ``[N]``, or one alone ``[]``."""
+    axis = None if storage.weight_axis is None else 0
+    return stored_scale(np.abs(weight).max(axis=axis), dtype, storage)
+
+
+def magnitudes(storage: Storage) -> NDArray[np.float64]:
+    """The absolute values that the stored type has up to its levels, ascending from 0."""
+    patterns = np.arange(256, dtype=np.uint8).view(storage.dtype).astype(np.float64)
+    known = np.unique(np.abs(patterns[np.isfinite(patterns)]))
+    return known[known <= storage.levels]
 
 
 def _to_int8(steps: Matrix) -> NDArray[np.int8]:
@@ -45,4 +54,12 @@ def _to_int8(steps: Matrix) -> NDArray[np.int8]:
     return np.clip(np.rint(steps), -128, 127).astype(np.int8)
 
 
-_ROUND: Mapping[str, Callable[[Matrix], NDArray[np.generic]]] = {"int8": _to_int8}
+def _to_e4m3(steps: Matrix) -> NDArray[np.generic]:
+    """Ties to even, saturated: the type has no infinity, and beyond 464 a cast gives NaN."""
+    return np.clip(steps, -448, 448).astype(ml_dtypes.float8_e4m3fn)
+
+
+_ROUND: Mapping[str, Callable[[Matrix], NDArray[np.generic]]] = {
+    "int8": _to_int8,
+    "float8_e4m3fn": _to_e4m3,
+}

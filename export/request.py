@@ -34,7 +34,7 @@ class BuildRequest:
     task: str = "classification"
     precision: str = Precision.FP16
     target: str = AUTO
-    gpu: str = ",".join(BuildSpec.gpus)
+    gpu: str = AUTO
     adapter: str = BuildSpec.adapter
     interface: str = BuildSpec.interface
     head: str = BuildSpec.head

@@ -26,6 +26,7 @@ from runtimes.schemes import CALIBRATED, SCHEMES, Scheme
 from runtimes.tensors import Tensor
 
 _SM = re.compile(r"sm\d{2,3}")
+RTX_GPUS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")  # of TensorRT-RTX 1.7
 MAX_RANK = 1024  # of a slot and of an adapter: the published model's width
 
 
@@ -135,6 +136,16 @@ class BuildSpec:
         return self.scheme.dtype_for(self.target)
 
     @property
+    def unfit_gpus(self) -> tuple[str, ...]:
+        """The architectures of the list that do not multiply the precision."""
+        return tuple(gpu for gpu in self.gpus if not self.scheme.fits(gpu))
+
+    @property
+    def fitting_gpus(self) -> str:
+        """Those of RTX cards that do, as a message names them."""
+        return ", ".join(filter(self.scheme.fits, RTX_GPUS))
+
+    @property
     def combination(self) -> Combination:
         """The choices that depend on each other."""
         return Combination(
@@ -189,6 +200,11 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
     (
         lambda spec: spec.target.runs_engine and not spec.gpus,
         "GPU: the list is empty; name at least one, for example GPU=sm89",
+    ),
+    (
+        lambda spec: spec.target.builds_here and bool(spec.unfit_gpus),
+        "GPU: {spec.unfit_gpus[0]} multiplies no {spec.scheme.label}; PRECISION={spec.precision} "
+        "is for sm{spec.scheme.least_sm} and newer, of RTX cards {spec.fitting_gpus}",
     ),
     (
         lambda spec: (

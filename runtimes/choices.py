@@ -39,6 +39,7 @@ class Precision(Choice):
     FP16 = "fp16"
     BF16 = "bf16"
     INT8 = "int8"
+    FP8 = "fp8"
 
 
 class Target(Choice):

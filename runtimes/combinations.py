@@ -79,6 +79,13 @@ RULES = (
         key="precision",
         expected="one that an adapter slot can have",
     ),
+    Rule(
+        refuses=lambda c: c.target not in c.scheme.targets,
+        advice="PRECISION={c.precision}: TARGET={c.target} multiplies no {c.scheme.label}; "
+        "expected TARGET={c.scheme.engines}",
+        key="target",
+        expected="one that multiplies the precision",
+    ),
 )
 
 

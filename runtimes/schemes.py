@@ -18,14 +18,19 @@ class Storage:
     """The type in which a quantised GEMM's two operands are stored.
 
     ``dtype`` as NumPy (with ml_dtypes) names it; ``levels`` is what the amplitude, the clipping
-    limit of a tensor, is stored as: scale = amplitude / levels.
+    limit of a tensor, is stored as: scale = amplitude / levels. A weight ``[K, N]`` has a scale per
+    output channel, or with ``weight_axis`` None one alone.
     """
 
     dtype: str
     levels: int
+    weight_axis: int | None = 1
 
 
 INT8 = Storage(dtype="int8", levels=127)
+# E4M3 without infinities. One scale per weight: its product with the activation's is one number,
+# by which a GPU's product is multiplied before it is rounded, and a float needs no more.
+FP8 = Storage(dtype="float8_e4m3fn", levels=448, weight_axis=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,8 @@ class Scheme:
     integer_products: bool = False  # slow on x86 CPUs without VNNI
     runs_on_cpu: bool = True  # ONNX Runtime's CPU provider has kernels for the portable graph
     slot_refusal: str | None = None  # why no bundle of this precision has an adapter slot
+    targets: tuple[Target, ...] = tuple(Target)  # whose executors multiply the stored type
+    least_sm: int = 0  # the first GPU architecture that does: 89 is sm89
 
     @property
     def operands(self) -> Storage:
@@ -58,6 +65,15 @@ class Scheme:
         if self.storage is None:
             raise ValueError(f"{self.precision} quantises nothing")
         return self.storage
+
+    @property
+    def engines(self) -> str:
+        """``targets`` as a message names them."""
+        return " or ".join(self.targets)
+
+    def fits(self, gpu: str) -> bool:
+        """Whether an architecture, such as "sm89", multiplies the stored type."""
+        return int(gpu.removeprefix("sm")) >= self.least_sm
 
     @property
     def label(self) -> str:
@@ -69,6 +85,10 @@ class Scheme:
         return self.cpu_dtype if target is Target.ONNXRUNTIME else self.dtype
 
 
+_RANGES = (
+    "ranges cannot know the adapter that will fill the slot; use fp32 or fp16, or build your "
+    "adapter in with ADAPTER_PATH"
+)
 SCHEMES: Mapping[Precision, Scheme] = {
     scheme.precision: scheme
     for scheme in (
@@ -105,8 +125,20 @@ SCHEMES: Mapping[Precision, Scheme] = {
             needs_calibration=True,
             gates_retrieval=True,
             integer_products=True,
-            slot_refusal="INT8's ranges cannot know the adapter that will fill the slot; use fp32 "
-            "or fp16, or build your adapter in with ADAPTER_PATH",
+            slot_refusal=f"INT8's {_RANGES}",
+        ),
+        Scheme(
+            precision=Precision.FP8,
+            dtype="float16",
+            cpu_dtype="float32",
+            min_cosine=0.995,
+            mean_cosine=0.999,
+            storage=FP8,
+            needs_calibration=True,
+            gates_retrieval=True,
+            slot_refusal=f"FP8's {_RANGES}",
+            targets=(Target.TENSORRT_RTX, Target.TENSORRT),
+            least_sm=89,
         ),
     )
 }

@@ -11,7 +11,7 @@ from export.spec import BuildSpec, CalibrationSpec, Limits
 from runtimes.choices import AdapterMode, HeadName, Interface, Observer, Precision, Target
 from runtimes.errors import MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
-from runtimes.schemes import CALIBRATED
+from runtimes.schemes import CALIBRATED, SCHEMES, Scheme
 
 
 def engine_spec(request: BuildRequest) -> BuildSpec:
@@ -20,9 +20,12 @@ def engine_spec(request: BuildRequest) -> BuildSpec:
     Raises :class:`MissingError` where the target needs a GPU that is not there.
     """
     _announce_sample(request)
-    target, gpus = resolve_target(request.target, request.gpu)
-    spec = _spec(request, Precision.parse("PRECISION", request.precision), target, gpus)
+    precision = Precision.parse("PRECISION", request.precision)
+    target, gpus = resolve_target(request.target, resolve_gpus(request.gpu, SCHEMES[precision]))
+    spec = _spec(request, precision, target, gpus)
     log.info("target: %s (asked for: %s)", target, request.target)
+    if target is Target.TENSORRT_RTX and gpus != BuildSpec.gpus and _is_auto(request.gpu):
+        log.info("GPU: %s, which multiply %s", ", ".join(gpus), spec.scheme.label)
     return spec
 
 
@@ -68,6 +71,15 @@ def _spec(
     )
 
 
+def resolve_gpus(gpu_list: str, scheme: Scheme) -> str:
+    """The list of architectures; ``auto`` is the usual ones, or of those what the scheme fits."""
+    return ",".join(filter(scheme.fits, BuildSpec.gpus)) if _is_auto(gpu_list) else gpu_list
+
+
+def _is_auto(gpu_list: str) -> bool:
+    return gpu_list.strip().lower() == AUTO
+
+
 def resolve_target(name: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
     """The concrete target and GPU list.
 
@@ -100,6 +112,6 @@ def _announce_sample(request: BuildRequest) -> None:
     if request.model is None:
         log.info(
             "MODEL is not set: using the embedded sample (8.9 M parameters, to try things out; "
-            "takes about a minute, TASK=all and INT8 a few). The real model: "
+            "takes about a minute, TASK=all, INT8 and FP8 a few). The real model: "
             "MODEL=jinaai/jina-embeddings-v3"
         )

@@ -9,6 +9,7 @@ from typing import Any
 
 from export.console.values import name, number, path, port, size, whole
 from export.request import BuildRequest as Default
+from export.spec import BuildSpec
 from runtimes.choices import Precision
 
 
@@ -64,7 +65,13 @@ def engine(command: ArgumentParser) -> None:
         "it and a GPU are, else tensorrt_rtx",
         Default.target,
     )
-    add("--gpu", "LIST", "architectures for tensorrt_rtx", Default.gpu)
+    add(
+        "--gpu",
+        "LIST",
+        f"architectures for tensorrt_rtx; auto: {', '.join(BuildSpec.gpus)}, or of these what "
+        "multiplies the precision",
+        Default.gpu,
+    )
     add(
         "--rank",
         "N",
@@ -271,7 +278,7 @@ def _form(command: ArgumentParser) -> None:
 
 
 def _ranges(command: ArgumentParser) -> None:
-    add = Options(command, "the ranges of INT8").add
+    add = Options(command, "the ranges of INT8 and FP8").add
     add(
         "--calibration-data",
         "FILE",
@@ -294,7 +301,7 @@ def _ranges(command: ArgumentParser) -> None:
     add(
         "--int8-fallback-max",
         "SHARE",
-        "how much of the work may leave INT8 where vectors are not close enough, 0 to 1",
+        "how much of the work may leave INT8 (or FP8) where vectors are not close enough, 0 to 1",
         Default.int8_fallback_max,
         kind=number,
     )

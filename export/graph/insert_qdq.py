@@ -2,9 +2,10 @@
 
 The rules are TensorRT's for strongly typed networks (and ONNX Runtime's CPU lowering starts from
 the same nodes): symmetric, zero point 0, one scale per activation tensor, one per output channel
-of a weight, which is stored quantised. DequantizeLinear gives its scale's type, so the scales have
-the element type of the rest of the graph. Everything but the GEMMs stays as it was: the residual
-sum and an adapter's low-rank path read the activation before it is smoothed and quantised.
+of a weight or one alone, as the storage says, and the weight is stored quantised.
+DequantizeLinear gives its scale's type, so the scales have the element type of the rest of the
+graph. Everything but the GEMMs stays as it was: the residual sum and an adapter's low-rank path
+read the activation before it is smoothed and quantised.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from export.graph.rewrite import constant, node
 from export.graph.trace import PortableGraph, attach_slots
 from export.graph.weights import layout
 from runtimes.bundle_files import SHARED_FILE
+from runtimes.schemes import Storage
 
 
 def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
@@ -51,7 +53,7 @@ class InsertQdq(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        products, storage = gemm_nodes(model), np.dtype(self.plan.scheme.operands.dtype)
+        products, storage = gemm_nodes(model), self.plan.scheme.operands
         if missing := self.plan.quantised.keys() - products.keys():
             raise ValueError(f"the graph has no product of {', '.join(sorted(missing))}")
         for name, entry in self.plan.quantised.items():
@@ -60,12 +62,14 @@ class InsertQdq(InPlacePass):
 
 
 def _quantise(
-    model: ir.Model, gemm: ir.Node, name: str, storage: np.dtype[np.generic], *, smoothed: bool
+    model: ir.Model, gemm: ir.Node, name: str, storage: Storage, *, smoothed: bool
 ) -> None:
     x, weight = gemm.inputs[:2]
     if x is None or weight is None or x.type is None or weight.shape is None:
         raise ValueError(f"{gemm.name}: the type of an operand is unknown")
     rows, columns = weight.shape.numpy()
+    dtype, axis = np.dtype(storage.dtype), storage.weight_axis
+    along = {} if axis is None else {"axis": axis}
     new_nodes: list[ir.Node] = []
 
     def op(op_type: str, inputs: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
@@ -74,16 +78,17 @@ def _quantise(
         return new_nodes[-1].outputs[0]
 
     scale = _tensor(model, f"{name}.{INPUT_SCALE}", (), x.type)
-    columns_scale = _tensor(model, f"{name}.{WEIGHT_SCALE}", (columns,), x.type)
-    zero = constant(model, "qdq.zero", np.array(0, storage))
+    scales = () if axis is None else (columns,)
+    weight_scale = _tensor(model, f"{name}.{WEIGHT_SCALE}", scales, x.type)
+    zero = constant(model, "qdq.zero", np.array(0, dtype))
     smooth = x
     if smoothed:
         factors = _tensor(model, f"{name}.{FACTORS}", (rows,), x.type)
         smooth = op("Mul", [x, factors], "smooth")
     quantised = op("QuantizeLinear", [smooth, scale, zero], "quantise")
-    quantised.type = ir.TensorType(ir.DataType.from_numpy(storage))
+    quantised.type = ir.TensorType(ir.DataType.from_numpy(dtype))
     activation = op("DequantizeLinear", [quantised, scale], "dequantise")
-    matrix = op("DequantizeLinear", [weight, columns_scale], "weight_dequantise", axis=1)
+    matrix = op("DequantizeLinear", [weight, weight_scale], "weight_dequantise", **along)
     weight.type = quantised.type
     for index, value in enumerate((activation, matrix)):
         gemm.replace_input_with(index, value)

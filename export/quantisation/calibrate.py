@@ -45,6 +45,7 @@ from runtimes.bundle_files import CALIBRATION_FOLDER
 from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface
 from runtimes.errors import InputError, shown
 from runtimes.files import require_file_place
+from runtimes.schemes import CALIBRATED
 from runtimes.text.tokens import TextTokenizer, shorten
 
 GRAPH = "model.onnx"
@@ -64,9 +65,11 @@ class Subject:
 
     @property
     def path(self) -> Path:
-        """Where the result is kept, beside the bundles."""
+        """Where the result is kept, beside the bundles; each precision has a file of its own."""
         folder = self.spec.out / self.checkpoint.name / CALIBRATION_FOLDER
-        return folder / f"{self.task}.json"
+        precision = self.spec.precision
+        mark = "" if precision is CALIBRATED[0] else f"-{precision}"
+        return folder / f"{self.task}{mark}.json"
 
     @property
     def task(self) -> str:
@@ -122,6 +125,7 @@ def _named_table(subject: Subject, path: Path, texts: Sequence[Text]) -> Calibra
     for what, got, expected in (
         ("model", table.model_sha256, subject.model_sha256),
         ("task", table.task, subject.task),
+        ("type", table.storage.dtype, subject.spec.scheme.operands.dtype),
     ):
         if got != expected:
             raise InputError(
@@ -217,7 +221,7 @@ def _range(spec: BuildSpec, name: str, seen: Activation, trial: TrialEncoder) ->
     """One GEMM's range, its best alpha, and what it costs to quantise it alone."""
     observer, storage = spec.calibration.observer, spec.scheme.operands
     observe, weight = OBSERVERS[observer], trial.weight(name)
-    plain = observe(seen.histogram)
+    plain = observe(seen.histogram, storage)
 
     rows = trial.rows(name, _TRIAL_ROWS)
 
@@ -228,7 +232,7 @@ def _range(spec: BuildSpec, name: str, seen: Activation, trial: TrialEncoder) ->
         smoothed = Histogram()
         smoothed.add(rows * factors)
         smoothed.add(seen.channel_max * factors)
-        return observe(smoothed)
+        return observe(smoothed, storage)
 
     best = choose_alpha(rows, weight, seen.channel_max, amplitude, storage)
     entry = GemmRange(best.amplitude, seen.channel_max, best.alpha)

@@ -76,20 +76,31 @@ REFUSALS = (
         "ADAPTER=slot and INTERFACE=official are for ONNX Runtime: add TARGET=onnxruntime",
     ),
     Refusal(
+        lambda c: c.precision == "fp8" and c.target == "tensorrt10",
+        2,
+        "PRECISION=fp8: TARGET=tensorrt10 multiplies no FP8; expected TARGET=tensorrt_rtx or "
+        "tensorrt",
+    ),
+    Refusal(
+        lambda c: c.precision == "fp8" and c.target == "onnxruntime",
+        2,
+        "PRECISION=fp8: TARGET=onnxruntime multiplies no FP8",
+    ),
+    Refusal(
         lambda c: c.adapter == "slot" and c.precision == "bf16",
         2,
         "ADAPTER=slot: ONNX Runtime adapter files hold no BF16; use fp32 or fp16",
     ),
     Refusal(
-        lambda c: c.adapter == "slot" and c.precision == "int8",
+        lambda c: c.adapter == "slot" and c.precision in ("int8", "fp8"),
         2,
-        "ADAPTER=slot: INT8's ranges cannot know the adapter that will fill the slot",
+        "8's ranges cannot know the adapter that will fill the slot",
     ),
 )
 ALL = [
     Combination(*values)
     for values in product(
-        ("fp32", "fp16", "bf16", "int8"),
+        ("fp32", "fp16", "bf16", "int8", "fp8"),
         ("sentence", "chunks"),
         ("merged", "switchable", "slot"),
         ("tensorrt_rtx", "tensorrt", "tensorrt10", "onnxruntime"),
@@ -116,8 +127,8 @@ REFUSED = cover([c for c in ALL if broken(c)], lambda c: asked(c) - BUILT)
 
 TASK = "classification"
 TEXTS = ["Where is the station?", "東京は雨です。", "ok"]
-# The least cosine to FP32; INT8's is the gate's own, far below what it reaches here.
-COSINES = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99}
+# The least cosine to FP32; INT8's and FP8's are the gate's own, far below what they reach here.
+COSINES = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99, "fp8": 0.995}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,12 +12,15 @@ import pytest
 
 import export.cli
 from export.build import resolve
-from export.build.resolve import resolve_target
+from export.build.resolve import resolve_gpus, resolve_target
 from export.cli import main
-from export.spec import BuildSpec, CalibrationSpec, Limits
+from export.engines.builder import check_gpus
+from export.spec import RTX_GPUS, BuildSpec, CalibrationSpec, Limits
 from runtimes.choices import Precision, Target
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
+from runtimes.executors.tensorrt.library import load_tensorrt
+from runtimes.schemes import SCHEMES
 from tests.support import run_cli
 
 no_gpu = pytest.mark.skipif(device_sm() is not None, reason="this machine has a GPU")
@@ -183,6 +186,52 @@ def test_gpu_list_is_cleaned(listed: str, expected: tuple[str, ...]) -> None:
     assert resolve_target("tensorrt_rtx", listed)[1] == expected
 
 
+@pytest.mark.parametrize("precision", Precision)
+def test_auto_gpus_are_those_that_multiply_the_precision(precision: Precision) -> None:
+    found = resolve_target("tensorrt_rtx", resolve_gpus("auto", SCHEMES[precision]))[1]
+    older = () if precision is Precision.FP8 else ("sm86",)
+    assert found == (*older, "sm89", "sm120")
+    assert resolve_gpus("sm86", SCHEMES[precision]) == "sm86"  # what was asked for stays
+
+
+@pytest.mark.parametrize("gpu", ["sm86", "sm120,sm75"])
+def test_fp8_on_older_gpus_is_refused_before_work(
+    gpu: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("--target", "tensorrt_rtx", "--gpu", gpu, "--model", tmp_path / "none")
+    assert run_cli("engine", "--precision", "fp8", *arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    older = gpu.split(",")[-1]
+    assert line == (
+        f"error: GPU: {older} multiplies no FP8; PRECISION=fp8 is for sm89 and newer, of RTX "
+        "cards sm89, sm120, sm121"
+    )
+
+
+def test_full_tensorrt_takes_fp8_where_the_gpu_does(tmp_path: Path) -> None:
+    def spec(gpu: str) -> BuildSpec:
+        return BuildSpec(
+            model="m",
+            task="t",
+            precision=Precision.FP8,
+            target=Target.TENSORRT,
+            gpus=(gpu,),
+            out=tmp_path,
+        )
+
+    assert spec("sm90").gpus == ("sm90",)
+    with pytest.raises(InputError, match="GPU: sm80 multiplies no FP8"):
+        spec("sm80")
+
+
+def test_known_gpus_are_those_of_the_builder() -> None:
+    """What the refusal names."""
+    trt = load_tensorrt(Target.TENSORRT_RTX)
+    check_gpus(trt, RTX_GPUS)
+    known = {n.lower() for n in dir(trt.ComputeCapability) if n.startswith("SM")}
+    assert known == set(RTX_GPUS)
+
+
 def test_onnxruntime_needs_no_gpu_list(tmp_path: Path) -> None:
     target, gpus = resolve_target("onnxruntime", "")
     BuildSpec(model="m", task="t", precision=Precision.FP32, target=target, gpus=gpus, out=tmp_path)
@@ -208,7 +257,7 @@ def test_task_names_that_are_no_folder_names_are_refused(tmp_path: Path, task: s
 def test_ranges_are_refused_where_nothing_is_quantised(tmp_path: Path, field: str) -> None:
     """Nothing that the user names is ignored in silence."""
     ranges: dict[str, Any] = {field: tmp_path}
-    with pytest.raises(InputError, match="are for PRECISION=int8, got PRECISION=fp16"):
+    with pytest.raises(InputError, match="are for PRECISION=int8 or fp8, got PRECISION=fp16"):
         BuildSpec(
             model="m",
             task="t",

@@ -27,6 +27,7 @@ def build_refusal(c: Combination) -> str | None:
             model="m",
             task="separation",
             out=Path("build"),
+            gpus=("sm89",),
             precision=c.precision,
             target=c.target,
             adapter=c.adapter,

@@ -171,7 +171,11 @@ def test_manifest_of_before_is_read(folder: Path) -> None:
         (("adapter",), "merged", "tasks: got ('a', 'b'), expected one task"),
         (("adapter",), "melted", "adapter: got 'melted', expected one of merged, switchable, slot"),
         (("interface",), "x", "interface: got 'x', expected one of sentence, official"),
-        (("precision",), "fp8", "precision: got 'fp8', expected one of fp32, fp16, bf16, int8"),
+        (
+            ("precision",),
+            "fp4",
+            "precision: got 'fp4', expected one of fp32, fp16, bf16, int8, fp8",
+        ),
         (("head",), "\x1b[2J", r"head: got '\x1b[2J', expected one of sentence, chunks"),
         (
             ("target", "name"),
@@ -261,9 +265,9 @@ def test_unknown_entry_is_for_newer_minor_schemas_alone(folder: Path, at: tuple[
 
 
 def test_newer_value_of_a_newer_minor_schema_says_who_wrote_it(folder: Path) -> None:
-    raw = whole() | {"schema_minor": 9, "precision": "fp8", "versions": {"adaptrt": "0.7.0"}}
+    raw = whole() | {"schema_minor": 9, "precision": "fp4", "versions": {"adaptrt": "0.7.0"}}
     message = refusal(folder, raw)
-    assert "precision: got 'fp8'" in message
+    assert "precision: got 'fp4'" in message
     assert "written by adaptrt '0.7.0', a newer one" in message
 
 

@@ -1,13 +1,20 @@
-"""INT8 arithmetic and smoothing against numbers worked out by hand."""
+"""INT8 and FP8 arithmetic and smoothing against numbers worked out by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from calibration.quantise import MIN_SCALE, fake_quantise, quantise, stored_scale, weight_scale
+from calibration.quantise import (
+    MIN_SCALE,
+    fake_quantise,
+    magnitudes,
+    quantise,
+    stored_scale,
+    weight_scale,
+)
 from calibration.smoothing import ALPHAS, choose_alpha, input_factors, quantised_product
-from runtimes.schemes import INT8
+from runtimes.schemes import FP8, INT8
 
 
 def test_values_round_to_even_steps_and_saturate() -> None:
@@ -36,6 +43,39 @@ def test_weight_scales_are_per_output_channel() -> None:
     weight = np.array([[1.27, 127.0], [0.635, -63.5]], np.float32)
     steps = quantise(weight, weight_scale(weight, "float32", INT8), INT8)
     assert steps.tolist() == [[127, 127], [64, -64]]  # 63.5 is a tie, so to the even 64
+
+
+def test_e4m3_keeps_three_bits_of_the_mantissa_and_saturates() -> None:
+    """1.0625 is a tie between 1 and 1.125, so to the even 1; 464 would be NaN, were it not cut."""
+    values = np.array([1.06, 1.0625, 1.0626, -2.3, 448, 463, 464, 465, 1e30], np.float32)
+    found = quantise(values, np.array(1.0), FP8)
+    assert found.dtype == "float8_e4m3fn"
+    kept = [1, 1, 1.125, -2.25, 448, 448, 448, 448, 448]
+    assert found.astype(np.float32).tolist() == kept
+    infinite = quantise(np.array([np.inf, -np.inf], np.float32), np.array(1.0), FP8)
+    assert infinite.astype(np.float32).tolist() == [448, -448]
+
+
+def test_e4m3_has_subnormals_below_a_64th() -> None:
+    values = np.array([2**-6, 2**-7, 2**-9, 2**-10, 1.1 * 2**-10, -(2**-12)], np.float32)
+    kept = fake_quantise(values, np.array(1.0), FP8)
+    assert kept.tolist() == [2**-6, 2**-7, 2**-9, 0, 2**-9, 0]
+
+
+def test_magnitudes_are_the_numbers_of_the_type() -> None:
+    assert magnitudes(INT8).tolist() == list(range(128))
+    found = magnitudes(FP8)
+    assert len(found) == 127
+    assert found[:3].tolist() == [0, 2**-9, 2**-8]
+    assert found[-3:].tolist() == [384, 416, 448]
+
+
+def test_e4m3_weight_has_one_scale() -> None:
+    weight = np.array([[1.0, 224.0], [0.5, -448.0]], np.float32)
+    scale = weight_scale(weight, "float16", FP8)
+    assert (scale.shape, float(scale)) == ((), 1.0)
+    assert quantise(weight, scale, FP8).astype(np.float32).tolist() == weight.tolist()
+    assert weight_scale(weight, "float16", INT8).shape == (2,)
 
 
 def test_factors_follow_the_published_formula() -> None:

@@ -165,7 +165,9 @@ def expected(models: dict[str, Path]) -> Array:
 def build(combination: Combination, model: Path, out: Path) -> int:
     small = ("--max-tokens", 64, "--parity-tokens", 24, "--calibration-texts", 120)
     where = ("--model", model, "--out", out, "--gpu", "sm89")
-    return run_cli("engine", *where, *small, *combination.options)
+    # 64 channels average little of E4M3's error: with all products in it the mean is 0.998.
+    more = ("--int8-fallback-max", 0.9) if combination.precision == "fp8" else ()
+    return run_cli("engine", *where, *small, *more, *combination.options)
 
 
 @pytest.mark.parametrize("combination", ALLOWED, ids=str)

@@ -49,6 +49,19 @@ def magnitudes(storage: Storage) -> NDArray[np.float64]:
     return known[known <= storage.levels]
 
 
+def single_scale(
+    weight: Matrix, dtype: str, storage: Storage
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """One scale of ``[K, N]`` for all channels, and each channel's share of it, ``[N]``, 0 to 1.
+
+    Their product is a channel's own scale but for one rounding.
+    """
+    channels = weight_scale(weight, "float32", storage)
+    scale = channels.max().astype(dtype)
+    shares = channels / scale.astype(np.float32)
+    return scale, np.maximum(shares, MIN_SCALE).astype(dtype)
+
+
 def _to_int8(steps: Matrix) -> NDArray[np.int8]:
     """Ties to even; -128 is used only by what lies beyond the range."""
     return np.clip(np.rint(steps), -128, 127).astype(np.int8)

@@ -43,6 +43,11 @@ class Adapter:
     modules: Mapping[str, LoraPair]
 
 
+# Compilers join x·W and x·down into one product, as wide as both: tensor cores want rows of whole
+# 16-byte vectors, 16 INT8 values. Columns that no task owns are zero and cost 1.2 % at rank 20.
+ALIGNMENT = 16
+
+
 @dataclass(frozen=True)
 class Bank:
     """Adapters side by side: column block t of ``down`` and row block t of ``up`` are adapter t's.
@@ -58,8 +63,9 @@ class Bank:
 
     @classmethod
     def of(cls, adapters: Sequence[Adapter]) -> Bank:
-        """The narrowest bank that holds the adapters."""
-        return cls(tuple(adapters), sum(map(adapter_rank, adapters)))
+        """The narrowest bank that holds the adapters, filled up to a multiple of ``ALIGNMENT``."""
+        rank = sum(map(adapter_rank, adapters))
+        return cls(tuple(adapters), -(-rank // ALIGNMENT) * ALIGNMENT)
 
     def columns(self) -> Iterator[tuple[int, Adapter, slice]]:
         """Each adapter's index and its columns."""

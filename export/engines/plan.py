@@ -27,6 +27,7 @@ class KernelKind(StrEnum):
     GEMM = "gemm"  # a library's product
     FUSION = "runtime_fusion"  # a product with what follows it
     GENERATED = "kgen"  # element-wise work, data movement, and fused attention
+    FUNCTION = "runtime_function"  # a library call that is no product
     COPY = "copy"
     SHAPE = "shape_call"  # on the host
     SIGNAL = "signal"  # events between streams

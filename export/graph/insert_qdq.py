@@ -1,11 +1,12 @@
 """Quantisation in the graph: Q/DQ pairs around the GEMMs of a precision plan.
 
 The rules are TensorRT's for strongly typed networks (and ONNX Runtime's CPU lowering starts from
-the same nodes): symmetric, zero point 0, one scale per activation tensor, one per output channel
-of a weight or one alone, as the storage says, and the weight is stored quantised.
-DequantizeLinear gives its scale's type, so the scales have the element type of the rest of the
-graph. Everything but the GEMMs stays as it was: the residual sum and an adapter's low-rank path
-read the activation before it is smoothed and quantised.
+the same nodes): symmetric, zero point 0, one scale per activation tensor. A weight is stored
+quantised, with a scale per output channel, one alone, or one with the channels' shares of it
+(:class:`~export.graph.precision_plan.PrecisionPlan`). DequantizeLinear gives its scale's type, so
+the scales have the element type of the rest of the graph. Everything but the GEMMs stays as it
+was: the residual sum and an adapter's low-rank path read the activation before it is smoothed and
+quantised.
 """
 
 from __future__ import annotations
@@ -17,12 +18,17 @@ import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
 from export.graph.gemms import gemm_nodes
-from export.graph.precision_plan import FACTORS, INPUT_SCALE, WEIGHT_SCALE, PrecisionPlan
+from export.graph.precision_plan import (
+    CHANNEL_SCALE,
+    FACTORS,
+    INPUT_SCALE,
+    WEIGHT_SCALE,
+    PrecisionPlan,
+)
 from export.graph.rewrite import constant, node
 from export.graph.trace import PortableGraph, attach_slots
 from export.graph.weights import layout
 from runtimes.bundle_files import SHARED_FILE
-from runtimes.schemes import Storage
 
 
 def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
@@ -30,7 +36,7 @@ def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
     model = InsertQdq(plan)(graph.model()).model
     tensors = {slot.name: (slot.dtype, slot.shape) for slot in graph.slots}
     for name in plan.quantised:
-        for part in ("weight", WEIGHT_SCALE, INPUT_SCALE, FACTORS):
+        for part in ("weight", WEIGHT_SCALE, CHANNEL_SCALE, INPUT_SCALE, FACTORS):
             value = model.graph.initializers.get(f"{name}.{part}")
             if value is not None and value.dtype is not None and value.shape is not None:
                 tensors[f"{name}.{part}"] = (str(value.dtype.numpy()), tuple(value.shape.numpy()))
@@ -42,7 +48,7 @@ def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
 
 
 class InsertQdq(InPlacePass):
-    """MatMul(x, W) → MatMul(DQ(Q(x · factors)), DQ(quantised W)) for the plan's GEMMs.
+    """MatMul(x, W) → MatMul(DQ(Q(x · factors)), DQ(quantised W)) [· shares] for the plan's GEMMs.
 
     requires: weights under canonical names, as the second operand. ensures: each of the plan's
     GEMMs has Q/DQ on both operands; their new tensors are initializers without values.
@@ -53,23 +59,24 @@ class InsertQdq(InPlacePass):
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        products, storage = gemm_nodes(model), self.plan.scheme.operands
+        products = gemm_nodes(model)
         if missing := self.plan.quantised.keys() - products.keys():
             raise ValueError(f"the graph has no product of {', '.join(sorted(missing))}")
         for name, entry in self.plan.quantised.items():
-            _quantise(model, products[name], name, storage, smoothed=entry.alpha > 0)
+            _quantise(model, products[name], name, self.plan, smoothed=entry.alpha > 0)
         return PassResult(model, modified=bool(self.plan.quantised))
 
 
 def _quantise(
-    model: ir.Model, gemm: ir.Node, name: str, storage: Storage, *, smoothed: bool
+    model: ir.Model, gemm: ir.Node, name: str, plan: PrecisionPlan, *, smoothed: bool
 ) -> None:
+    storage = plan.scheme.operands
     x, weight = gemm.inputs[:2]
     if x is None or weight is None or x.type is None or weight.shape is None:
         raise ValueError(f"{gemm.name}: the type of an operand is unknown")
     rows, columns = weight.shape.numpy()
-    dtype, axis = np.dtype(storage.dtype), storage.weight_axis
-    along = {} if axis is None else {"axis": axis}
+    dtype = np.dtype(storage.dtype)
+    per_channel = storage.weight_axis is not None and not plan.has_shares
     new_nodes: list[ir.Node] = []
 
     def op(op_type: str, inputs: list[ir.Value], suffix: str, **attributes: Any) -> ir.Value:
@@ -78,7 +85,7 @@ def _quantise(
         return new_nodes[-1].outputs[0]
 
     scale = _tensor(model, f"{name}.{INPUT_SCALE}", (), x.type)
-    scales = () if axis is None else (columns,)
+    scales = (columns,) if per_channel else ()
     weight_scale = _tensor(model, f"{name}.{WEIGHT_SCALE}", scales, x.type)
     zero = constant(model, "qdq.zero", np.array(0, dtype))
     smooth = x
@@ -88,11 +95,23 @@ def _quantise(
     quantised = op("QuantizeLinear", [smooth, scale, zero], "quantise")
     quantised.type = ir.TensorType(ir.DataType.from_numpy(dtype))
     activation = op("DequantizeLinear", [quantised, scale], "dequantise")
+    along = {"axis": storage.weight_axis} if per_channel else {}
     matrix = op("DequantizeLinear", [weight, weight_scale], "weight_dequantise", **along)
     weight.type = quantised.type
     for index, value in enumerate((activation, matrix)):
         gemm.replace_input_with(index, value)
     model.graph.insert_before(gemm, new_nodes)
+    if plan.has_shares:
+        _scale_channels(model, gemm, _tensor(model, f"{name}.{CHANNEL_SCALE}", (columns,), x.type))
+
+
+def _scale_channels(model: ir.Model, gemm: ir.Node, shares: ir.Value) -> None:
+    """Multiply the product by each channel's share of the weight's scale."""
+    product = gemm.outputs[0]
+    scaled = node("Mul", [product, shares], product, name=f"{gemm.name}.channels")
+    ir.convenience.replace_all_uses_with(product, scaled.outputs[0])
+    scaled.replace_input_with(0, product)
+    model.graph.insert_after(gemm, scaled)
 
 
 def _tensor(model: ir.Model, name: str, shape: tuple[int, ...], kind: ir.TypeProtocol) -> ir.Value:

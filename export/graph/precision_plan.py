@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration.quantise import Matrix, quantise, stored_scale, weight_scale
+from calibration.quantise import Matrix, quantise, single_scale, stored_scale, weight_scale
 from calibration.smoothing import input_factors
 from runtimes.schemes import Scheme
 
 # The tensors beside ``weight`` that a quantised GEMM has in the weight file.
 INPUT_SCALE, WEIGHT_SCALE, FACTORS = "input_scale", "weight_scale", "input_factors"
+CHANNEL_SCALE = "channel_scale"  # each output channel's part of a single weight scale
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,24 @@ class PrecisionPlan:
 
     ``dtype`` is the element type of the rest of the graph and of the stored scales; values are
     quantised with the scale as it is stored.
+
+    In half precision a weight with scales per channel has one ``weight_scale``, its largest
+    channel's, and the channels' shares of it in ``channel_scale [N]``, which multiplies the
+    product. TensorRT then
+    puts input scale times weight scale into the product, whose result is of the order of the
+    layer's. With a scale per channel on the weight it multiplies afterwards, and the bare sum of
+    integer products, up to 127² · K, overflows FP16.
     """
 
     scheme: Scheme
     dtype: str
     quantised: Mapping[str, GemmRange]
     fallback: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def has_shares(self) -> bool:
+        """Whether weights have one scale and a share of it per channel."""
+        return self.dtype != "float32" and self.scheme.operands.weight_axis is not None
 
     def tensor(self, name: str, part: str, weight: Matrix) -> NDArray[np.generic]:
         """One stored tensor of a quantised GEMM whose weight is FP32 ``[K, N]``."""
@@ -50,5 +63,10 @@ class PrecisionPlan:
         if part == FACTORS:
             return factors
         smoothed = weight / factors[:, None]
-        scale = weight_scale(smoothed, self.dtype, storage)
-        return scale if part == WEIGHT_SCALE else quantise(smoothed, scale, storage)
+        if not self.has_shares:
+            scale = weight_scale(smoothed, self.dtype, storage)
+            return scale if part == WEIGHT_SCALE else quantise(smoothed, scale, storage)
+        scale, shares = single_scale(smoothed, self.dtype, storage)
+        if part in (WEIGHT_SCALE, CHANNEL_SCALE):
+            return scale if part == WEIGHT_SCALE else shares
+        return quantise(smoothed, scale.astype(np.float32) * shares.astype(np.float32), storage)

@@ -34,15 +34,15 @@ def is_weight(value: ir.Value | None) -> TypeGuard[ir.Value]:
     return value is not None and value.is_initializer()
 
 
-def split_bias(total: ir.Node) -> tuple[ir.Value, ir.Value] | None:
-    """The operands of an Add as (product, bias) where one is a weight vector, maybe widened."""
-    for bias, product in (total.inputs, reversed(total.inputs)):
-        cast = producer(bias, "Cast")
-        weight = cast.inputs[0] if cast is not None else bias
-        if bias is None or product is None or not is_weight(weight):
+def split_vector(binary: ir.Node) -> tuple[ir.Value, ir.Value] | None:
+    """A node's two operands as (value, vector) where one is a weight vector, maybe widened."""
+    for vector, value in (binary.inputs, reversed(binary.inputs)):
+        cast = producer(vector, "Cast")
+        weight = cast.inputs[0] if cast is not None else vector
+        if vector is None or value is None or not is_weight(weight):
             continue
         if weight.shape is not None and len(weight.shape) == 1:
-            return product, bias
+            return value, vector
     return None
 
 
@@ -103,6 +103,13 @@ class Chain:
         """Append a node; its first output."""
         self.nodes.append(node(op_type, inputs, name=f"{self.name}.{suffix}", **attributes))
         return self.nodes[-1].outputs[0]
+
+    def ops(
+        self, op_type: str, inputs: Sequence[ir.Value | None], suffix: str, **attributes: Any
+    ) -> Sequence[ir.Value]:
+        """Append a node of several outputs; all of them."""
+        self.op(op_type, inputs, suffix, **attributes)
+        return self.nodes[-1].outputs
 
     def replace(self, model: ir.Model, old: ir.Node) -> None:
         """Put the chain in ``old``'s place; its last output takes over ``old``'s type."""

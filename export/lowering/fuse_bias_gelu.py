@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.graph.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_bias
+from export.graph.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_vector
 
 
 class FuseBiasGelu(InPlacePass):
@@ -24,7 +24,7 @@ class FuseBiasGelu(InPlacePass):
                 continue
             if form is not None and form.as_string() != "none":
                 continue
-            if (operands := split_bias(biased)) is None:
+            if (operands := split_vector(biased)) is None:
                 continue
             new = node(
                 "BiasGelu",

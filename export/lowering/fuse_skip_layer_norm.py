@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.graph.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_bias
+from export.graph.rewrite import CONTRIB, node, nodes, only_use, producer, replace, split_vector
 
 _EPSILON = 1e-5  # the standard operator's default; the contrib one's is 1e-12
 
@@ -53,7 +53,7 @@ def _match(
         biased = producer(branch, "Add")
         if biased is None or not only_use(biased.outputs[0]):
             continue
-        operands = split_bias(biased)
+        operands = split_vector(biased)
         if operands is not None and residual is not None:
             return biased, total, *operands, residual
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import onnx_ir as ir
 from onnx_ir.passes import InPlacePass
@@ -14,11 +15,13 @@ from export.lowering.expand_rotary import ExpandRotary
 from export.lowering.fuse_bias_gelu import FuseBiasGelu
 from export.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
 from export.lowering.set_opset import SetOpset
+from export.lowering.split_heads_first import SplitHeadsFirst
 from export.lowering.stack_low_rank import StackLowRank
 from export.lowering.use_contrib_attention import UseContribAttention
 from export.lowering.use_contrib_rotary import UseContribRotary
 from export.lowering.use_integer_mat_mul import UseIntegerMatMul
 from export.lowering.use_key_lengths import UseKeyLengths
+from export.lowering.widen_attention import WidenAttention
 from export.lowering.widen_to_float32 import WidenToFloat32
 from runtimes.choices import GraphKind
 
@@ -26,7 +29,7 @@ _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
     GraphKind.PORTABLE: (),
     GraphKind.ONNXRUNTIME: (
         WidenToFloat32,
-        StackLowRank,
+        partial(StackLowRank, saved=3, paid=2),
         UseContribRotary,
         UseContribAttention,
         FuseSkipLayerNorm,
@@ -34,7 +37,12 @@ _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
         UseIntegerMatMul,
     ),
     GraphKind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
-    GraphKind.TENSORRT: (AdaptAttention,),
+    GraphKind.TENSORRT: (
+        partial(StackLowRank, saved=2, paid=3),
+        SplitHeadsFirst,
+        AdaptAttention,
+        WidenAttention,
+    ),
     GraphKind.PRIMITIVE: (ExpandRotary, ExpandAttention, ExpandGelu, SetOpset),
 }
 

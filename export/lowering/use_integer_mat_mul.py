@@ -15,17 +15,17 @@ from export.graph.rewrite import (
     only_use,
     producer,
     replace,
-    split_bias,
+    split_vector,
 )
 
 
 class UseIntegerMatMul(InPlacePass):
-    """MatMul(DQ(Q(x)), DQ(W)) [+ bias] → MatMulIntegerToFloat(Q'(x), W, scales [, bias]).
+    """MatMul(DQ(Q(x)), DQ(W)) · shares + bias → MatMulIntegerToFloat(Q'(x), W, scales, bias).
 
-    Its fast kernels take an unsigned left side: Q' gives UINT8 around 128, which are the same 256
-    steps at the same places. Products of other types stay as they are. requires: symmetric INT8,
-    after the fusions that take a bias for themselves. ensures: matched products are one integer
-    kernel each.
+    Shares and bias may be missing. Its fast kernels take an unsigned left side: Q' gives UINT8
+    around 128, which are the same 256 steps at the same places. Products of other types stay as
+    they are. requires: symmetric INT8, after the fusions that take a bias for themselves. ensures:
+    matched products are one integer kernel each.
     """
 
     def call(self, model: ir.Model) -> PassResult:
@@ -52,13 +52,15 @@ def _replace(model: ir.Model, gemm: ir.Node, quantised: ir.Node, right: ir.Node)
     middle = constant(model, "integer.middle", np.array(128, np.uint8))
     unsigned = node("QuantizeLinear", [x, scale, middle], name=f"{gemm.name}.quantise")
     unsigned.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
-    old, bias = [gemm], None
-    users = gemm.outputs[0].consumers()
-    if only_use(gemm.outputs[0]) and users[0].op_type == "Add":
-        operands = split_bias(users[0])
-        if operands is not None and operands[0] is gemm.outputs[0]:
-            old, bias = [gemm, users[0]], operands[1]
     weight, weight_scale = right.inputs[:2]
+    old, scales, bias = [gemm], list[ir.Node](), None
+    if (shares := _vector_of(old[-1], "Mul")) is not None:
+        scales = [node("Mul", [weight_scale, shares[1]], name=f"{gemm.name}.scales")]
+        weight_scale = scales[0].outputs[0]  # of constants: ONNX Runtime folds it
+        old.append(shares[0])
+    if (addition := _vector_of(old[-1], "Add")) is not None:
+        old.append(addition[0])
+        bias = addition[1]
     # Not left out, and each GEMM's own: for CPUs without VNNI ONNX Runtime turns weight and zero
     # point into UINT8 together.
     zero = constant(model, f"{gemm.name}.zero", np.array(0, np.int8))
@@ -69,4 +71,15 @@ def _replace(model: ir.Model, gemm: ir.Node, quantised: ir.Node, right: ir.Node)
         name=f"{gemm.name}.integer",
         domain=CONTRIB,
     )
-    replace(model, old, [unsigned, new])
+    replace(model, old, [unsigned, *scales, new])
+
+
+def _vector_of(product: ir.Node, op_type: str) -> tuple[ir.Node, ir.Value] | None:
+    """The one user of a product, of this operator and with a weight vector, and the vector."""
+    users = product.outputs[0].consumers()
+    if not only_use(product.outputs[0]) or users[0].op_type != op_type:
+        return None
+    operands = split_vector(users[0])
+    if operands is None or operands[0] is not product.outputs[0]:
+        return None
+    return users[0], operands[1]

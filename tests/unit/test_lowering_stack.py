@@ -47,7 +47,7 @@ def batch(inputs: int, outputs: int) -> dict[str, Array]:
 def test_one_product_instead_of_two_and_a_sum(kind: str) -> None:
     model = bank_graph(8, 12, kind, "b")
     before = run_model(model, batch(8, 12))
-    assert StackLowRank()(model).modified
+    assert StackLowRank(saved=3, paid=2)(model).modified
     assert op_types(model).count("MatMul") == 1
     assert "Add" not in op_types(model)
     np.testing.assert_allclose(run_model(model, batch(8, 12)), before, rtol=1e-5, atol=1e-6)
@@ -57,19 +57,26 @@ def test_an_unselected_adapter_still_adds_exactly_zero() -> None:
     model, rows = bank_graph(8, 12, lora="b"), batch(8, 12)
     rows["low"][:] = 0
     before = run_model(model, rows)
-    StackLowRank()(model)
+    StackLowRank(saved=3, paid=2)(model)
     np.testing.assert_array_equal(run_model(model, rows), before)
 
 
 @pytest.mark.parametrize(("inputs", "outputs", "stacked"), [(8, 8, True), (12, 8, False)])
 def test_only_where_copying_the_input_is_cheaper(inputs: int, outputs: int, stacked: bool) -> None:
-    assert StackLowRank()(bank_graph(inputs, outputs, lora="b")).modified == stacked
+    assert StackLowRank(saved=3, paid=2)(bank_graph(inputs, outputs, lora="b")).modified == stacked
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "stacked"), [(8, 13, True), (8, 12, False)])
+def test_the_executor_says_what_passes_cost(inputs: int, outputs: int, stacked: bool) -> None:
+    """TensorRT: two passes over the output against three over the input."""
+    model = bank_graph(inputs, outputs, lora="b")
+    assert StackLowRank(saved=2, paid=3)(model).modified == stacked
 
 
 def test_a_slot_that_runs_can_fill_is_left_alone() -> None:
     model = bank_graph(8, 12, lora="late")
     before = run_model(model, batch(8, 12))
-    assert not StackLowRank()(model).modified
+    assert not StackLowRank(saved=3, paid=2)(model).modified
     np.testing.assert_array_equal(run_model(model, batch(8, 12)), before)
 
 
@@ -77,4 +84,4 @@ def test_a_product_with_another_use_is_left_alone() -> None:
     model = bank_graph(8, 12, lora="b")
     product = next(n for n in model.graph if n.op_type == "MatMul")
     model.graph.outputs.append(product.outputs[0])
-    assert not StackLowRank()(model).modified
+    assert not StackLowRank(saved=3, paid=2)(model).modified

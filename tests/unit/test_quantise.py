@@ -10,6 +10,7 @@ from calibration.quantise import (
     fake_quantise,
     magnitudes,
     quantise,
+    single_scale,
     stored_scale,
     weight_scale,
 )
@@ -142,3 +143,17 @@ def test_product_without_rounding_is_unchanged_by_smoothing() -> None:
     )
     near = quantised_product(rows, weight, factors, float((channel_max * factors).max()), INT8)
     assert np.abs(near - rows @ weight).max() < 0.05 * np.abs(rows @ weight).max()
+
+
+def test_single_scale_and_shares_are_the_channels_own_scales() -> None:
+    weight = np.array([[1.0, -0.5, 0.0], [-2.54, 0.25, 0.0]], np.float32)
+    scale, shares = single_scale(weight, "float16", INT8)
+    assert scale.shape == ()
+    assert scale.dtype == shares.dtype == np.float16
+    np.testing.assert_allclose(scale, 2.54 / 127, rtol=1e-3)
+    np.testing.assert_allclose(shares[:2], [1, 0.5 / 2.54], rtol=1e-3)
+    assert shares[2] > 0  # a dead channel's is small and no zero
+    both = scale.astype(np.float32) * shares.astype(np.float32)
+    steps = quantise(weight, both, INT8).astype(np.float32)
+    np.testing.assert_allclose(steps * both, weight, atol=0.51 * float(both.max()))
+    assert np.abs(steps[:, :2]).max(axis=0).min() >= 126  # a small channel uses its range too

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from export.checkpoint.lora import Adapter, Bank, adapter_rank
+from export.checkpoint.lora import Adapter, Bank
 from export.checkpoint.names import EMBEDDINGS
 from export.checkpoint.reader import Checkpoint
 from export.graph.weights import Contents
@@ -126,8 +126,9 @@ def _merged(
     beside = Adapter(
         adapter.task, {n: adapter.modules[n] for n in EMBEDDINGS if n in adapter.modules}
     )
-    contents = Contents(checkpoint, Adapter(adapter.task, linear), Bank.of([beside]))
-    return GraphForm(embedding_rank=adapter_rank(beside)), contents
+    bank = Bank.of([beside])
+    contents = Contents(checkpoint, Adapter(adapter.task, linear), bank)
+    return GraphForm(embedding_rank=bank.width), contents
 
 
 def engine_names(spec: BuildSpec) -> list[tuple[str | None, str]]:

@@ -123,7 +123,7 @@ def test_adapters_of_different_ranks_sit_in_one_bank() -> None:
 
     first, second = adapter(2), adapter(5)
     bank = Bank.of([first, second])
-    assert bank.tasks().tolist() == [0, 0, 1, 1, 1, 1, 1]
+    assert bank.tasks().tolist() == [0, 0, 1, 1, 1, 1, 1, *[-2] * 9]  # nobody's, to sixteen
     x = rng.standard_normal((4, 6)).astype(np.float32)
     for task, chosen in enumerate((first, second)):
         select = (bank.tasks() == task).astype(np.float32)

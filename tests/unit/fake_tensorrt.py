@@ -118,7 +118,7 @@ def fake_module(real: Any, cuda: FakeCuda, scenario: Scenario, name: str) -> Any
 
 
 def _engine(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
-    names = (*scenario.inputs, OUTPUT)
+    names, device = (*scenario.inputs, OUTPUT), cuda.device
     kinds = real.TensorIOMode
     engine = double(
         real,
@@ -133,6 +133,7 @@ def _engine(real: Any, cuda: FakeCuda, scenario: Scenario) -> Any:
         engine.create_runtime_config.return_value = config.double
 
     def create_context(how: Any = None) -> Any:
+        _in_order(cuda.device == device, f"an engine of device {device} on device {cuda.device}")
         if not scenario.works("create_execution_context"):
             return None
         # The full flavour is given a strategy instead of a configuration.

@@ -267,9 +267,14 @@ MUTANTS = {
         "            resources.keep(stream, cuda.synchronize)\n            self._bind",
         "            self._bind",
     ),
-    "padding is not masked": ("padding", "np.pad(array, zeros)", "np.pad(array, zeros, 'edge')"),
+    "padding is not masked": ("padding", "np.zeros(shape", "np.ones(shape"),
     "padding stays": ("padding", "slice(sizes.get(axis))", "slice(None)"),
-    "another's device": (
+    "an engine on another's device": (
+        "runtime",
+        "        with cuda.selected():\n            self._engine",
+        "        with suppress():\n            self._engine",
+    ),
+    "calls on another's device": (
         "runtime",
         "        with self._lock, self._cuda.selected():",
         "        with self._lock:",

@@ -75,9 +75,14 @@ def cut_outputs(tensors: Sequence[Tensor], arrays: Arrays, sizes: Sizes) -> Arra
 
 
 def _pad(array: NDArray[Any], axes: Sequence[Axis], sizes: Sizes) -> NDArray[Any]:
-    more = [sizes.get(axis, n) - n for axis, n in zip(axes, array.shape, strict=True)]
-    if not any(more):
+    """Written out, because ``numpy.pad`` itself takes long beside a short call."""
+    shape = [sizes.get(axis, n) for axis, n in zip(axes, array.shape, strict=True)]
+    if shape == list(array.shape):
         return array
-    zeros = [(0, n if axis == SEQUENCE else 0) for axis, n in zip(axes, more, strict=True)]
-    copies = [(0, 0 if axis == SEQUENCE else n) for axis, n in zip(axes, more, strict=True)]
-    return np.pad(np.pad(array, zeros), copies, mode="edge")
+    padded = np.zeros(shape, array.dtype)
+    padded[tuple(slice(n) for n in array.shape)] = array
+    for place, (axis, n) in enumerate(zip(axes, array.shape, strict=True)):
+        if axis != SEQUENCE:
+            before = (slice(None),) * place
+            padded[(*before, slice(n, None))] = padded[(*before, slice(n - 1, n))]
+    return padded

@@ -71,6 +71,7 @@ class TrtRuntime(RuntimeBase):
             self._engine = Engine(trt, file, sm, kernels)
             self._stream = self._resources.keep(cuda.create_stream(), cuda.destroy_stream)
         self.profiles = self._engine.profiles
+        self._limits = [self._limits_of(index) for index in range(len(self.profiles))]
         self.budget = replace(GPU, profiles=self.profiles)
 
     @while_open
@@ -114,15 +115,18 @@ class TrtRuntime(RuntimeBase):
 
     def _grid(self, sizes: Sizes, index: int) -> Sizes:
         """What a call's axes are padded to."""
+        limits, profile = self._limits[index], self.profiles[index]
+        return grid_sizes(sizes, limits, profile, compiles=is_rtx(self._engine.trt))
+
+    def _limits_of(self, index: int) -> Sizes:
+        """The greatest size of every axis of the inputs in a profile."""
         largest = self._engine.largest_inputs(index)
-        limits = {
+        return {
             axis: size
             for tensor in self._inputs
             if tensor.name in largest
             for axis, size in zip(tensor.axes, largest[tensor.name], strict=True)
         }
-        compiles = is_rtx(self._engine.trt)
-        return grid_sizes(sizes, limits, self.profiles[index], compiles=compiles)
 
     def _runner(self, index: int) -> ProfileRunner:
         if index not in self._runners:

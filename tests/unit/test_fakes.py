@@ -253,8 +253,8 @@ MUTANTS = {
     "graphs outlive their addresses": ("profile_runner", "self._recordings.clear()", "pass"),
     "new addresses are not set": (
         "profile_runner",
-        "            self._bind(self._context)\n        return outputs",
-        "        return outputs",
+        "            self._bound = False\n",
+        "            self._bound = True\n",
     ),
     "an error stays behind": ("profile_runner", "self._cuda.clear_error()", "pass"),
     "a graph's context serves other shapes": (

@@ -400,6 +400,19 @@ def test_refused_growth_leaves_the_executor_usable(file: EngineFile) -> None:
     assert bench.cuda.held == {}
 
 
+def test_refused_address_after_growth_closes_the_executor(file: EngineFile) -> None:
+    """The context still has the address of memory that is gone."""
+    bench = Bench(file, Scenario(profiles=WIDE, chunks=1024, fail={"set_tensor_address": 5}))
+    options = {"inputs": (*INPUTS, CHUNK_WEIGHTS), "outputs": (CHUNKS_OUT,)}
+    runtime = bench.open(**options)
+    check(runtime, chunked(1, 5, 20))
+    with pytest.raises(AdaptrtError, match="refused the address of input_ids"):
+        runtime.run(chunked(1, 900, 8192))
+    assert bench.cuda.held == {}
+    with pytest.raises(AdaptrtError, match="closed"):
+        runtime.run(chunked(1, 5, 20))
+
+
 @pytest.mark.parametrize(
     "failing",
     [

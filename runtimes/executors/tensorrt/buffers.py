@@ -134,9 +134,9 @@ class Buffers:
                 taken.callback(pairs[name].resources.close)
             taken.pop_all()
         for name, pair in pairs.items():
-            if (old := self._pairs.get(name)) is not None:
+            old, self._pairs[name] = self._pairs.get(name), pair
+            if old is not None:
                 old.resources.close()
-            self._pairs[name] = pair
 
     def _take_pair(self, name: str, size: int, shape: tuple[int, ...]) -> _Pair:
         with Resources() as taken:

@@ -47,6 +47,7 @@ class ProfileRunner:
             resources.callback(self._recordings.close)
             resources.keep(stream, cuda.synchronize)
             self._bind(self._context)
+            self._bound = True  # whether it has the buffers' addresses
             self._resources = resources.pop_all()
 
     def prepare(self, shapes: Shapes) -> Shapes:
@@ -59,12 +60,15 @@ class ProfileRunner:
         outputs = self._set_shapes(self._context, shapes)
         if self._buffers.grow({**shapes, **outputs}):
             self._recordings.clear()
-            self._bind(self._context)
+            self._bound = False
         return outputs
 
     def run(self, inputs: Arrays, outputs: Shapes) -> dict[str, NDArray[Any]]:
         """Execute once and wait; ``outputs`` are the shapes that :meth:`prepare` gave."""
         shapes = {name: array.shape for name, array in inputs.items()}
+        if not self._bound:
+            self._bind(self._context)
+            self._bound = True
         self._buffers.upload(inputs, self._stream)
         self._execute(shapes, outputs)
         self._buffers.download(outputs, self._stream)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from export.build.requirements import require_builder
 from export.request import BuildRequest
 from runtimes.arguments import check_path, list_of
-from runtimes.choices import AdapterMode, HeadName, Interface, Observer, Precision, Target
+from runtimes.choices import AdapterMode, HeadName, Interface, Observer, PlanRule, Precision, Target
 from runtimes.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def build(
     max_batch: int = 32,
     max_tokens: int = 8192,
     profiles: str | Iterable[str] = "",
+    allow_plan: str | Iterable[PlanRule | str] = "",
     refittable: bool = False,
     workspace: float = 8.0,
     parity_tokens: int = 2048,
@@ -82,6 +83,8 @@ def build(
         max_tokens: the longest text in tokens, 16 to what the model takes.
         profiles: ``short``, ``long``: ranges of text lengths with memory of their own; none is one
             range for all.
+        allow_plan: rules that the engines' compiled plans may break, such as ``launches``; the
+            manifest says which they broke.
         refittable: leave the weights out of the engines, for ``adaptrt refit``; needs a GPU.
         workspace: memory TensorRT may use while it builds, GiB.
         parity_tokens: the longest text of the comparison with PyTorch, tokens.
@@ -102,7 +105,8 @@ def build(
     Raises:
         InputError: a choice, checkpoint or text file that cannot be used; nothing was built.
         MissingError: a GPU or a package that this needs is not there.
-        GateError: the vectors do not agree with PyTorch's; that bundle was not published.
+        GateError: the vectors do not agree with PyTorch's, or an engine's plan breaks a rule; that
+            bundle was not published.
         AdaptrtError: a step of the build failed. Bundles of other tasks that were finished stay.
 
     >>> build("jinaai/jina-embeddings-v3", task="retrieval.query", out="bundles")
@@ -124,6 +128,7 @@ def build(
         max_batch=max_batch,
         max_tokens=max_tokens,
         profiles=_commas("PROFILES", profiles),
+        allow_plan=_commas("ALLOW_PLAN", allow_plan),
         refittable=refittable,
         workspace=workspace,
         parity_tokens=parity_tokens,

@@ -13,7 +13,17 @@ from runtimes.errors import InputError, shown
 
 AUTO = "auto"
 _NAMES = ("model", "revision", "name")
-_CHOICES = ("task", "precision", "target", "gpu", "adapter", "interface", "head", "profiles")
+_CHOICES = (
+    "task",
+    "precision",
+    "target",
+    "gpu",
+    "adapter",
+    "interface",
+    "head",
+    "profiles",
+    "allow_plan",
+)
 _PATHS = ("adapter_path", "out", "calibration_data", "calibration")
 _WHOLE = ("rank", "max_batch", "max_tokens", "parity_tokens", "calibration_texts")
 _NUMBERS = ("workspace", "int8_fallback_max")
@@ -42,6 +52,7 @@ class BuildRequest:
     max_batch: int = Limits.max_batch
     max_tokens: int = Limits.max_tokens
     profiles: str = ",".join(BuildSpec.profiles)
+    allow_plan: str = ",".join(BuildSpec.allow_plan)
     refittable: bool = BuildSpec.refittable
     workspace: float = BuildSpec.workspace_gib  # GiB
     parity_tokens: int = BuildSpec.parity_tokens

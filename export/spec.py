@@ -16,6 +16,7 @@ from runtimes.choices import (
     HeadName,
     Interface,
     Observer,
+    PlanRule,
     Precision,
     Target,
 )
@@ -121,6 +122,7 @@ class BuildSpec:
     workspace_gib: float = 8.0
     parity_tokens: int = 2048  # the longest text of the gate
     profiles: tuple[str, ...] = ()  # of the engines; none: one that spans the limits
+    allow_plan: tuple[PlanRule, ...] = ()  # rules that the engines' plans may break
     refittable: bool = False  # engines without weights, which the runtime puts in
     name: str | None = None  # the bundle's folder below OUT/model; None: what says the choices
     calibration: CalibrationSpec = CalibrationSpec()  # where the precision needs one
@@ -218,6 +220,11 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
         "--refittable: PRECISION={spec.precision} has one task's ranges in its graph, which stay "
         "in the engine and do not fit another task's weights; use "
         f"{' or '.join(p for p in Precision if p not in CALIBRATED)}",
+    ),
+    (
+        lambda spec: bool(spec.allow_plan) and not spec.target.builds_here,
+        "--allow-plan: is for bundles with engines (TARGET=tensorrt or tensorrt_rtx), got "
+        "TARGET={spec.target}",
     ),
     (
         lambda spec: (

@@ -112,6 +112,20 @@ class HeadName(Choice):
     CHUNKS = "chunks"  # means by the input chunk_weights [batch, chunks, sequence]
 
 
+class PlanRule(Choice):
+    """What is asked of an engine's compiled plan; :mod:`export.engines.plan_rules` says how."""
+
+    FUSED_ATTENTION = "fused-attention"
+    ATTENTION_ACCUMULATOR = "attention-accumulator"
+    QUANTISED_PRODUCTS = "quantised-products"
+    DEQUANTISED_WEIGHT = "dequantised-weight"
+    INT8_OVERFLOW = "int8-overflow"
+    FP32_PRODUCT = "fp32-product"
+    PRODUCT_WIDTH = "product-width"
+    LAUNCHES = "launches"
+    MASK = "mask"
+
+
 class GraphKind(Choice):
     """What a graph in a bundle is for; also its name in the manifest."""
 

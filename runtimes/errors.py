@@ -2,7 +2,7 @@
 
 AdaptrtError            exit code 1: a build step failed
 ├── InputError          exit code 2: a checkpoint, option, text or bundle is not usable as given
-├── GateError           exit code 3: the result is not close enough to the reference
+├── GateError           exit code 3: vectors are not close enough, or a compiled plan breaks a rule
 └── MissingError        exit code 4: hardware or a library that this needs is not there
 """
 
@@ -22,7 +22,7 @@ class InputError(AdaptrtError):
 
 
 class GateError(AdaptrtError):
-    """The parity gate failed or a bundle's contents changed; nothing was published."""
+    """The gate or a plan's rule failed or a bundle's contents changed; nothing was published."""
 
     exit_code = 3
 

@@ -161,6 +161,7 @@ class Manifest:
     inputs: tuple[Tensor, ...] = ()  # of the graphs; bundles before schema 1.2 have no such entry
     head: HeadName = HeadName.SENTENCE  # the first schema's bundles have no such entry
     quantisation: Quantisation | None = None  # where the precision quantises
+    plan_waived: tuple[Plain, ...] = ()  # rules that the engines' plans break with the user's leave
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON types."""

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from export.build.inputs import BuildInputs
+from export.build.staged import Engines
 from export.bundle.plan import BundlePlan, engine_names
 from export.engines.builder import BuiltEngine
 from export.engines.profiles import engine_profiles
@@ -90,22 +91,23 @@ def final_manifest(
     draft: Manifest,
     folder: Path,
     spec: BuildSpec,
-    engines: Mapping[str, BuiltEngine],
+    engines: Engines,
     executed: Mapping[str, str],
     parity: Parity,
     quantisation: Quantisation | None,
 ) -> Manifest:
     """The manifest of a staged bundle that passed its gate: every file hashed.
 
-    ``engines`` are what the builder said of them, by file; ``executed`` what ran a file in the
-    gate; ``parity`` how the graph that speaks for the target compared.
+    ``executed`` is what ran a file in the gate, ``parity`` how the graph that speaks for the
+    target compared.
     """
-    files = _artifacts(folder, draft.artifacts, spec, engines)
+    files = _artifacts(folder, draft.artifacts, spec, engines.built)
     return replace(
         draft,
         artifacts=tuple(replace(file, executed=executed.get(file.path)) for file in files),
         parity=parity,
         quantisation=quantisation,
+        plan_waived=engines.plan_waived,
     )
 
 

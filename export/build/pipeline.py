@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from calibration.table import Calibration
 from export.build.inputs import BuildInputs
 from export.build.manifest import draft_manifest, draft_with_engines, final_manifest
 from export.build.staged import (
+    Engines,
     StagedBundle,
     copy_tokenizer,
     graph_files,
@@ -20,7 +21,6 @@ from export.bundle.plan import BundlePlan, plan_bundle
 from export.bundle.replacing import require_replaceable
 from export.bundle.staging import staging, write_json
 from export.console.progress import log, stage
-from export.engines.builder import BuiltEngine
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
 from export.gate.gate import Reference, Verdict, judge, reference_of
@@ -49,7 +49,7 @@ class Passed:
     reference: Reference
     verdict: Verdict
     cast: CastReport
-    engines: Mapping[str, BuiltEngine]  # what the builder said of them, by file
+    engines: Engines
     precision: PrecisionPlan | None = None  # where the scheme quantises
 
 
@@ -177,7 +177,8 @@ def _build_quantised(
             precision, verdict.failure, calibration, gemms, spec.calibration.fallback_max
         )
         cast = write_model(staged, quantise_graph(graph, precision), precision)
-    engines = make_engines(staged, spec, inputs.trt, inputs.engines)
+    quantised = tuple(precision.quantised)
+    engines = make_engines(staged, spec, inputs.trt, inputs.engines, quantised)
     verdict = _judge_engine(inputs, staged, reference, verdict)
     return Passed(
         reference=reference, verdict=verdict, cast=cast, engines=engines, precision=precision

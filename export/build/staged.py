@@ -14,6 +14,7 @@ import onnx_ir as ir
 from export.bundle.plan import BundlePlan, engine_names
 from export.console.progress import stage
 from export.engines.builder import BuiltEngine, EngineSpec, build_engine
+from export.engines.checks import check_engines
 from export.engines.plan_file import write_plans
 from export.engines.reuse import EngineSource
 from export.gate.traced import TRACED
@@ -93,19 +94,40 @@ def write_model(
         )
 
 
-def make_engines(
-    staged: StagedBundle, spec: BuildSpec, trt: ModuleType | None, former: EngineSource | None
-) -> Mapping[str, BuiltEngine]:
-    """The engines and what the builder said of them, by file; their plans are written down.
+@dataclass(frozen=True, kw_only=True)
+class Engines:
+    """A bundle's engines: what the builder said, by file, and the plan's rules that they break."""
 
-    They are built, or those of the ``former`` bundle.
+    built: Mapping[str, BuiltEngine]
+    plan_waived: tuple[str, ...]
+
+
+def make_engines(
+    staged: StagedBundle,
+    spec: BuildSpec,
+    trt: ModuleType | None,
+    former: EngineSource | None,
+    quantised: tuple[str, ...] = (),
+) -> Engines:
+    """Build the engines, or take over the ``former`` bundle's; their plans are written down.
+
+    ``quantised`` are the GEMMs that the scheme quantised. Raises
+    :class:`runtimes.errors.GateError` where a plan breaks a rule without the user's leave.
     """
     if former is not None:
-        engines = former.link(staged.folder / staged.files[GraphKind.TENSORRT], staged.folder)
+        graph = staged.folder / staged.files[GraphKind.TENSORRT]
+        built = former.link(graph, staged.folder)
     else:
-        engines = _build_engines(staged, spec, trt)
-    write_plans(staged.folder, {name: engine.plans for name, engine in engines.items()})
-    return engines
+        built = _build_engines(staged, spec, trt)
+    plans = {name: engine.plans for name, engine in built.items()}
+    write_plans(staged.folder, plans)
+    if former is not None:
+        return Engines(built=built, plan_waived=former.manifest.plan_waived)
+    if not plans:
+        return Engines(built={}, plan_waived=())
+    graph = staged.folder / staged.files[GraphKind.TENSORRT]
+    waived = check_engines(plans, spec, staged.draft, graph, quantised)
+    return Engines(built=built, plan_waived=waived)
 
 
 def _build_engines(

@@ -10,7 +10,7 @@ from typing import Any
 from export.console.values import name, number, path, port, size, whole
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
-from runtimes.choices import Precision
+from runtimes.choices import PlanRule, Precision
 
 
 class Options:
@@ -87,6 +87,12 @@ def engine(command: ArgumentParser) -> None:
         Default.profiles,
     )
     add("--name", "NAME", "the bundle's folder (default: one that says the choices)", kind=name)
+    add(
+        "--allow-plan",
+        "LIST",
+        f"publish engines that break these rules: {', '.join(PlanRule)} (default: none)",
+        Default.allow_plan,
+    )
     options.flag(
         "--refittable", "leave the weights out of the engines, for adaptrt refit; needs a GPU"
     )

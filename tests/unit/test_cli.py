@@ -45,6 +45,10 @@ def failed(capsys: pytest.CaptureFixture[str], out: Path) -> str:
         (["--gpu", "sm90"], "GPU: sm90 is not one TensorRT-RTX"),
         (["--gpu", "rtx4090"], "GPU: got 'rtx4090', expected a name such as sm86"),
         (["--gpu", ","], "GPU: the list is empty"),
+        (
+            ["--allow-plan", "mask,speed"],
+            "ALLOW_PLAN: got 'speed', expected one of fused-attention",
+        ),
         (["--max-batch", "0"], "MAX_BATCH: got 0, expected at least 1"),
         (["--max-tokens", "8"], "MAX_TOKENS: got 8, expected at least 16"),
         (["--max-tokens", "9000"], "MAX_TOKENS: got 9000, the model's positions end at 8192"),

@@ -1,0 +1,55 @@
+"""The engines of a staged bundle against the rules of :mod:`export.engines.plan_rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from export.engines.plan_file import Plans
+from export.engines.plan_rules import PlanSubject, check_plans
+from export.spec import BuildSpec
+from runtimes.choices import PlanRule
+from runtimes.manifest import Manifest
+from runtimes.schemes import INT8
+
+
+def check_engines(
+    plans: Plans, spec: BuildSpec, draft: Manifest, graph: Path, quantised: tuple[str, ...]
+) -> tuple[PlanRule, ...]:
+    """The rules that the engines' ``plans`` break with the specification's leave.
+
+    ``quantised`` are the GEMMs that the scheme quantised; ``graph`` is what the engines were built
+    from, with its weights beside it. Raises :class:`runtimes.errors.GateError` for a rule broken
+    without leave.
+    """
+    int8 = spec.scheme.storage == INT8 and bool(quantised)
+    subject = PlanSubject(
+        scheme=spec.scheme,
+        adapter=spec.adapter,
+        head=spec.head,
+        architecture=draft.architecture,
+        quantised=len(quantised),
+        column_sums=_column_sums(graph, quantised) if int8 else {},
+    )
+    broken = check_plans(plans, subject, frozenset(spec.allow_plan))
+    return tuple(rule for rule in PlanRule if rule in broken)
+
+
+def _column_sums(graph: Path, quantised: tuple[str, ...]) -> Mapping[str, float]:
+    """By GEMM, the largest sum over K of the magnitudes of a column of its INT8 weight.
+
+    A lowering may cut a weight for q, k and v: each part is named after the whole.
+    """
+    sums: dict[str, float] = {}
+    for name, value in ir.load(graph).graph.initializers.items():
+        gemm = next((own for own in quantised if name.startswith(f"{own}.")), None)
+        if gemm is None or value.const_value is None or value.dtype is not ir.DataType.INT8:
+            continue
+        matrix = value.const_value.numpy()
+        if matrix.ndim == 2:
+            largest = float(np.abs(matrix.astype(np.int32)).sum(axis=0).max())
+            sums[gemm] = max(largest, sums.get(gemm, 0.0))
+    return sums

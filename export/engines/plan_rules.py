@@ -1,0 +1,311 @@
+"""What every engine's plan must keep, as a table of rules: a build that falls short fails.
+
+The gate executes the typed graph in ONNX Runtime; these rules look at what the compiler made of it.
+What is legitimately different for a precision, an adapter or a head is data in a rule. Waiving a
+rule (``--allow-plan``) is the user's decision, which the manifest records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from export.engines.plan import Kernel, Plan, PlanTensor
+from runtimes.choices import AdapterMode, HeadName, PlanRule
+from runtimes.errors import GateError
+from runtimes.manifest import Architecture
+from runtimes.schemes import Scheme
+
+# TensorRT's words for the element types of a scheme.
+TYPES: Mapping[str, str] = {
+    "float32": "Float",
+    "float16": "Half",
+    "bfloat16": "BFloat16",
+    "int8": "Int8",
+    "float8_e4m3fn": "FP8",
+}
+_QUANTISED = ("Int8", "FP8")
+_WIDE = ("Float", "Int32")  # hold every sum of integer products
+HALF_MAX = 65504.0
+INT8_MAX = 127
+# Tensor cores read rows of 16 bytes.
+ALIGNMENT: Mapping[str, int] = {"Half": 8, "BFloat16": 8, "Int8": 16, "FP8": 16}
+# Most launches of a layer, by the adapter and the type of quantised products (2026-11-28, what
+# TensorRT-RTX 1.7.1 makes of today's graphs). The first and the last layer share kernels with what
+# comes before and after: only where there is none between them the shorter of both counts.
+LAUNCHES: Mapping[tuple[AdapterMode, str | None], int] = {
+    (AdapterMode.MERGED, None): 11,
+    (AdapterMode.MERGED, "Int8"): 13,
+    (AdapterMode.SWITCHABLE, None): 18,
+}
+_TOKEN_TYPES = "embeddings.token_type_embeddings."
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSubject:
+    """What an engine was asked to be.
+
+    ``quantised`` counts the GEMMs that the scheme quantised, the joined QKV as one.
+    ``column_sums`` are, by GEMM, the largest sum of a column's quantised magnitudes.
+    """
+
+    scheme: Scheme
+    adapter: AdapterMode
+    head: HeadName
+    architecture: Architecture
+    quantised: int = 0
+    column_sums: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def element(self) -> str:
+        """The type of what is not quantised."""
+        return TYPES[self.scheme.dtype]
+
+    @property
+    def storage(self) -> str | None:
+        """The type of quantised operands; None where nothing is."""
+        return TYPES[self.scheme.storage.dtype] if self.scheme.storage and self.quantised else None
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """Where a plan falls short of a rule: the kernel (or the plan) and what it is instead."""
+
+    kernel: str
+    got: str
+
+
+Check = Callable[[Plan, PlanSubject], Iterator[Shortfall]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One rule: what is expected, in words, and the check that yields what falls short of it.
+
+    ``rtx_only`` rules rest on what TensorRT-RTX writes into its log and engines, and on its counts;
+    full TensorRT has never been seen to build one of these graphs.
+    """
+
+    expected: str
+    check: Check
+    rtx_only: bool = False
+
+
+def _fused_attention(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    layers = subject.architecture.layers
+    if subject.element == "Float" or len(plan.attentions) == layers:
+        return  # TensorRT has no fused kernel in FP32
+    got = f"{len(plan.attentions)} fused kernels for {layers} layers"
+    bare = [k for k in plan.products if k.weight is None and "Attention" in " ".join(k.nodes)]
+    for kernel in bare:
+        yield Shortfall(kernel.name, f"a product of attention on its own; {got}")
+    if not bare:
+        yield Shortfall("the plan", got)
+
+
+def _accumulator(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    for kernel in plan.attentions:
+        if kernel.accumulator != "Float":
+            yield Shortfall(kernel.name, f"sums in {kernel.accumulator or 'a type not told'}")
+
+
+def _quantised_products(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    quantised = 0
+    for kernel in plan.products:
+        types = _operand_types(kernel)
+        if any(kind in _QUANTISED for kind in types):
+            if set(types) == {subject.storage}:
+                quantised += 1
+            else:
+                yield Shortfall(kernel.name, "×".join(types))
+    if quantised != subject.quantised:
+        got = f"{quantised} products {subject.storage}×{subject.storage}"
+        yield Shortfall("the plan", f"{got} for {subject.quantised} quantised GEMMs")
+
+
+def _dequantised_weight(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    for kernel in plan.launches:
+        sizes = {prod(c.shape): c for c in kernel.constants if _is_quantised_matrix(c)}
+        for output in kernel.outputs:
+            if output.type not in _QUANTISED and prod(output.shape) in sizes:
+                weight = sizes[prod(output.shape)]
+                yield Shortfall(kernel.name, f"{_text(weight)} → {_text(output)} in every call")
+
+
+def _int8_overflow(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    for kernel in plan.products:
+        weight = kernel.weight
+        if weight is None or set(_operand_types(kernel)) != {"Int8"}:
+            continue
+        for output in kernel.outputs:
+            if output.type in _WIDE:
+                continue
+            alpha = 1.0 if kernel.alpha is None else abs(kernel.alpha)
+            most = INT8_MAX * _column_sum(kernel, weight, subject) * alpha
+            if most > HALF_MAX:
+                yield Shortfall(kernel.name, f"a result in {output.type} of up to {most:.0f}")
+
+
+def _fp32_product(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    if subject.element == "Float":
+        return
+    for kernel in plan.products:
+        by_design = _is_pooling(kernel, subject) or any(
+            node.startswith(_TOKEN_TYPES) for node in kernel.nodes
+        )
+        if "Float" in _operand_types(kernel) and not by_design:
+            yield Shortfall(kernel.name, "×".join(_operand_types(kernel)))
+
+
+def _is_pooling(kernel: Kernel, subject: PlanSubject) -> bool:
+    """The chunk head's product, tokens' weights by their vectors: two inputs, after the layers."""
+    return subject.head is HeadName.CHUNKS and kernel.weight is None and kernel.layer is None
+
+
+def _product_width(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    a = subject.architecture
+    own = {a.hidden, 3 * a.hidden, a.intermediate}  # the model's widths are what they are
+    for kernel in plan.products:
+        if kernel.weight is None or (step := ALIGNMENT.get(kernel.weight.type)) is None:
+            continue
+        for side, size in zip("KN", kernel.weight.shape[-2:], strict=True):
+            if size % step and size not in own:
+                yield Shortfall(kernel.name, f"{side} = {size} in {kernel.weight.type}")
+
+
+def _launches(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    most = LAUNCHES.get((subject.adapter, subject.storage))
+    counts: dict[int, int] = {}
+    for kernel in plan.launches:
+        if kernel.layer is not None:
+            counts[kernel.layer] = counts.get(kernel.layer, 0) + 1
+    if most is None or subject.element == "Float" or not counts:
+        return
+    for layer in sorted(counts)[1:-1] or [min(counts, key=lambda layer: counts[layer])]:
+        if counts[layer] > most:
+            yield Shortfall(f"layer {layer}", f"{counts[layer]} launches, at most {most}")
+
+
+def _mask(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    for kernel in plan.attentions:
+        for tensor in kernel.inputs:
+            free = sum(side < 0 for side in tensor.shape)
+            if free > 1 and prod(side for side in tensor.shape if side > 0) == 1:
+                yield Shortfall(kernel.name, f"reads {_text(tensor)}")
+
+
+# Rules that today's graphs break: they are evaluated by `shortfalls` and fail no build yet.
+PENDING = frozenset(
+    {
+        PlanRule.ATTENTION_ACCUMULATOR,
+        PlanRule.QUANTISED_PRODUCTS,
+        PlanRule.DEQUANTISED_WEIGHT,
+        PlanRule.INT8_OVERFLOW,
+        PlanRule.PRODUCT_WIDTH,
+        PlanRule.MASK,
+    }
+)
+
+RULES: Mapping[PlanRule, Row] = {
+    PlanRule.FUSED_ATTENTION: Row(
+        expected="one fused attention kernel a layer", check=_fused_attention
+    ),
+    PlanRule.ATTENTION_ACCUMULATOR: Row(
+        expected="attention's sums in Float", check=_accumulator, rtx_only=True
+    ),
+    PlanRule.QUANTISED_PRODUCTS: Row(
+        expected="one product for each quantised GEMM, both operands as stored",
+        check=_quantised_products,
+    ),
+    PlanRule.DEQUANTISED_WEIGHT: Row(
+        expected="quantised weights to stay quantised", check=_dequantised_weight
+    ),
+    PlanRule.INT8_OVERFLOW: Row(
+        expected=f"results of Int8 products within {HALF_MAX:.0f}, or in Float",
+        check=_int8_overflow,
+        rtx_only=True,
+    ),
+    PlanRule.FP32_PRODUCT: Row(
+        expected="no product in Float but the token types' and the chunk head's",
+        check=_fp32_product,
+    ),
+    PlanRule.PRODUCT_WIDTH: Row(
+        expected="K and N in multiples of 8, of 16 for Int8 and FP8", check=_product_width
+    ),
+    PlanRule.LAUNCHES: Row(
+        expected="no more launches a layer than this form has", check=_launches, rtx_only=True
+    ),
+    PlanRule.MASK: Row(
+        expected="attention to read lengths, no mask of batch × sequence",
+        check=_mask,
+        rtx_only=True,
+    ),
+}
+
+
+def shortfalls(plan: Plan, subject: PlanSubject) -> dict[PlanRule, tuple[Shortfall, ...]]:
+    """Each rule that a plan breaks, with where."""
+    rtx = plan.builder.startswith("tensorrt_rtx")
+    found = {
+        rule: tuple(row.check(plan, subject))
+        for rule, row in RULES.items()
+        if rtx or not row.rtx_only
+    }
+    return {rule: places for rule, places in found.items() if places}
+
+
+def check_plans(
+    plans: Mapping[str, tuple[Plan, ...]], subject: PlanSubject, allowed: frozenset[PlanRule]
+) -> frozenset[PlanRule]:
+    """The rules that the engines' plans break and that are ``allowed`` to be broken.
+
+    Raises :class:`GateError` with engine, rule, kernel and what was expected for any other.
+    """
+    waived: set[PlanRule] = set()
+    for engine, profiles in plans.items():
+        for plan in profiles:
+            found = shortfalls(plan, subject)
+            broken = {rule: found[rule] for rule in found if rule not in PENDING}
+            if refused := [rule for rule in broken if rule not in allowed]:
+                raise GateError(_refusal(engine, broken, refused))
+            waived |= broken.keys()
+    return frozenset(waived)
+
+
+def _refusal(
+    engine: str, broken: Mapping[PlanRule, tuple[Shortfall, ...]], refused: list[PlanRule]
+) -> str:
+    first, places = refused[0], broken[refused[0]]
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    others = f"; it also breaks {', '.join(refused[1:])}" if refused[1:] else ""
+    return (
+        f"{engine}: the compiled plan breaks the rule {first}: {places[0].kernel}: "
+        f"{places[0].got}{more}, expected {RULES[first].expected}{others}; nothing was published; "
+        f"--allow-plan {','.join(refused)} publishes it all the same"
+    )
+
+
+def _operand_types(kernel: Kernel) -> list[str]:
+    """The types of a product's two operands."""
+    types = [tensor.type for tensor in kernel.inputs[:1]]
+    other = kernel.weight or (kernel.inputs[1] if len(kernel.inputs) > 1 else None)
+    return [*types, other.type] if other is not None else types
+
+
+def _is_quantised_matrix(tensor: PlanTensor) -> bool:
+    return tensor.type in _QUANTISED and len(tensor.shape) > 1 and min(tensor.shape[-2:]) > 1
+
+
+def _column_sum(kernel: Kernel, weight: PlanTensor, subject: PlanSubject) -> float:
+    """The largest sum of a column's magnitudes: the weights' own, else the most there can be."""
+    known = (
+        value
+        for gemm, value in subject.column_sums.items()
+        if any(node.startswith(f"{gemm}.") for node in kernel.nodes)
+    )
+    return max(known, default=INT8_MAX * weight.shape[-2])
+
+
+def _text(tensor: PlanTensor) -> str:
+    return f"{tensor.type} [{', '.join('?' if n < 0 else str(n) for n in tensor.shape)}]"

@@ -1,0 +1,171 @@
+"""The rules of the plan as a gate: what is said, what may be waived, what is data and no waiver."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+import export.engines.plan_rules
+from export.engines.plan import Kernel, KernelKind, Plan, PlanTensor
+from export.engines.plan_rules import PlanSubject, check_plans, shortfalls
+from runtimes.choices import AdapterMode, HeadName, PlanRule, Precision
+from runtimes.errors import GateError
+from runtimes.manifest import Architecture
+from runtimes.schemes import SCHEMES
+from tests.support import ARCHITECTURE
+
+FP16 = PlanSubject(
+    scheme=SCHEMES[Precision.FP16],
+    adapter=AdapterMode.MERGED,
+    head=HeadName.SENTENCE,
+    architecture=Architecture(**ARCHITECTURE),
+)
+INT8 = replace(FP16, scheme=SCHEMES[Precision.INT8], quantised=1)
+NONE: frozenset[PlanRule] = frozenset()
+
+
+def tensor(kind: str, *shape: int) -> PlanTensor:
+    return PlanTensor(name="t", shape=shape, type=kind)
+
+
+def product(
+    name: str = "encoder.layers.0.mlp.fc2.MatMul",
+    x: str = "Half",
+    w: str = "Half",
+    y: str = "Half",
+    *,
+    rows: int = 64,
+    columns: int = 64,
+    **more: Any,
+) -> Kernel:
+    return Kernel(
+        name=f"{name}_myl0_1",
+        kind=KernelKind.GEMM,
+        inputs=(tensor(x, -1, rows),),
+        constants=(tensor(w, rows, columns),),
+        outputs=(tensor(y, -1, columns),),
+        nodes=(name,),
+        **{"layer": 0} | more,
+    )
+
+
+ATTENTION = Kernel(
+    name="_gemm_mha_v2_myl0_2",
+    kind=KernelKind.GENERATED,
+    inputs=(tensor("Half", -1, -1, 32), tensor("Int32", -1)),
+    layer=0,
+    accumulator="Float",
+)
+
+
+def plan(*kernels: Kernel, builder: str = "tensorrt_rtx 1.7.1") -> Plan:
+    return Plan(builder=builder, gpu="sm89", kernels=(ATTENTION, *kernels))
+
+
+def broken(subject: PlanSubject, *kernels: Kernel, **more: str) -> set[PlanRule]:
+    return set(shortfalls(plan(*kernels, **more), subject))
+
+
+def test_plan_that_keeps_every_rule_has_no_shortfall() -> None:
+    assert broken(FP16, product()) == set()
+    assert broken(INT8, product(x="Int8", w="Int8", y="Float")) == set()
+
+
+def test_refusal_says_engine_rule_kernel_and_what_was_expected() -> None:
+    bad = product("encoder.layers.0.mlp.fc1.MatMul", "Float", "Float")
+    with pytest.raises(GateError) as refused:
+        check_plans({"encoder.sm89.engine": (plan(bad),)}, FP16, NONE)
+    assert str(refused.value) == (
+        "encoder.sm89.engine: the compiled plan breaks the rule fp32-product: "
+        "encoder.layers.0.mlp.fc1.MatMul_myl0_1: Float×Float, expected no product in Float but the "
+        "token types' and the chunk head's; nothing was published; --allow-plan fp32-product "
+        "publishes it all the same"
+    )
+
+
+def test_every_profile_of_every_engine_is_checked() -> None:
+    bad = plan(product(x="Float"))
+    with pytest.raises(GateError, match=r"two\.engine: the compiled plan breaks"):
+        check_plans({"one.engine": (plan(),), "two.engine": (plan(), bad)}, FP16, NONE)
+
+
+def test_waived_rules_that_are_broken_are_told() -> None:
+    bad = {"a.engine": (plan(product(x="Float")),)}
+    allowed = frozenset({PlanRule.FP32_PRODUCT, PlanRule.LAUNCHES})
+    assert check_plans(bad, FP16, allowed) == {PlanRule.FP32_PRODUCT}
+
+
+def test_waiver_of_one_rule_is_none_of_another() -> None:
+    bare = replace(plan(product(x="Float")), kernels=(product(x="Float"),))
+    with pytest.raises(GateError, match="rule fused-attention: the plan: 0 fused kernels"):
+        check_plans({"a.engine": (bare,)}, FP16, frozenset({PlanRule.FP32_PRODUCT}))
+
+
+def test_fp32_engine_has_no_fused_attention_and_products_in_float() -> None:
+    fp32 = replace(FP16, scheme=SCHEMES[Precision.FP32])
+    bare = replace(plan(), kernels=(product(x="Float", w="Float", y="Float"),))
+    assert set(shortfalls(bare, fp32)) == set()
+
+
+def test_products_in_float_by_design() -> None:
+    types = product("embeddings.token_type_embeddings.MatMul", "Float", "Float", layer=None)
+    pooling = replace(types, constants=(), nodes=("MatMul.0",), inputs=(tensor("Float", -1, -1),))
+    chunks = replace(FP16, head=HeadName.CHUNKS)
+    assert broken(FP16, types) == set()
+    assert broken(chunks, pooling) == set()
+    assert broken(FP16, pooling) == {PlanRule.FP32_PRODUCT}
+    assert broken(chunks, replace(pooling, layer=0)) == {PlanRule.FP32_PRODUCT}
+
+
+def test_models_own_widths_are_what_they_are() -> None:
+    odd = replace(FP16, architecture=replace(FP16.architecture, hidden=100))
+    assert broken(odd, product(rows=100, columns=300)) == set()
+    assert broken(odd, product(rows=100, columns=102)) == {PlanRule.PRODUCT_WIDTH}
+
+
+def test_int8_result_in_half_is_bounded_by_factor_and_weights() -> None:
+    """127 · 127 · 64 is 1.03 million; a column's own weights may sum to less."""
+    wide = product(x="Int8", w="Int8")
+    assert broken(INT8, wide) == {PlanRule.INT8_OVERFLOW}
+    assert broken(INT8, replace(wide, alpha=0.06)) == set()
+    assert broken(INT8, replace(wide, alpha=0.07)) == {PlanRule.INT8_OVERFLOW}
+    light = replace(INT8, column_sums={"encoder.layers.0.mlp.fc2": 1000.0})
+    assert broken(light, replace(wide, alpha=0.5)) == set()
+    assert broken(light, replace(wide, alpha=0.6)) == {PlanRule.INT8_OVERFLOW}
+    other = replace(INT8, column_sums={"encoder.layers.0.mlp.fc": 1.0})
+    assert broken(other, wide) == {PlanRule.INT8_OVERFLOW}
+
+
+def test_quantised_products_are_counted_by_type() -> None:
+    """A fallback of one GEMM leaves one product less, and a half product is none."""
+    one = product(x="Int8", w="Int8", y="Float")
+    assert broken(INT8, one, product()) == set()
+    assert broken(INT8) == {PlanRule.QUANTISED_PRODUCTS}
+    assert broken(INT8, one, one) == {PlanRule.QUANTISED_PRODUCTS}
+    assert broken(INT8, one, product(w="Int8")) == {PlanRule.QUANTISED_PRODUCTS}
+    assert broken(FP16, product(x="Int8", w="Int8", y="Float")) == {PlanRule.QUANTISED_PRODUCTS}
+
+
+def test_layers_between_the_first_and_the_last_count_their_launches() -> None:
+    step = replace(ATTENTION, name="step", kind=KernelKind.COPY, inputs=())
+    signal = replace(step, kind=KernelKind.SIGNAL)
+    layers = [replace(step, layer=layer) for layer in (0, *[1] * 11, *[2] * 20)]
+    assert broken(FP16, *layers, replace(signal, layer=1)) == set()
+    assert broken(FP16, *layers, replace(step, layer=1)) == {PlanRule.LAUNCHES}
+    assert broken(FP16, *[step] * 10) == set()
+    assert broken(FP16, *[step] * 11) == {PlanRule.LAUNCHES}
+
+
+def test_full_tensorrt_is_not_held_to_what_rtx_was_measured_to_do() -> None:
+    many = [replace(ATTENTION, name="step")] * 20
+    assert broken(FP16, *many, builder="tensorrt 11.4") == set()
+    assert broken(FP16, product(x="Float"), builder="tensorrt 11.4") == {PlanRule.FP32_PRODUCT}
+
+
+def test_rule_that_is_pending_fails_no_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    bad = {"a.engine": (plan(product(x="Float")),)}
+    pending = frozenset({PlanRule.FP32_PRODUCT})
+    monkeypatch.setattr(export.engines.plan_rules, "PENDING", pending)
+    assert check_plans(bad, FP16, NONE) == frozenset()

@@ -22,6 +22,8 @@ from tests.gpu.steps import DONE, NOT_RUN, Outcome, not_run, run_step
 
 TIMED = {"1x128": (1, 128), "32x128": (32, 128), "8x512": (8, 512), "1x8192": (1, 8192)}
 BUILD_TIMEOUT, RUN_TIMEOUT = 1800, 600
+# PyTorch on the model itself: its own FlashAttention-2 kernel, and that of the flash-attn package.
+OF_TORCH = ("torch", "flash_attn")
 RTX_GPUS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # Least ratio of PyTorch's time to ours that the project aims at, FP16.
 TARGETS = {"1x128": 1.3, "32x128": 1.0, "8x512": 1.0}
@@ -29,7 +31,10 @@ TARGETS = {"1x128": 1.3, "32x128": 1.0, "8x512": 1.0}
 
 @dataclass(frozen=True)
 class Contender:
-    """Who runs: ``torch``, or one of the project's runtimes; ``refit``: from a stripped engine."""
+    """Who runs: one :data:`OF_TORCH`, or one of the project's runtimes.
+
+    ``refit``: from a stripped engine.
+    """
 
     executor: str
     precision: str
@@ -65,12 +70,20 @@ class Workplace:
 
 
 def contenders(gpu: Gpu, precisions: Sequence[str]) -> list[Contender]:
-    """Everything worth trying on this GPU, PyTorch first."""
+    """Everything worth trying on this GPU, PyTorch first.
+
+    ONNX Runtime's CUDA provider has no INT8 products and refuses such bundles.
+    """
     executors = ["onnxruntime_cuda", "tensorrt"]
     if gpu.sm in RTX_GPUS:
         executors.append("tensorrt_rtx")
     baselines = dict.fromkeys(Contender("torch", p).baseline for p in precisions)
-    return [*baselines, *(Contender(e, p) for p in precisions for e in executors)]
+    pairs = [(e, p) for p in precisions for e in executors]
+    return [
+        *baselines,
+        *(Contender("flash_attn", baseline.precision) for baseline in baselines),
+        *(Contender(e, p) for e, p in pairs if (e, p) != ("onnxruntime_cuda", "int8")),
+    ]
 
 
 def make_model(place: Workplace) -> Outcome:
@@ -119,8 +132,9 @@ def make_bundle(place: Workplace, contender: Contender) -> Outcome:
 
 def run_contender(place: Workplace, contender: Contender, name: str, *more: object) -> Outcome:
     """The worker's report, timed or (``--vectors FILE``) compared."""
-    folder = place.model if contender.executor == "torch" else place.bundle(contender)
-    if contender.executor != "torch" and not (folder / "manifest.json").is_file():
+    of_torch = contender.executor in OF_TORCH
+    folder = place.model if of_torch else place.bundle(contender)
+    if not of_torch and not (folder / "manifest.json").is_file():
         return not_run(name, "its bundle was not built")
     return run_step(
         name,
@@ -187,7 +201,7 @@ def _rows(
                 "rounds": len(mine),
                 "times_torch": median(ratios) if ratios else None,
                 "times_torch_range": [min(ratios), max(ratios)] if ratios else None,
-                "target": None if contender.executor == "torch" else target,
+                "target": None if contender.executor in OF_TORCH else target,
             }
 
 
@@ -234,7 +248,7 @@ def main() -> int:
     place = Workplace(options.out.resolve(), options.size, gpu)
     place.folder.mkdir(parents=True, exist_ok=True)
     who = contenders(gpu, options.precisions.split(","))
-    steps = [make_model(place), *(make_bundle(place, c) for c in who if c.executor != "torch")]
+    steps = [make_model(place), *(make_bundle(place, c) for c in who if c.executor not in OF_TORCH)]
     steps += time_all(place, who, options.rounds)
     rows = rows_of(steps, who)
     report = {

@@ -1,12 +1,14 @@
 """One executor in one process: loads, gives vectors to compare, is timed; prints one JSON object.
 
-``python -m tests.bench.gpu_worker torch MODEL --precision fp16 --vectors OUT.npz``, or with a
+``python -m tests.bench.gpu_worker torch MODEL --precision fp16 --vectors OUT.npz``, which is
+PyTorch's FlashAttention-2 kernel (``flash_attn``: that of the package of this name), or with a
 runtime's name (``onnxruntime_cuda``, ``tensorrt``, …) and a bundle.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import time
@@ -18,26 +20,31 @@ import numpy as np
 
 from runtimes.errors import AdaptrtError, MissingError
 from runtimes.executors.base import Runtime
-from tests.bench.gpu import TIMED
+from tests.bench.gpu import OF_TORCH, TIMED
 from tests.bench.gpu_cases import Inputs, compared, full
 
-TORCH = "torch"
 WARM_UPS, LEAST_RUNS, SECONDS = 5, 10, 1.5
 
 
-def open_torch(model: Path, precision: str, device: str) -> Runtime:
-    """The transformers model through PyTorch's FlashAttention-2 kernel, equal lengths together."""
+def open_torch(model: Path, precision: str, device: str, executor: str = "torch") -> Runtime:
+    """The transformers model through a FlashAttention-2 kernel, equal lengths together."""
     import torch
 
     from export.checkpoint.reader import open_checkpoint
     from export.gate.reference import reference_model
-    from runtimes.executors.torch_reference import FlashReference
+    from runtimes.executors.torch_reference import FlashReference, Kernel
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MissingError(f"torch {torch.__version__} cannot use CUDA")
+    kernel = {"torch": Kernel.FLASH, "flash_attn": Kernel.FLASH_ATTENTION_2}[executor]
+    if kernel is Kernel.FLASH_ATTENTION_2 and importlib.util.find_spec("flash_attn") is None:
+        raise MissingError("flash-attn is not installed; pip install 'adaptrt[flash]'")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            raise MissingError(f"torch {torch.__version__} cannot use CUDA")
+        if (capability := torch.cuda.get_device_capability()) < (8, 0):
+            raise MissingError(f"FlashAttention-2 needs sm80 or newer, got capability {capability}")
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(precision, torch.float16)
     return FlashReference(
-        reference_model(open_checkpoint(model), "base"), device=device, dtype=dtype
+        reference_model(open_checkpoint(model), "base"), device=device, dtype=dtype, kernel=kernel
     )
 
 
@@ -99,8 +106,10 @@ def main() -> int:
     options = parser.parse_args()
     try:
         start = time.perf_counter()
-        if options.executor == TORCH:
-            runtime = open_torch(options.folder, options.precision, options.device)
+        if options.executor in OF_TORCH:
+            runtime = open_torch(
+                options.folder, options.precision, options.device, options.executor
+            )
         else:
             runtime = open_bundle(options.folder, options.executor)
         report: dict[str, Any] = {"name": runtime.name, "load_seconds": time.perf_counter() - start}

@@ -1,8 +1,9 @@
 """``make gpu-check``: everything that runs on this machine's GPU, tried, compared and timed.
 
 Every step is a process of its own with a limit of time; one that cannot run says why and the others
-go on. Writes ``gpu-check.json`` and ``gpu-check.md``. Exit codes: 0 all that could run agrees,
-1 a step failed, 3 vectors differ too much, 4 there is no GPU.
+go on. The first tells whether an INT8 engine gives right vectors at all. Writes ``gpu-check.json``
+and ``gpu-check.md``. Exit codes: 0 all that could run agrees, 1 a step failed, 3 vectors differ too
+much, 4 there is no GPU.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.gpu import (
+    OF_TORCH,
+    RTX_GPUS,
     Contender,
     Workplace,
     contenders,
@@ -71,7 +74,7 @@ def compare_all(place: Workplace, who: Sequence[Contender]) -> list[Outcome]:
         mine = _vectors(place, contender)
         name = f"run {place.size} {contender}"
         outcomes.append(run_contender(place, contender, name, "--vectors", mine))
-        if outcomes[-1].status != DONE or contender.executor == "torch":
+        if outcomes[-1].status != DONE or contender == contender.baseline:
             continue
         theirs = _vectors(place, contender.baseline)
         name = f"compare {place.size} {contender}"
@@ -84,8 +87,28 @@ def compare_all(place: Workplace, who: Sequence[Contender]) -> list[Outcome]:
     return outcomes
 
 
+def check_int8(place: Workplace) -> list[Outcome]:
+    """An INT8 engine of the sample on ten texts beside ONNX Runtime, by what runs on this card."""
+    target = "tensorrt_rtx" if place.gpu.sm in RTX_GPUS else "tensorrt"
+    out = place.folder / "bundles" / f"int8-first-{target}"
+    bundle = out / "sample" / "int8-first"
+    module = ["-m", "tests.gpu.int8_first"]
+    name = f"build INT8 of the sample for {target}"
+    steps = [run_step(name, [*module, "build", target, place.gpu.sm, out], 600)]
+    name = f"INT8 on ten texts by {target}"
+    if not (bundle / "manifest.json").is_file():
+        return [*steps, not_run(name, "its bundle was not built")]
+    step = run_step(name, [*module, "compare", bundle, target], 300)
+    step.result["gate"] = GATES["int8"]
+    return [*steps, step]
+
+
 def check_rtx(place: Workplace) -> list[Outcome]:
     """Engines for other architectures on this card: what TensorRT-RTX says."""
+    if place.gpu.sm not in RTX_GPUS:
+        listed = ", ".join(RTX_GPUS)
+        reason = f"it takes {listed}, not {place.gpu.sm}; full TensorRT is tried instead"
+        return [not_run("TensorRT-RTX", reason)]
     out = place.folder / "bundles" / "rtx-others"
     build = run_step(
         "build sample for RTX architectures",
@@ -138,7 +161,7 @@ def check_size(place: Workplace, precisions: Sequence[str]) -> list[Outcome]:
             if c.executor.startswith("tensorrt") and c.precision == "fp16"
         ]
     steps = [make_model(place)]
-    steps += [make_bundle(place, c) for c in who if c.executor != "torch"]
+    steps += [make_bundle(place, c) for c in who if c.executor not in OF_TORCH]
     return steps + compare_all(place, who)
 
 
@@ -187,6 +210,8 @@ def main() -> int:
     precisions = options.precisions.split(",")
     steps.append(run_step("libraries", ["-m", "tests.gpu.probe"], 300))
     rows: list[dict[str, Any]] = []
+    if "int8" in precisions:
+        steps += check_int8(Workplace(folder, "sample", gpu))
     for size in options.sizes.split(","):
         place = Workplace(folder, size, gpu)
         steps += check_size(place, precisions)

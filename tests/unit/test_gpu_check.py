@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tensorrt_rtx_bindings as rtx
 
+import tests.bench.gpu
+import tests.gpu.check
 from runtimes.choices import Precision
 from runtimes.errors import AdaptrtError
-from runtimes.executors.base import RuntimeBase
+from runtimes.executors.base import Runtime, RuntimeBase
+from runtimes.open import EXECUTORS
 from runtimes.schemes import SCHEMES
-from tests.bench.gpu import Contender, Workplace, contenders, rows_of, table
+from tests.bench.gpu import OF_TORCH, RTX_GPUS, Contender, Workplace, contenders, rows_of, table
 from tests.bench.gpu_cases import PADDED, compared, padded
 from tests.bench.gpu_worker import measure
 from tests.gpu.check import GATES, PRECISIONS, summary, verdict
 from tests.gpu.device import Gpu, find_gpu
+from tests.gpu.int8_first import NAME
+from tests.gpu.int8_first import compare as compare_texts
 from tests.gpu.steps import DONE, FAILED, NOT_RUN, ROOT, Outcome, run_step
 
 NO_GPU = isinstance(find_gpu(), str)
@@ -144,6 +152,114 @@ def test_failed_case_leaves_the_others() -> None:
     found = measure(Half(), ["1x128", "8x512"], budget=0.0)
     assert found["1x128"]["runs"] >= 10
     assert found["8x512"] == {"error": "out of memory"}
+
+
+@pytest.fixture
+def steps_of_check(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What ``make gpu-check`` would run, while nothing runs; ``torch`` leaves its vectors."""
+    ran: list[list[str]] = []
+
+    def note(name: str, arguments: Any, timeout: float) -> Outcome:
+        ran.append([name, *map(str, arguments)])
+        return Outcome(name, DONE)
+
+    for module in (tests.gpu.check, tests.bench.gpu):
+        monkeypatch.setattr(module, "run_step", note)
+    return ran
+
+
+@pytest.mark.parametrize(("sm", "target"), [("sm89", "tensorrt_rtx"), ("sm90", "tensorrt")])
+def test_first_on_a_gpu_is_an_int8_engine_on_ten_texts(
+    sm: str,
+    target: str,
+    steps_of_check: list[list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By full TensorRT where TensorRT-RTX does not build for the card."""
+    monkeypatch.setattr(tests.gpu.check, "find_gpu", lambda: Gpu("Card", sm, "13.0", 139.0))
+    monkeypatch.setattr(sys, "argv", ["check", "--out", str(tmp_path), "--sizes", "sample"])
+    bundle = tmp_path / "bundles" / f"int8-first-{target}" / "sample" / NAME
+    bundle.mkdir(parents=True)
+    (bundle / "manifest.json").touch()
+    assert tests.gpu.check.main() == 0
+    first, build, compare, *later = steps_of_check
+    assert first[0] == "libraries"
+    assert build[3:] == ["build", target, sm, str(bundle.parents[1])]
+    assert compare[3:] == ["compare", str(bundle), target]
+    assert len(later) > 10
+    report = json.loads((tmp_path / "gpu-check.json").read_text())
+    named = {step["name"]: step for step in report["steps"]}
+    assert named[compare[0]]["result"]["gate"] == GATES["int8"]
+    if sm == "sm90":
+        reason = "it takes sm75, sm80, sm86, sm89, sm120, sm121, not sm90; full TensorRT is tried"
+        assert named["TensorRT-RTX"]["status"] == NOT_RUN
+        assert named["TensorRT-RTX"]["reason"].startswith(reason)
+        assert not [step for step in steps_of_check if "tensorrt_rtx" in " ".join(step)]
+        assert "build sample for tensorrt fp16" in named
+
+
+def test_list_of_cards_is_tensorrt_rtxs_own() -> None:
+    known = {name.lower() for name in dir(rtx.ComputeCapability) if name.startswith("SM")}
+    assert set(RTX_GPUS) == known
+
+
+def test_contenders_run_what_they_are_given() -> None:
+    """ONNX Runtime on a GPU refuses INT8."""
+    ours = [c for c in contenders(CARD, PRECISIONS) if c.executor not in OF_TORCH]
+    assert all(Precision(c.precision) in EXECUTORS[c.executor].precisions for c in ours)
+    assert {c.executor for c in ours} == {"onnxruntime_cuda", "tensorrt", "tensorrt_rtx"}
+
+
+def test_flash_attention_2_is_asked_for_by_name() -> None:
+    """Of PyTorch and of the package; the gate's reference is FP32 and neither."""
+    names = [str(c) for c in contenders(CARD, PRECISIONS)]
+    assert names[:4] == ["torch fp16", "torch bf16", "flash_attn fp16", "flash_attn bf16"]
+    assert Contender("flash_attn", "bf16").baseline == Contender("torch", "bf16")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("flash_attn") is not None, reason="it is installed")
+def test_worker_without_the_package_says_what_to_install(small_folder: Path) -> None:
+    module = ["-m", "tests.bench.gpu_worker", "flash_attn", small_folder]
+    step = run_step("flash_attn", module, 120)
+    assert step.status == NOT_RUN
+    assert step.reason == "flash-attn is not installed; pip install 'adaptrt[flash]'"
+
+
+class Overflowing(RuntimeBase):
+    """Vectors as sums beyond FP16 leave them: no numbers in every second row."""
+
+    name = "overflowing"
+
+    def __init__(self, graph: Runtime) -> None:
+        self._graph = graph
+
+    def run(self, inputs: Any) -> Any:
+        outputs = self._graph.run(inputs)
+        for rows in outputs.values():
+            rows[::2] = np.nan
+        return outputs
+
+
+def test_ten_texts_tell_an_engine_that_overflows(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first step's comparison, with executors of the CPU in the engine's place."""
+    right = compare_texts(small_bundle, "portable")
+    assert (right["texts"], right["not_finite"]) == (10, 0)
+    assert right["executed"] == "onnxruntime-cpu"
+    assert right["min_cosine"] > 0.999999
+    graph = EXECUTORS["portable"]
+
+    def open_engine(*arguments: Any) -> Overflowing:
+        return Overflowing(graph.opener(*arguments))
+
+    monkeypatch.setitem(EXECUTORS, "portable", replace(graph, opener=open_engine))
+    wrong = compare_texts(small_bundle, "portable")
+    assert wrong["not_finite"] >= 5
+    assert wrong["min_cosine"] == 0
+    gated = Outcome("int8", DONE, result={**wrong, "gate": GATES["int8"]})
+    assert verdict([gated]) == 3
 
 
 def test_gpu_list_decides_about_tensorrt_rtx() -> None:

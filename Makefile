@@ -45,6 +45,7 @@ help: ## This list
 	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
 	@echo "  PROFILES      short,long: shapes by length, each with its own memory [one for all]"
 	@echo "  ALLOW_PLAN    rules that engines may break, such as launches [none]"
+	@echo "  ATTENTION_ACCUMULATION  of FP16 engines: fp32, fp16 [fp32]"
 	@echo "  REFITTABLE    1: engines without weights, for adaptrt refit; needs a GPU"
 	@echo "  WORKSPACE     builder memory in GiB [8]"
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
@@ -87,6 +88,7 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
 	  $(if $(REFITTABLE),--refittable) \
+	  $(if $(ATTENTION_ACCUMULATION),--attention-accumulation "$(ATTENTION_ACCUMULATION)") \
 	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(filter command,$(origin NAME)),--name "$(NAME)") \
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
 

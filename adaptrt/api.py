@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING
 from export.build.requirements import require_builder
 from export.request import BuildRequest
 from runtimes.arguments import check_path, list_of
-from runtimes.choices import AdapterMode, HeadName, Interface, Observer, PlanRule, Precision, Target
+from runtimes.choices import (
+    Accumulation,
+    AdapterMode,
+    HeadName,
+    Interface,
+    Observer,
+    PlanRule,
+    Precision,
+    Target,
+)
 from runtimes.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -44,6 +53,7 @@ def build(
     max_tokens: int = 8192,
     profiles: str | Iterable[str] = "",
     allow_plan: str | Iterable[PlanRule | str] = "",
+    attention_accumulation: Accumulation | str = "fp32",
     refittable: bool = False,
     workspace: float = 8.0,
     parity_tokens: int = 2048,
@@ -85,6 +95,8 @@ def build(
             range for all.
         allow_plan: rules that the engines' compiled plans may break, such as ``launches``; the
             manifest says which they broke.
+        attention_accumulation: the type in which the fused attention of FP16 engines adds up:
+            ``fp32``, or ``fp16``, which loses digits with length.
         refittable: leave the weights out of the engines, for ``adaptrt refit``; needs a GPU.
         workspace: memory TensorRT may use while it builds, GiB.
         parity_tokens: the longest text of the comparison with PyTorch, tokens.
@@ -129,6 +141,7 @@ def build(
         max_tokens=max_tokens,
         profiles=_commas("PROFILES", profiles),
         allow_plan=_commas("ALLOW_PLAN", allow_plan),
+        attention_accumulation=attention_accumulation,
         refittable=refittable,
         workspace=workspace,
         parity_tokens=parity_tokens,

@@ -23,6 +23,7 @@ _CHOICES = (
     "head",
     "profiles",
     "allow_plan",
+    "attention_accumulation",
 )
 _PATHS = ("adapter_path", "out", "calibration_data", "calibration")
 _WHOLE = ("rank", "max_batch", "max_tokens", "parity_tokens", "calibration_texts")
@@ -53,6 +54,7 @@ class BuildRequest:
     max_tokens: int = Limits.max_tokens
     profiles: str = ",".join(BuildSpec.profiles)
     allow_plan: str = ",".join(BuildSpec.allow_plan)
+    attention_accumulation: str = BuildSpec.attention_accumulation
     refittable: bool = BuildSpec.refittable
     workspace: float = BuildSpec.workspace_gib  # GiB
     parity_tokens: int = BuildSpec.parity_tokens

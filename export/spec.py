@@ -12,6 +12,7 @@ from runtimes.choices import (
     ALL_TASKS,
     BASE_TASK,
     TASK_NAME,
+    Accumulation,
     AdapterMode,
     HeadName,
     Interface,
@@ -123,6 +124,7 @@ class BuildSpec:
     parity_tokens: int = 2048  # the longest text of the gate
     profiles: tuple[str, ...] = ()  # of the engines; none: one that spans the limits
     allow_plan: tuple[PlanRule, ...] = ()  # rules that the engines' plans may break
+    attention_accumulation: Accumulation = Accumulation.FP32  # of FP16 engines
     refittable: bool = False  # engines without weights, which the runtime puts in
     name: str | None = None  # the bundle's folder below OUT/model; None: what says the choices
     calibration: CalibrationSpec = CalibrationSpec()  # where the precision needs one
@@ -214,6 +216,14 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
         ),
         "--refittable: is for engines of merged adapters (TARGET=tensorrt or tensorrt_rtx, "
         "ADAPTER=merged)",
+    ),
+    (
+        lambda spec: (
+            spec.attention_accumulation is Accumulation.FP16
+            and not (spec.target.builds_here and spec.dtype == "float16")
+        ),
+        "ATTENTION_ACCUMULATION=fp16: is for engines whose attention is FP16 (TARGET=tensorrt or "
+        "tensorrt_rtx, not PRECISION=fp32 or bf16)",
     ),
     (
         lambda spec: spec.refittable and spec.scheme.needs_calibration,

@@ -90,6 +90,13 @@ class Observer(Choice):
     MSE = "mse"
 
 
+class Accumulation(Choice):
+    """The type in which an engine's fused attention adds up scores and weighted values."""
+
+    FP32 = "fp32"  # as FlashAttention does
+    FP16 = "fp16"
+
+
 class AdapterMode(Choice):
     """How adapters enter the graph."""
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from runtimes.choices import (
     TASK_NAME,
+    Accumulation,
     AdapterMode,
     ArtifactKind,
     GraphKind,
@@ -162,6 +163,7 @@ class Manifest:
     head: HeadName = HeadName.SENTENCE  # the first schema's bundles have no such entry
     quantisation: Quantisation | None = None  # where the precision quantises
     plan_waived: tuple[Plain, ...] = ()  # rules that the engines' plans break with the user's leave
+    attention_accumulation: Accumulation | None = None  # of engines since schema 1.3
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON types."""

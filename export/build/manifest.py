@@ -84,6 +84,7 @@ def draft_manifest(
         profiles=(engine_profiles(spec.profiles, spec.limits) if spec.target.runs_engine else ()),
         head=spec.head,
         inputs=plan.form.inputs,
+        attention_accumulation=spec.attention_accumulation if spec.target.builds_here else None,
     )
 
 

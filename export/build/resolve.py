@@ -8,7 +8,16 @@ from export.checkpoint.source import SAMPLE
 from export.console.progress import log
 from export.request import AUTO, BuildRequest
 from export.spec import BuildSpec, CalibrationSpec, Limits
-from runtimes.choices import AdapterMode, HeadName, Interface, Observer, PlanRule, Precision, Target
+from runtimes.choices import (
+    Accumulation,
+    AdapterMode,
+    HeadName,
+    Interface,
+    Observer,
+    PlanRule,
+    Precision,
+    Target,
+)
 from runtimes.errors import MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.schemes import CALIBRATED, SCHEMES, Scheme
@@ -59,6 +68,9 @@ def _spec(
         parity_tokens=request.parity_tokens,
         profiles=_listed(request.profiles),
         allow_plan=tuple(PlanRule.parse("ALLOW_PLAN", n) for n in _listed(request.allow_plan)),
+        attention_accumulation=Accumulation.parse(
+            "ATTENTION_ACCUMULATION", request.attention_accumulation
+        ),
         refittable=request.refittable,
         name=request.name,
         out=request.out,

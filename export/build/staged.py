@@ -86,7 +86,8 @@ def write_model(
     with stage("graphs and weights"):
         staged.graph_folder.mkdir(exist_ok=True)
         for kind, name in staged.files.items():
-            proto = ir.to_proto(lower(graph.model(), kind))
+            accumulation = staged.draft.attention_accumulation
+            proto = ir.to_proto(lower(graph.model(), kind, accumulation))
             (staged.folder / name).write_bytes(proto.SerializeToString(deterministic=True))
         contents = replace(staged.contents, plan=precision)
         return write_weights(

@@ -11,7 +11,15 @@ from export.checkpoint.reader import Checkpoint
 from export.graph.weights import Contents
 from export.spec import BuildSpec, GraphForm, Limits
 from runtimes.bundle_files import engine_file
-from runtimes.choices import BASE_TASK, AdapterMode, GraphKind, HeadName, Interface, Target
+from runtimes.choices import (
+    BASE_TASK,
+    Accumulation,
+    AdapterMode,
+    GraphKind,
+    HeadName,
+    Interface,
+    Target,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +93,7 @@ def _name(spec: BuildSpec, stem: str) -> str:
         spec.precision.value,
         *([] if usual else [spec.target.value]),
         *used_profiles(spec),
+        *(["fp16-attention"] if spec.attention_accumulation is Accumulation.FP16 else []),
         *(["refittable"] if spec.refittable else []),
         *(f"{letter}{size}" for letter, size, default in sizes if size != default),
     ]

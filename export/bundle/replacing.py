@@ -11,7 +11,7 @@ from pathlib import Path
 from export.bundle.plan import BundlePlan, engine_names, used_profiles
 from export.bundle.staging import read_former
 from export.spec import BuildSpec
-from runtimes.choices import AdapterMode, Target
+from runtimes.choices import Accumulation, AdapterMode, Target
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest
 
@@ -57,6 +57,7 @@ def _recorded(manifest: Manifest) -> dict[str, object]:
         "MAX_BATCH": manifest.max_batch,
         "MAX_TOKENS": manifest.max_tokens,
         "PROFILES": ",".join(manifest.named_profiles),
+        "ATTENTION_ACCUMULATION": manifest.attention_accumulation or Accumulation.FP32,
         "REFITTABLE": any(entry.stripped for entry in manifest.artifacts),
     }
 
@@ -73,5 +74,6 @@ def _choices(spec: BuildSpec, plan: BundlePlan) -> dict[str, object]:
         "MAX_BATCH": spec.limits.max_batch,
         "MAX_TOKENS": spec.limits.max_tokens,
         "PROFILES": ",".join(used_profiles(spec)),
+        "ATTENTION_ACCUMULATION": spec.attention_accumulation,
         "REFITTABLE": spec.refittable,
     }

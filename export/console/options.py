@@ -86,6 +86,13 @@ def engine(command: ArgumentParser) -> None:
         "short,long: ranges of text lengths, each with its own memory (default: one range for all)",
         Default.profiles,
     )
+    add(
+        "--attention-accumulation",
+        "NAME",
+        "what FP16 engines add attention up in: fp32, or fp16 (faster on GeForce cards; loses "
+        "digits with length)",
+        Default.attention_accumulation,
+    )
     add("--name", "NAME", "the bundle's folder (default: one that says the choices)", kind=name)
     add(
         "--allow-plan",

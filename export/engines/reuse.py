@@ -15,6 +15,7 @@ from export.engines.builder import BuiltEngine
 from export.engines.plan_file import bundle_plans
 from export.spec import BuildSpec, Limits
 from runtimes.bundle_files import SHARED_FILE
+from runtimes.choices import Accumulation
 from runtimes.errors import InputError
 from runtimes.files import link_or_copy, sha256
 from runtimes.manifest import Artifact, Manifest
@@ -78,6 +79,7 @@ class EngineSource:
             target=manifest.target.name,
             requested_target=manifest.target.name,
             gpus=tuple(str(engine.gpu) for engine in self._engines()),
+            attention_accumulation=manifest.attention_accumulation or Accumulation.FP32,
             refittable=True,
             limits=Limits(max_batch=manifest.max_batch, max_tokens=manifest.max_tokens),
             profiles=manifest.named_profiles,

@@ -23,7 +23,7 @@ from export.lowering.use_integer_mat_mul import UseIntegerMatMul
 from export.lowering.use_key_lengths import UseKeyLengths
 from export.lowering.widen_attention import WidenAttention
 from export.lowering.widen_to_float32 import WidenToFloat32
-from runtimes.choices import GraphKind
+from runtimes.choices import Accumulation, GraphKind
 
 _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
     GraphKind.PORTABLE: (),
@@ -47,8 +47,15 @@ _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
 }
 
 
-def lower(model: ir.Model, kind: GraphKind) -> ir.Model:
-    """Rewrite ``model`` in place for ``kind`` and return it."""
+def lower(
+    model: ir.Model, kind: GraphKind, accumulation: Accumulation | None = Accumulation.FP32
+) -> ir.Model:
+    """Rewrite ``model`` in place for ``kind`` and return it.
+
+    ``accumulation`` is that of an engine's attention.
+    """
     for make_pass in _PIPELINES[kind]:
+        if make_pass is WidenAttention and accumulation is Accumulation.FP16:
+            continue
         model = make_pass()(model).model
     return model

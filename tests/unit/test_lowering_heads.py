@@ -11,9 +11,10 @@ import pytest
 
 from export.checkpoint.reader import Checkpoint
 from export.graph.trace import trace
+from export.lowering.pipelines import lower
 from export.lowering.split_heads_first import SplitHeadsFirst
 from export.lowering.widen_attention import WidenAttention
-from runtimes.choices import GraphKind
+from runtimes.choices import Accumulation, GraphKind
 from tests.support import (
     Array,
     cosines,
@@ -93,3 +94,12 @@ def test_attention_of_another_shape_is_refused() -> None:
     )
     with pytest.raises(ValueError, match=r"lonely: its operands are not those of one Split"):
         SplitHeadsFirst()(model)
+
+
+def test_attention_accumulates_in_fp32_unless_asked(small: Checkpoint) -> None:
+    def casts(*accumulation: Accumulation) -> int:
+        model = trace(small.config, "float16", 32, 8192).model()
+        return op_types(lower(model, GraphKind.TENSORRT, *accumulation)).count("Cast")
+
+    assert casts() == casts(Accumulation.FP32)
+    assert casts() == casts(Accumulation.FP16) + 4 * small.config.layers

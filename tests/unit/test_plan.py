@@ -14,7 +14,15 @@ from export.build.staged import graph_files
 from export.bundle.plan import BundlePlan, plan_bundle
 from export.checkpoint.reader import Checkpoint, open_checkpoint
 from export.spec import BuildSpec, Limits
-from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Precision, Target
+from runtimes.choices import (
+    Accumulation,
+    AdapterMode,
+    GraphKind,
+    HeadName,
+    Interface,
+    Precision,
+    Target,
+)
 from runtimes.errors import InputError
 from runtimes.schemes import SCHEMES
 from tests.support import SAMPLE_HF
@@ -56,6 +64,7 @@ def plan(checkpoint: Checkpoint, **choices: Any) -> BundlePlan:
         ({"profiles": ("short", "long")}, "classification-fp16-short-long"),
         (ORT | {"profiles": ("short", "long")}, "classification-fp16-onnxruntime"),
         ({"refittable": True}, "classification-fp16-refittable"),
+        ({"attention_accumulation": Accumulation.FP16}, "classification-fp16-fp16-attention"),
         ({"limits": Limits(max_batch=8)}, "classification-fp16-b8"),
         (
             {
@@ -72,6 +81,14 @@ def plan(checkpoint: Checkpoint, **choices: Any) -> BundlePlan:
 )
 def test_name_says_the_choices(small: Checkpoint, choices: dict[str, Any], name: str) -> None:
     assert plan(small, **choices).name == name
+
+
+@pytest.mark.parametrize(
+    "choices", [ORT, {"precision": Precision.BF16}, {"target": Target.TENSORRT10}], ids=str
+)
+def test_accumulation_is_for_fp16_engines(small: Checkpoint, choices: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"ATTENTION_ACCUMULATION=fp16: is for engines"):
+        plan(small, attention_accumulation=Accumulation.FP16, **choices)
 
 
 def combinations() -> Iterator[dict[str, Any]]:

@@ -16,9 +16,12 @@ import numpy as np
 import pytest
 import tensorrt_rtx_bindings as rtx
 
+import export.build.pipeline
 import tests.bench.gpu
 import tests.gpu.check
-from runtimes.choices import Precision
+import tests.gpu.int8_first
+from export import cli
+from runtimes.choices import PlanRule, Precision
 from runtimes.errors import AdaptrtError
 from runtimes.executors.base import Runtime, RuntimeBase
 from runtimes.open import EXECUTORS
@@ -224,6 +227,25 @@ def test_worker_without_the_package_says_what_to_install(small_folder: Path) -> 
     step = run_step("flash_attn", module, 120)
     assert step.status == NOT_RUN
     assert step.reason == "flash-attn is not installed; pip install 'adaptrt[flash]'"
+
+
+def test_first_engine_is_built_whatever_gate_and_rules_would_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there to be compared; the gate would run it on the GPU and refuse a wrong one."""
+    monkeypatch.setattr(export.build.pipeline, "device_sm", lambda: "sm89")
+    asked: list[Any] = []
+
+    def engine(arguments: list[str]) -> int:
+        assert vars(export.build.pipeline)["device_sm"]() is None
+        asked.append(cli._parser().parse_args(arguments))
+        return 0
+
+    monkeypatch.setattr(tests.gpu.int8_first, "adaptrt", engine)
+    assert tests.gpu.int8_first.main(["build", "tensorrt", "sm90", str(tmp_path)]) == 0
+    assert set(asked[0].allow_plan.split(",")) == set(PlanRule)
+    assert (asked[0].target, asked[0].precision) == ("tensorrt", "int8")
+    assert vars(export.build.pipeline)["device_sm"]() == "sm89"
 
 
 class Overflowing(RuntimeBase):

@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify triton serve test check docs check-newest interop lock figures bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify triton serve test check docs check-newest interop lock figures plans bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -66,6 +66,7 @@ help: ## This list
 	@echo "  [sample,full] and GPU_PRECISIONS [fp16,bf16,int8]."
 	@echo "make bench takes BENCH_SIZE: sample, mid, full [mid]; BENCH_ONLY, contenders, and BENCH_CASES,"
 	@echo "  such as 1x512, both separated by commas [all]."
+	@echo "make plans takes PLAN_SIZES [sample,full]."
 	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
 	@echo "Every adaptrt command: QUIET=1, nothing but warnings and errors on standard error;"
 	@echo "  VERBOSE=1, short stages too, and how things are run; ADAPTRT_DEBUG=1: tracebacks."
@@ -136,6 +137,10 @@ bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive expo
 figures: $(VENV)/.installed-bench ## Write the documents' tables and pictures anew from the committed reports
 	$(BIN)/python -m tests.bench.tables
 	$(BIN)/python -m tests.bench.plots
+
+plans: $(VENV)/.installed ## What every precision's engines execute, and predicted times: builds them, without a GPU
+	$(BIN)/python -m tests.bench.plans --out "$(OUT)/plans" $(if $(PLAN_SIZES),--sizes "$(PLAN_SIZES)")
+	$(BIN)/python -m tests.bench.tables
 
 bench-gpu: ## Speed on this GPU beside PyTorch FlashAttention-2
 	@$(GPU_PYTHON) -m tests.bench.gpu --out "$(OUT)/bench-gpu"

@@ -20,6 +20,7 @@ from runtimes.manifest_records import (
     Manifest,
     Model,
     Parity,
+    Predicted,
     Quantisation,
 )
 from runtimes.manifest_rules import broken_rule
@@ -35,6 +36,7 @@ __all__ = [
     "Manifest",
     "Model",
     "Parity",
+    "Predicted",
     "Quantisation",
     "make_artifact",
     "read_manifest",

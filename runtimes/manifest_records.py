@@ -131,6 +131,20 @@ class Quantisation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Predicted:
+    """Times worked out from the engines' plans; ``what`` says so: "predicted, not measured".
+
+    ``source`` and ``version`` are of the fit that they rest on. ``milliseconds`` by GPU and call,
+    "8x512" for 8 texts of 512 tokens.
+    """
+
+    what: Plain
+    source: Plain
+    version: Plain
+    milliseconds: Mapping[Plain, Mapping[Plain, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The contents of ``manifest.json``; field by field in docs/reference/manifest.md.
 
@@ -164,6 +178,7 @@ class Manifest:
     quantisation: Quantisation | None = None  # where the precision quantises
     plan_waived: tuple[Plain, ...] = ()  # rules that the engines' plans break with the user's leave
     attention_accumulation: Accumulation | None = None  # of engines since schema 1.3
+    predicted: Predicted | None = None  # where the engines' plans are known
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON types."""

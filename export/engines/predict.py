@@ -27,7 +27,13 @@ from export.engines.traffic import KernelTraffic, Workload, traffic
 PREDICTED = "predicted, not measured"
 # From the narrowest: a product of two types is computed in the wider one.
 _WIDTHS = ("Int4", "Int8", "FP8", "Half", "BFloat16", "Float")
+# Batch and tokens of the calls that are shown: one short text, a batch, one long text.
+CALLS = ((1, 128), (8, 512), (1, 8192))
 MIN_GAIN = 0.05  # less is not worth another engine's accuracy
+
+
+class TypeUnsupportedError(ValueError):
+    """A GPU has no products of a type: that plan cannot run on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +92,11 @@ class Prediction:
 def predict(
     plan: Plan, workload: Workload, gpu: Gpu, efficiency: Efficiency = EFFICIENCY
 ) -> Prediction:
-    """The time of one call. Raises :class:`ValueError` where the GPU cannot multiply a type."""
+    """The time of one call.
+
+    Raises :class:`TypeUnsupportedError` where the GPU cannot multiply a type, and
+    :class:`ValueError` where the plan cannot be explained (:func:`traffic`).
+    """
     return timed(traffic(plan, workload), workload, gpu, efficiency)
 
 
@@ -127,10 +137,16 @@ def peak(work: KernelTraffic, gpu: Gpu) -> float:
     if kind == "Half" and work.kernel.is_attention and work.kernel.accumulator == "Half":
         return gpu.half_accumulators
     if kind not in gpu.tflops:
-        raise ValueError(
+        raise TypeUnsupportedError(
             f"{gpu.name} ({gpu.sm}) has no {kind} products, but {work.kernel.name} is one"
         )
     return gpu.tflops[kind]
+
+
+def usual_calls(heads: int, max_batch: int, max_tokens: int) -> tuple[Workload, ...]:
+    """:data:`CALLS`, cut to the limits of a bundle."""
+    fitting = dict.fromkeys((min(b, max_batch), min(t, max_tokens)) for b, t in CALLS)
+    return tuple(Workload(batch=b, tokens=t, heads=heads) for b, t in fitting)
 
 
 def nearest(gpu: Gpu, plans: Mapping[str, Plan]) -> tuple[str, Plan]:
@@ -152,7 +168,7 @@ def rank(plans: Mapping[str, Plan], workload: Workload, gpu: Gpu) -> list[tuple[
     for name, plan in plans.items():
         try:
             found.append((name, predict(plan, workload, gpu)))
-        except ValueError:
+        except TypeUnsupportedError:
             continue
     return sorted(found, key=lambda pair: pair[1].milliseconds)
 

@@ -19,7 +19,15 @@ from export.engines.plan_figures import (
     pair,
 )
 from export.engines.plan_sizes import Sizes, Workload
-from export.engines.predict import EFFICIENCY, PREDICTED, Prediction, nearest, predict
+from export.engines.predict import (
+    EFFICIENCY,
+    PREDICTED,
+    Prediction,
+    TypeUnsupportedError,
+    nearest,
+    predict,
+    usual_calls,
+)
 from export.engines.traffic import KernelTraffic, traffic
 from export.report.charts import Bar, bar_chart
 from export.report.html import Content, Element, document, element, table
@@ -27,8 +35,6 @@ from export.report.plan_picture import draw_layer, modules_of, title_of, type_cl
 
 _STYLES = [Path(__file__).parent / name for name in ("report.css", "plan.css")]
 _HALF = 520
-# Batch and tokens: one short text, a batch, one long text.
-LOADS = ((1, 128), (8, 512), (1, 8192))
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -58,12 +64,9 @@ class PlanPage:
     measured: Times = field(default_factory=dict)
 
     @property
-    def loads(self) -> list[Workload]:
+    def loads(self) -> tuple[Workload, ...]:
         """The calls that are shown, within the limits."""
-        fitting = dict.fromkeys(
-            (min(batch, self.max_batch), min(tokens, self.max_tokens)) for batch, tokens in LOADS
-        )
-        return [Workload(batch=b, tokens=t, heads=self.heads) for b, t in fitting]
+        return usual_calls(self.heads, self.max_batch, self.max_tokens)
 
 
 def plan_page(page: PlanPage) -> str:
@@ -281,7 +284,7 @@ def _measured(page: PlanPage, gpu: str, load: Workload, otherwise: str) -> Conte
 def _predicted(plan: Plan, load: Workload, gpu: Gpu) -> str:
     try:
         prediction = predict(plan, load, gpu)
-    except ValueError:  # a type that the GPU does not multiply
+    except TypeUnsupportedError:
         return "–"
     limits = milliseconds_by_limit(prediction.kernels)
     return f"{prediction.milliseconds:.3g} ms ({max(limits, key=lambda name: limits[name])})"
@@ -308,7 +311,7 @@ def _times_by_class(page: PlanPage) -> list[Element]:
 def _prediction(plan: Plan, load: Workload, gpu: Gpu) -> Prediction | None:
     try:
         return predict(plan, load, gpu)
-    except ValueError:
+    except TypeUnsupportedError:
         return None
 
 

@@ -22,6 +22,7 @@ from export.engines.gpus import GPUS
 from export.engines.plan import Kernel, KernelKind, Plan, PlanTensor
 from export.engines.predict import EFFICIENCY, peak
 from export.engines.traffic import KernelTraffic, Workload, traffic
+from tests.bench.plan_tables import markdown
 
 TIMES = Path(__file__).with_name("bert_times.json")
 FITTED, HELD_BACK = "BERT-large", "BERT-base"
@@ -260,15 +261,14 @@ def summary() -> dict[str, Vector]:
 
 def table() -> str:
     """The errors in Markdown: the mean factor, the typical one, the worst."""
-    rows = [
-        "| times | points | predicted ÷ measured | typically within | at worst |",
-        "|---" * 5 + "|",
-    ]
+    head = ("times", "points", "predicted ÷ measured", "typically within", "at worst")
+    rows = []
     for title, errors in summary().items():
         bias, typical = np.exp(errors.mean()), np.exp(np.sqrt((errors**2).mean()))
         worst = np.exp(np.abs(errors).max())
-        rows.append(f"| {title} | {len(errors)} | {bias:.2f} | × {typical:.2f} | × {worst:.2f} |")
-    return "\n".join(rows)
+        cells = (f"{bias:.2f}", f"× {typical:.2f}", f"× {worst:.2f}")
+        rows.append((title, str(len(errors)), *cells))
+    return markdown(head, rows)
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from tests.bench import plan_tables, prediction
+from tests.bench.plan_tables import markdown
 from tests.bench.reports import (
     FOLDER,
     INT8,
@@ -67,7 +69,7 @@ def every(report: Report) -> str:
     return "\n\n".join(
         [
             _caption(report),
-            _markdown(head, rows),
+            markdown(head, rows),
             _COLUMNS,
             *_below(report, report["rows"]),
             *report.get("notes", ()),
@@ -91,7 +93,7 @@ def beside(name: str, contenders: Sequence[str]) -> str:
             rows.append((_title(report, case), *(_time(report, row) for row in found.values())))
     shown = [row for row in report["rows"] if row["contender"] in everyone]
     return "\n\n".join(
-        [_caption(report), _markdown(("texts × tokens", *everyone), rows), *_below(report, shown)]
+        [_caption(report), markdown(("texts × tokens", *everyone), rows), *_below(report, shown)]
     )
 
 
@@ -122,7 +124,7 @@ def against(name: str, aims: Sequence[Aim]) -> str:
     cases = [case for case in _CASES if any(case in aim.cases for aim in aims)]
     rows = [(aim.title, *(_reached(report, aim, case) for case in cases)) for aim in aims]
     head = ("times as fast as (target)", *(_title(report, case) for case in cases))
-    return f"{_caption(report)}\n\n{_markdown(head, rows)}"
+    return f"{_caption(report)}\n\n{markdown(head, rows)}"
 
 
 def _reached(report: Report, aim: Aim, case: str) -> str:
@@ -157,11 +159,6 @@ def _memory(report: Report, row: Row) -> str:
 def _below(report: Report, rows: Iterable[Row]) -> list[str]:
     reasons = not_measured(report, rows)
     return [f"Memory not measured: {'; '.join(reasons)}."] if reasons else []
-
-
-def _markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
-    return "\n".join([lines[0], "|---" * len(head) + "|", *lines[1:]])
 
 
 _ANY = dict.fromkeys(("1x128", "1x512", "1x2048", "8x512", "1x8192"))
@@ -211,6 +208,21 @@ BLOCKS: dict[str, Callable[[], str]] = {
             Aim(f"{_ST}, INT8", INT8, _ST, {"corpus": None}),
         ),
     ),
+}
+
+
+BLOCKS |= {
+    "prediction-errors": prediction.table,
+    "gpus": plan_tables.gpus,
+    **{
+        f"{name}-{size}": partial(plan_tables.block, size, table)
+        for size in ("sample", "full")
+        for name, table in (
+            ("plans", plan_tables.engines),
+            ("predicted", plan_tables.predicted),
+            ("worth", plan_tables.worth),
+        )
+    },
 }
 
 

@@ -22,8 +22,12 @@ from adaptrt import Embedder
 from export.bundle.staging import check_hashes
 from export.checkpoint.reader import Checkpoint
 from export.engines.builder import BuiltEngine, EngineSpec, build_engine
+from export.engines.gpus import GPUS
 from export.engines.plan import Kernel, KernelKind, Plan
 from export.engines.plan_file import bundle_plans
+from export.engines.predict import EFFICIENCY, PREDICTED, predict
+from export.engines.predicted_times import predicted_times
+from export.engines.traffic import Workload
 from export.spec import Limits
 from runtimes.choices import GraphKind
 from runtimes.errors import AdaptrtError, InputError, MissingError
@@ -316,6 +320,29 @@ def test_bundle_holds_the_plan_of_its_engine(fp16_bundle: Path, small_bundle: Pa
     assert (plan.gpu, len(plan.attentions), len(plan.products)) == ("sm89", 6, 24)
     assert all({kernel.layer for kernel in plan.kernels} >= {None, layer} for layer in range(6))
     assert bundle_plans(small_bundle, read_manifest(small_bundle)) == {}
+
+
+def test_manifest_says_that_times_are_predicted_and_from_what(
+    fp16_bundle: Path, small_bundle: Path
+) -> None:
+    predicted = read_manifest(fp16_bundle).predicted
+    assert predicted is not None
+    assert (predicted.what, predicted.version) == (PREDICTED, EFFICIENCY.version)
+    assert set(predicted.milliseconds) == set(GPUS)
+    plans = bundle_plans(fp16_bundle, read_manifest(fp16_bundle))
+    call = Workload(batch=8, tokens=512, heads=8)
+    own = predict(plans["encoder.sm89.engine"][0], call, GPUS["L4"]).milliseconds
+    assert predicted.milliseconds["L4"]["8x512"] == pytest.approx(own, rel=5e-3)
+    assert read_manifest(small_bundle).predicted is None
+
+
+def test_a_plan_that_cannot_be_explained_is_no_prediction_and_no_failure(
+    fp16_bundle: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = read_manifest(fp16_bundle)
+    assert predicted_times({"encoder.sm89.engine": (COMPILED,)}, manifest) is None
+    assert "no times are predicted of the engines: _gemm_mha_v2_myl0_1: expected" in caplog.text
+    assert predicted_times({}, manifest) is None
 
 
 def test_plan_of_another_bundles_engine_is_refused(fp16_bundle: Path, tmp_path: Path) -> None:

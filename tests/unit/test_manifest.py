@@ -75,6 +75,12 @@ def whole() -> Json:
             "calibration_key": "k",
             "corpus_sha256": "0" * 64,
         },
+        predicted={
+            "what": "predicted, not measured",
+            "source": "fitted to published times",
+            "version": "2026-11-28",
+            "milliseconds": {"L4": {"1x128": 0.5}},
+        },
     )
     return {**json.loads(json.dumps(made.to_json())), "artifacts": [{"path": "file", **ENGINE}]}
 

@@ -12,6 +12,7 @@ from export.engines.plan import Kernel, Plan
 from export.engines.predict import (
     EFFICIENCY,
     Efficiency,
+    TypeUnsupportedError,
     gain,
     nearest,
     predict,
@@ -89,7 +90,9 @@ def test_geforce_adds_up_in_fp32_at_half_rate_and_the_others_do_not() -> None:
 
 
 def test_a_gpu_that_cannot_multiply_a_type_says_so() -> None:
-    with pytest.raises(ValueError, match=r"A10 \(sm86\) has no FP8 products, but product is one"):
+    with pytest.raises(
+        TypeUnsupportedError, match=r"A10 \(sm86\) has no FP8 products, but product is one"
+    ):
         milliseconds("A10", product("FP8"))
     with pytest.raises(ValueError, match="expected one of Float, Half"):
         milliseconds("L4", product("Int9"))

@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify triton serve test check docs check-newest interop lock figures plans bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify inspect triton serve test check docs check-newest interop lock figures plans bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -58,6 +58,8 @@ help: ## This list
 	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
 	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 (FP8) [0.25]"
 	@echo "make verify takes BUNDLE, a bundle's folder."
+	@echo "make inspect takes BUNDLE; GPU, one architecture [all that differ]; BATCH [8] and TOKENS [512] of"
+	@echo "  the call that is counted; JSON=1; HTML, a file to write a page to."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
 	@echo "  onnxruntime, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
@@ -98,6 +100,11 @@ calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISI
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
 	@$(ADAPTRT) verify --bundle "$(BUNDLE)"
+
+inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
+	@$(ADAPTRT) inspect --bundle "$(BUNDLE)" $(if $(filter command,$(origin GPU)),--gpu "$(GPU)") \
+	  $(if $(BATCH),--batch "$(BATCH)") $(if $(TOKENS),--tokens "$(TOKENS)") $(if $(JSON),--json) \
+	  $(if $(HTML),--html "$(HTML)")
 
 triton: $(VENV)/.installed-serve ## Write a Triton model repository (BUNDLE="a b")
 	@$(ADAPTRT) triton --bundle $(BUNDLE) --out "$(OUT)" --triton-version "$(TRITON_VERSION)" \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -121,6 +122,24 @@ def _verify(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(arguments: argparse.Namespace) -> int:
+    from export.report.inspection import as_json, as_page, inspect, text_lines
+
+    found = inspect(arguments.bundle, arguments.gpu, arguments.batch, arguments.tokens)
+    if arguments.html is not None:
+        from runtimes.files import replacing
+
+        page = as_page(found, arguments.measured)
+        with replacing(arguments.html) as staged:
+            staged.write_text(page, encoding="utf-8")
+        print(arguments.html)
+    elif arguments.json:
+        print(json.dumps(as_json(found), indent=2))
+    else:
+        print(*text_lines(found), sep="\n")
+    return 0
+
+
 def _encode(arguments: argparse.Namespace) -> int:
     from export.console.encode import read_texts, vector_output
     from runtimes import Embedder
@@ -222,6 +241,7 @@ def _parser() -> argparse.ArgumentParser:
             "refit": _refit,
             "adapter": _adapter,
             "verify": _verify,
+            "inspect": _inspect,
             "triton": _triton,
             "serve": _serve,
             "encode": _encode,

@@ -149,6 +149,24 @@ def verify(command: ArgumentParser) -> None:
     Options(command).add("--bundle", "FOLDER", "the bundle to check", kind=path, required=True)
 
 
+def inspect(command: ArgumentParser) -> None:
+    """``adaptrt inspect``: which bundle, which call, and in which form."""
+    options = Options(command)
+    add = options.add
+    add("--bundle", "FOLDER", "the bundle to look into", kind=path, required=True)
+    add("--gpu", "NAME", "one architecture, such as sm89 (default: all whose kernels differ)")
+    add("--batch", "N", "texts of the call whose bytes and operations are counted", 8, kind=whole)
+    add("--tokens", "N", "tokens of each of its texts", 512, kind=whole)
+    options.flag("--json", "print JSON")
+    add("--html", "FILE", "write a page with pictures and predicted times instead", kind=path)
+    add(
+        "--measured",
+        "FILE",
+        "of --html: gpu-check.json, whose times take the place of predicted ones",
+        kind=path,
+    )
+
+
 def triton(command: ArgumentParser) -> None:
     """``adaptrt triton``: which bundles a model repository serves, and how."""
     add = Options(command).add

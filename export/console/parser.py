@@ -69,6 +69,14 @@ COMMANDS = {
         "PyTorch gave when the bundle was built. Needs neither checkpoint nor GPU.",
         "adaptrt verify --bundle build/sample/classification-fp16",
     ),
+    "inspect": Command(
+        options.inspect,
+        "--bundle FOLDER [options]",
+        "show what a bundle's engines execute",
+        "Shows the kernels that the compiler made: layer by layer what runs, the types\n"
+        "of products, bytes and operations of one call. Needs neither TensorRT nor GPU.",
+        "adaptrt inspect --bundle build/sample/classification-fp16 --gpu sm89",
+    ),
     "triton": Command(
         options.triton,
         "--bundle FOLDER [FOLDER ...] [options]",

@@ -43,6 +43,20 @@ def predicted_times(plans: Plans, manifest: Manifest) -> Predicted | None:
     )
 
 
+def times_on_gpus(name: str, plans: Mapping[str, Plan], call: Workload) -> Mapping[str, float]:
+    """Milliseconds of one call by GPU, on those that ``plans`` have no nearer plan for."""
+    times = {}
+    for gpu in GPUS.values():
+        nearest_name, plan = nearest(gpu, plans)
+        if nearest_name != name:
+            continue
+        try:
+            times[gpu.name] = predict(plan, call, gpu).milliseconds
+        except TypeUnsupportedError:
+            continue
+    return times
+
+
 def _times(
     gpu: Gpu, plans: Plans, manifest: Manifest, calls: tuple[Workload, ...]
 ) -> Mapping[str, float]:

@@ -21,6 +21,8 @@ from export.engines.plan_figures import (
 from export.engines.plan_file import bundle_plans
 from export.engines.plan_rules import PENDING, RULES
 from export.engines.plan_sizes import Workload
+from export.engines.predict import EFFICIENCY, PREDICTED
+from export.engines.predicted_times import times_on_gpus
 from export.engines.traffic import KernelTraffic, traffic
 from export.report.plan_page import PlanPage, RuleResult, plan_page
 from runtimes.errors import InputError
@@ -109,6 +111,9 @@ def text_lines(inspection: Inspection) -> Iterator[str]:
             yield f"    {kind:<36} {_mega(size):>10} MB"
         for types, flops in flops_by_types(works).items():
             yield f"    {types:<36} {_giga(flops):>10} GFLOP"
+        yield f"  {PREDICTED}: {EFFICIENCY.source} ({EFFICIENCY.version})"
+        for gpu, milliseconds in times_on_gpus(name, inspection.plans, load).items():
+            yield f"    {gpu:<36} {milliseconds:>10.3g} ms"
         yield from _kernels(works)
 
 
@@ -186,11 +191,12 @@ def as_json(inspection: Inspection) -> dict[str, object]:
         "batch": load.batch,
         "tokens": load.tokens,
         "plan_waived": list(manifest.plan_waived),
-        "engines": [_engine(name, plan, load) for name, plan in inspection.plans.items()],
+        "engines": [_engine(name, inspection.plans, load) for name in inspection.plans],
     }
 
 
-def _engine(name: str, plan: Plan, load: Workload) -> dict[str, object]:
+def _engine(name: str, plans: Mapping[str, Plan], load: Workload) -> dict[str, object]:
+    plan = plans[name]
     figures, works = PlanFigures.of(plan), traffic(plan, load)
     return {
         "engine": name,
@@ -203,6 +209,12 @@ def _engine(name: str, plan: Plan, load: Workload) -> dict[str, object]:
         "attention_sums": list(figures.accumulators),
         "bytes": sum(work.bytes for work in works),
         "flops": dict(flops_by_types(works)),
+        "predicted": {
+            "what": PREDICTED,
+            "source": EFFICIENCY.source,
+            "version": EFFICIENCY.version,
+            "milliseconds": dict(times_on_gpus(name, plans, load)),
+        },
         "kernels": [
             {
                 "name": work.kernel.name,

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from export.engines.gpus import GPUS
 from export.engines.plan_file import read_plans, write_plans
+from export.engines.predict import EFFICIENCY, PREDICTED
 from tests.support import edit_json, run_cli
 
 
@@ -52,6 +54,21 @@ def test_json_counts_what_the_table_shows(
     assert short["flops"]["Half×Half"] == products
     assert long["flops"]["Half×Half"] == 2 * products
     assert short["bytes"] < long["bytes"]
+
+
+def test_times_are_predicted_and_say_so(
+    fp16_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = inspected(fp16_bundle, capsys).splitlines()
+    (start,) = (i for i, line in enumerate(lines) if line.startswith("  predicted, not measured: "))
+    assert lines[start].endswith(f"({EFFICIENCY.version})")
+    shown = [line.split()[0] for line in lines[start + 1 : start + 1 + len(GPUS)]]
+    assert shown == [gpu.split()[0] for gpu in GPUS]
+    (engine,) = json.loads(inspected(fp16_bundle, capsys, "--json"))["engines"]
+    assert engine["predicted"]["what"] == PREDICTED
+    times = engine["predicted"]["milliseconds"]
+    assert set(times) == set(GPUS)
+    assert times["H100 SXM"] < times["L4"] < times["Orin NX 16GB"]
 
 
 def test_page_opens_anywhere(

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from export.engines.plan_file import Plans
 from export.engines.plan_rules import PlanSubject, check_plans
 from export.spec import BuildSpec
-from runtimes.choices import PlanRule
+from runtimes.choices import Accumulation, PlanRule
 from runtimes.manifest import Manifest
 from runtimes.schemes import INT8
 
@@ -31,6 +31,7 @@ def check_engines(
         adapter=spec.adapter,
         head=spec.head,
         architecture=draft.architecture,
+        accumulator="Half" if spec.attention_accumulation is Accumulation.FP16 else "Float",
         quantised=len(quantised),
         column_sums=_column_sums(graph, quantised) if int8 else {},
     )

@@ -119,6 +119,15 @@ def test_products_in_float_by_design() -> None:
     assert broken(chunks, replace(pooling, layer=0)) == {PlanRule.FP32_PRODUCT}
 
 
+def test_attention_adds_up_in_what_was_asked_for() -> None:
+    """An option that was not heard is as wrong as half precision that nobody asked for."""
+    half = replace(plan(), kernels=(replace(ATTENTION, accumulator="Half"),))
+    asked = replace(FP16, accumulator="Half")
+    assert set(shortfalls(half, FP16)) == {PlanRule.ATTENTION_ACCUMULATOR}
+    assert set(shortfalls(half, asked)) == set()
+    assert broken(asked) == {PlanRule.ATTENTION_ACCUMULATOR}
+
+
 def test_models_own_widths_are_what_they_are() -> None:
     odd = replace(FP16, architecture=replace(FP16.architecture, hidden=100))
     assert broken(odd, product(rows=100, columns=300)) == set()
@@ -151,11 +160,11 @@ def test_quantised_products_are_counted_by_type() -> None:
 def test_layers_between_the_first_and_the_last_count_their_launches() -> None:
     step = replace(ATTENTION, name="step", kind=KernelKind.COPY, inputs=())
     signal = replace(step, kind=KernelKind.SIGNAL)
-    layers = [replace(step, layer=layer) for layer in (0, *[1] * 11, *[2] * 20)]
+    layers = [replace(step, layer=layer) for layer in (0, *[1] * 10, *[2] * 20)]
     assert broken(FP16, *layers, replace(signal, layer=1)) == set()
     assert broken(FP16, *layers, replace(step, layer=1)) == {PlanRule.LAUNCHES}
-    assert broken(FP16, *[step] * 10) == set()
-    assert broken(FP16, *[step] * 11) == {PlanRule.LAUNCHES}
+    assert broken(FP16, *[step] * 9) == set()
+    assert broken(FP16, *[step] * 10) == {PlanRule.LAUNCHES}
 
 
 def test_full_tensorrt_is_not_held_to_what_rtx_was_measured_to_do() -> None:

@@ -250,7 +250,8 @@ def _times(page: PlanPage) -> list[Element]:
     rows: list[list[Content]] = []
     for gpu in GPUS.values():
         name, plan = nearest(gpu, page.plans)
-        place = gpu.sm if gpu.sm == plan.gpu else f"{gpu.sm} (as {name})"
+        # A name lists every engine that has this plan, and so their architectures.
+        place = gpu.sm if gpu.sm in name else f"{gpu.sm} (as {plan.gpu or name})"
         cells = [
             _measured(page, gpu.name, load, _predicted(plan, load, gpu)) for load in page.loads
         ]
@@ -269,7 +270,7 @@ def _times(page: PlanPage) -> list[Element]:
             f"{EFFICIENCY.launch_cycles} clock cycles: {EFFICIENCY.source} "
             f"(version {EFFICIENCY.version}). For a GPU that was not in the fit, times were "
             "typically within a factor of 1.2 and at worst 1.6. In brackets, what takes most of "
-            "the time. “As” names the engine whose plan was used where none is for that GPU.",
+            "the time. “As” names the architecture whose plan was used where none is for that GPU.",
         ),
         table(["GPU", "architecture", *heads], rows, numbers=len(heads)),
         *_times_by_class(page),

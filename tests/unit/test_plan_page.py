@@ -88,6 +88,15 @@ def test_page_says_that_times_are_predicted_and_from_what() -> None:
         assert gpu in text
 
 
+def test_a_gpu_without_an_engine_says_whose_plan_was_used() -> None:
+    both = replace(HALF, gpu="sm86")
+    name = "encoder.sm86.engine and encoder.sm89.engine"
+    text = text_of(page(plans={name: both}))
+    for shown in ("A10 sm86 ", "L4 sm89 ", "A100 40GB sm80 (as sm86) ", "H100 SXM sm90 (as sm86) "):
+        assert shown in text
+    assert "sm89 (as" not in text
+
+
 def test_measured_figures_replace_predicted_ones() -> None:
     assert " ms measured" not in text_of(page())
     shown = text_of(page(measured={("L4", 8, 512): 1.25})).split("In brackets")[1]

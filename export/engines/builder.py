@@ -141,6 +141,8 @@ def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:
             profile.set_shape(name, *described[name].shapes_in(shapes))
         if config.add_optimization_profile(profile) < 0:
             raise AdaptrtError(f"TensorRT refused the optimisation profile {shapes}")
+    # On by default, and FP32 products would have ten bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
     if spec.refittable:
         config.set_flag(trt.BuilderFlag.REFIT)
         config.set_flag(trt.BuilderFlag.STRIP_PLAN)

@@ -5,7 +5,8 @@ Peaks are dense, without sparsity, in TFLOP/s or TOP/s at the boost clock, with 
 (SXM); the RTX 4090 and 5090 from the appendices of the Ada and RTX Blackwell architecture
 whitepapers. The Jetsons' briefs give sparse INT8 of the GPU alone, 170 TOPS at 1.3 GHz for AGX
 Orin, which is 4096 dense operations per SM and clock, an A100's; Orin NX has half the SMs at
-0.918 GHz. Float is TF32, which TensorRT uses for FP32 products.
+0.918 GHz. Float is FP32 as it stands, outside of tensor cores (the Jetsons': two operations per
+core and clock): engines are built without TF32.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _gpu(
     name: str,
     sm: str,
     *,
-    tf32: float,
+    single: float,
     half: float,
     int8: float,
     bandwidth: float,
@@ -48,7 +49,7 @@ def _gpu(
     half_accumulators: float | None = None,
     devices: tuple[str, ...] = (),
 ) -> Gpu:
-    peaks = {"Float": tf32, "Half": half, "BFloat16": half, "Int8": int8}
+    peaks = {"Float": single, "Half": half, "BFloat16": half, "Int8": int8}
     if fp8 is not None:
         peaks["FP8"] = fp8
     return Gpu(
@@ -67,7 +68,7 @@ _ROWS = (
     _gpu(
         "Orin NX 16GB",
         "sm87",
-        tf32=7.5,
+        single=1.9,
         half=15,
         int8=30,
         bandwidth=102.4,
@@ -77,7 +78,7 @@ _ROWS = (
     _gpu(
         "AGX Orin 64GB",
         "sm87",
-        tf32=21.3,
+        single=5.3,
         half=42.5,
         int8=85,
         bandwidth=204.8,
@@ -87,7 +88,7 @@ _ROWS = (
     _gpu(
         "L4",
         "sm89",
-        tf32=60,
+        single=30.3,
         half=121,
         int8=242,
         fp8=242,
@@ -95,12 +96,12 @@ _ROWS = (
         clock=2.04,
         watts=72,
     ),
-    _gpu("A10", "sm86", tf32=62.5, half=125, int8=250, bandwidth=600, clock=1.695, watts=150),
-    _gpu("A30", "sm80", tf32=82, half=165, int8=330, bandwidth=933, clock=1.44, watts=165),
+    _gpu("A10", "sm86", single=31.2, half=125, int8=250, bandwidth=600, clock=1.695, watts=150),
+    _gpu("A30", "sm80", single=10.3, half=165, int8=330, bandwidth=933, clock=1.44, watts=165),
     _gpu(
         "L40S",
         "sm89",
-        tf32=183,
+        single=91.6,
         half=362,
         int8=733,
         fp8=733,
@@ -111,7 +112,7 @@ _ROWS = (
     _gpu(
         "RTX 4090",
         "sm89",
-        tf32=82.6,
+        single=82.6,
         half=165.2,
         half_accumulators=330.3,
         int8=660.6,
@@ -124,7 +125,7 @@ _ROWS = (
     _gpu(
         "RTX 5090",
         "sm120",
-        tf32=104.8,
+        single=104.8,
         half=209.5,
         half_accumulators=419,
         int8=838,
@@ -137,7 +138,7 @@ _ROWS = (
     _gpu(
         "A100 40GB",
         "sm80",
-        tf32=156,
+        single=19.5,
         half=312,
         int8=624,
         bandwidth=1555,
@@ -148,7 +149,7 @@ _ROWS = (
     _gpu(
         "H100 SXM",
         "sm90",
-        tf32=494,
+        single=67,
         half=989,
         int8=1979,
         fp8=1979,

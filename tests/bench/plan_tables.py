@@ -95,7 +95,7 @@ def worth(size: str) -> str:
 
 def gpus() -> str:
     """The data sheets' figures."""
-    kinds = {"Half": "FP16, BF16", "Int8": "INT8", "FP8": "FP8", "Float": "TF32"}
+    kinds = {"Half": "FP16, BF16", "Int8": "INT8", "FP8": "FP8", "Float": "FP32"}
     rows = []
     for gpu in GPUS.values():
         peaks = [f"{gpu.tflops[kind]:g}" if kind in gpu.tflops else "–" for kind in kinds]

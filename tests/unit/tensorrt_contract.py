@@ -225,6 +225,7 @@ def refittable(real: Any, folder: Path) -> dict[str, Any]:
         "memory": engine.memory,
         "verbosity": config.profiling_verbosity.name,
         "flags": [call.args[0].name for call in config.set_flag.call_args_list],
+        "cleared": [call.args[0].name for call in config.clear_flag.call_args_list],
         "caches": [call.args[0] == b"" for call in config.create_timing_cache.call_args_list],
     }
 

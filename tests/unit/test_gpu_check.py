@@ -68,7 +68,8 @@ def test_orchestrator_needs_the_standard_library_alone() -> None:
 
 
 def test_gates_are_those_of_the_schemes() -> None:
-    assert {name: SCHEMES[Precision(name)].min_cosine for name in PRECISIONS} == GATES
+    assert {name: SCHEMES[Precision(name)].min_cosine for name in GATES} == GATES
+    assert set(PRECISIONS) < set(GATES)  # fp8 is not for every GPU: where it is asked for
 
 
 @pytest.mark.parametrize(

@@ -128,6 +128,7 @@ def test_timing_cache_is_written_and_read_again(contract: dict[str, Any]) -> Non
 def test_refittable_build_sets_both_flags_and_reads_the_memory(contract: dict[str, Any]) -> None:
     found = contract["refittable"]
     assert found["flags"] == ["REFIT", "STRIP_PLAN"]
+    assert found["cleared"] == ["TF32"]  # FP32 is FP32
     assert found["memory"] == [4096]
     assert found["verbosity"] == "DETAILED"
 

@@ -16,8 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from export.console.progress import bars_shown
+from export.console.progress import bars_shown, log
 from export.engines.plan import Plan
+from export.engines.plan_inspector import inspected, read_information
 from export.engines.plan_log import plan_lines, read_log
 from export.engines.profiles import engine_profiles
 from export.spec import Limits
@@ -111,7 +112,9 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> BuiltEng
     memory, profiles = tuple(logger.activation_memory), int(config.num_optimization_profiles)
     return BuiltEngine(
         memory=memory if len(memory) == profiles else None,
-        plans=_plans(trt, logger, memoryview(plan), profiles, spec) if is_rtx(trt) else (),
+        plans=(_plans if is_rtx(trt) else _inspected_plans)(
+            trt, logger, memoryview(plan), profiles, spec
+        ),
     )
 
 
@@ -127,6 +130,22 @@ def _plans(
             f"the plan of the engine for {spec.gpu or 'this GPU'}: {error}; {builder} may write "
             "its log in another way than 1.7.1, which this version reads"
         ) from error
+
+
+def _inspected_plans(
+    trt: Any, logger: Any, engine: memoryview, profiles: int, spec: EngineSpec
+) -> tuple[Plan, ...]:
+    """Full TensorRT's plans; none, with a warning, where they cannot be read.
+
+    What its inspector writes has never been seen here: an engine is not refused for that.
+    """
+    builder = f"{trt.__name__} {trt.__version__}"
+    try:
+        text = inspected(trt, logger, engine)
+        return read_information(text, engine, builder=builder, gpu=spec.gpu, profiles=profiles)
+    except ValueError as error:
+        log.warning("warning: no rule of the plan was checked: %s says %s", builder, error)
+        return ()
 
 
 def _configure(trt: Any, builder: Any, network: Any, spec: EngineSpec) -> Any:

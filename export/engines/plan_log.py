@@ -25,6 +25,11 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _PLACE = re.compile(r"_myl(?P<subgraph>\d+)_\d+$")  # ends every kernel's name
 
 
+def nodes_of(metadata: str) -> tuple[str, ...]:
+    """The names of ONNX nodes in a kernel's metadata."""
+    return tuple(_NODE.findall(metadata))
+
+
 def plan_lines(message: str) -> list[str]:
     """The lines of the compiled plan in one of the builder's messages."""
     return [line for line in message.splitlines() if line.startswith("Name: ")]
@@ -46,10 +51,17 @@ def read_log(
     one cannot be read, and where the numbers do not go with the profiles: another release may
     write it otherwise, and half a plan would pass for a whole one.
     """
-    facts = _EngineFacts.of(engine)
+    facts = EngineFacts.of(engine)
     kernels = [_kernel(line, facts) for line in lines]
+    return plans_of(kernels, builder=builder, gpu=gpu, profiles=profiles)
+
+
+def plans_of(
+    kernels: list[Kernel], *, builder: str, gpu: str | None, profiles: int
+) -> tuple[Plan, ...]:
+    """The kernels, in the order that they were told in, as the plan of each profile."""
     if not kernels:
-        raise ValueError("the builder printed no line of a compiled plan")
+        raise ValueError("the builder told no kernel of a compiled plan")
     return tuple(
         Plan(builder=builder, gpu=gpu, kernels=with_layers(own))
         for own in _by_profile(kernels, profiles)
@@ -69,19 +81,27 @@ def _by_profile(kernels: list[Kernel], profiles: int) -> list[list[Kernel]]:
 
 
 @dataclass(frozen=True)
-class _EngineFacts:
-    """``alphas`` by the product's name, ``accumulators`` by attention's tactic."""
+class EngineFacts:
+    """What only the engine's bytes tell.
+
+    ``alphas`` by the product's name, ``accumulators`` by attention's tactic.
+    """
 
     alphas: Mapping[str, float]
     accumulators: Mapping[str, str]
 
     @staticmethod
-    def of(engine: bytes | memoryview) -> _EngineFacts:
+    def of(engine: bytes | memoryview) -> EngineFacts:
+        """Searched for in a serialised engine."""
         alphas = {
             match[1].decode("ascii", "replace"): _float32(match[2])
             for match in _ALPHA.finditer(engine)
         }
-        return _EngineFacts(alphas, dict(_accumulators(engine)))
+        return EngineFacts(alphas, dict(_accumulators(engine)))
+
+    def alpha(self, name: str) -> float | None:
+        """The factor of a product by its kernel's name."""
+        return self.alphas.get(_PLACE.sub("", name))
 
 
 # The compiler's own graph and attention's CUDA source lie readable in the engine.
@@ -109,7 +129,7 @@ def _accumulators(engine: bytes | memoryview) -> Iterator[tuple[str, str]]:
             yield tactic, known[tactic]
 
 
-def _kernel(line: str, facts: _EngineFacts) -> Kernel:
+def _kernel(line: str, facts: EngineFacts) -> Kernel:
     match = _LINE.match(line)
     if match is None:
         raise ValueError(f"a line of the compiled plan that cannot be read: {line[:300]}")
@@ -122,8 +142,8 @@ def _kernel(line: str, facts: _EngineFacts) -> Kernel:
         outputs=_tensors(match["outputs"]),
         tactic=match["tactic"],
         stream=int(match["stream"]),
-        nodes=tuple(_NODE.findall(match["nodes"])),
-        alpha=facts.alphas.get(_PLACE.sub("", name)),
+        nodes=nodes_of(match["nodes"]),
+        alpha=facts.alpha(name),
         accumulator=facts.accumulators.get(match["tactic"]),
     )
 

@@ -27,6 +27,7 @@ from export.spec import Limits
 
 LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 SPEC = EngineSpec(limits=Limits(max_batch=4, max_tokens=512), gpu=None, workspace=1 << 20)
+INFORMATION = json.dumps({"Layers": [{"Name": "fc1_myl0_0", "LayerType": "gemm"}]})
 # One slip per kind of name.
 SLIPS = {
     "method": ("set_memory_pool_limit(", "set_memory_pool_limits("),
@@ -178,11 +179,16 @@ def flavour(
             raise TypeError("OnnxParser(network, logger)")
         return parser
 
+    inspector = double(real, real.EngineInspector, get_engine_information=INFORMATION)
+    engine = double(real, real.ICudaEngine, create_engine_inspector=inspector)
+    runtime = double(real, real.Runtime, deserialize_cuda_engine=engine)
     module = types.ModuleType("tensorrt")
     module.__dict__.update(
         {k: v for k, v in vars(real).items() if not k.startswith("__")},
         Builder=make_builder,
         OnnxParser=make_parser,
+        Runtime=lambda logger: runtime,
+        __version__=real.__version__,
         made=(builder, config, network),
     )
     return module
@@ -223,6 +229,7 @@ def refittable(real: Any, folder: Path) -> dict[str, Any]:
     _, config, _ = trt.made
     return {
         "memory": engine.memory,
+        "kernels": [kernel.name for plan in engine.plans for kernel in plan.kernels],
         "verbosity": config.profiling_verbosity.name,
         "flags": [call.args[0].name for call in config.set_flag.call_args_list],
         "cleared": [call.args[0].name for call in config.clear_flag.call_args_list],

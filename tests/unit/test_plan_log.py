@@ -78,7 +78,7 @@ def test_each_profile_has_its_own_plan() -> None:
 @pytest.mark.parametrize(
     ("lines", "profiles", "message"),
     [
-        ([], 1, "no line of a compiled plan"),
+        ([], 1, "no kernel of a compiled plan"),
         (["Name: x, Kind: gemm"], 1, "cannot be read: Name: x, Kind: gemm"),
         ([PRODUCT], 2, "1 compiled graphs for 2 profiles"),
         ([PRODUCT, line("copy"), line("a_myl1_0")], 2, "3 compiled graphs for 2 profiles"),

@@ -131,6 +131,7 @@ def test_refittable_build_sets_both_flags_and_reads_the_memory(contract: dict[st
     assert found["cleared"] == ["TF32"]  # FP32 is FP32
     assert found["memory"] == [4096]
     assert found["verbosity"] == "DETAILED"
+    assert found["kernels"] == ["fc1_myl0_0"]
 
 
 def test_timing_cache_of_another_machine_begins_anew(contract: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from export.engines.plan import Kernel, KernelKind, PlanTensor
 from export.engines.plan_layers import with_layers
-from export.engines.plan_log import plan_lines, read_log
+from export.engines.plan_log import EngineFacts, plan_lines, read_log
 
 ENGINE = b'fully_connected={ name="encoder.layers.0.mlp.fc2.MatMul" beta=0 alpha=3F000000 }'
 
@@ -117,3 +117,14 @@ def test_kernels_without_a_layers_name_take_it_from_those_around_them() -> None:
         (None, kernel("ReduceL2.0", "pooled", "sentence_embedding")),
     ]
     assert [k.layer for k in with_layers([k for _, k in kernels])] == [n for n, _ in kernels]
+
+
+def test_attentions_accumulator_is_that_of_the_traits_behind_its_tactic() -> None:
+    """Half wins: a kernel that adds up scores in half precision is no FP32 kernel."""
+    words = (
+        b"fmha::Lost_fp16_traits _gemm_mha_v2_0x1a { fmha::Ampere_hmma_fp32_traits } "
+        b"_gemm_mha_v2_0x2b { fmha::Ampere_hmma_fp16_traits fmha::Ampere_hmma_fp32_traits }"
+    )
+    accumulators = EngineFacts.of(words).accumulators
+    assert accumulators["_gemm_mha_v2_0x1a"] == "Float"
+    assert accumulators["_gemm_mha_v2_0x2b"] == "Half"

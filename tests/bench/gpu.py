@@ -72,7 +72,7 @@ class Workplace:
 def contenders(gpu: Gpu, precisions: Sequence[str]) -> list[Contender]:
     """Everything worth trying on this GPU, PyTorch first.
 
-    ONNX Runtime's CUDA provider has no INT8 products and refuses such bundles.
+    ONNX Runtime's CUDA provider has no INT8 or FP8 products and refuses such bundles.
     """
     executors = ["onnxruntime_cuda", "tensorrt"]
     if gpu.sm in RTX_GPUS:
@@ -82,7 +82,7 @@ def contenders(gpu: Gpu, precisions: Sequence[str]) -> list[Contender]:
     return [
         *baselines,
         *(Contender("flash_attn", baseline.precision) for baseline in baselines),
-        *(Contender(e, p) for e, p in pairs if (e, p) != ("onnxruntime_cuda", "int8")),
+        *(Contender(e, p) for e, p in pairs if e != "onnxruntime_cuda" or p not in ("int8", "fp8")),
     ]
 
 

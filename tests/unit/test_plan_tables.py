@@ -46,7 +46,7 @@ def test_a_size_without_a_report_says_how_to_make_it(monkeypatch: pytest.MonkeyP
 
 def test_a_gpu_without_the_type_has_no_time() -> None:
     a10 = [row for row in plan_tables.gpus().splitlines() if row.startswith("| A10 ")]
-    assert a10 == ["| A10 | sm86 | 125 | 125 | 250 | – | 62.5 | 600 | 1.695 | 150 |"]
+    assert a10 == ["| A10 | sm86 | 125 | 125 | 250 | – | 31.2 | 600 | 1.695 | 150 |"]
 
 
 @pytest.mark.parametrize(

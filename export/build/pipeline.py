@@ -23,6 +23,7 @@ from export.bundle.staging import staging, write_json
 from export.console.progress import log, stage
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
+from export.gate.emulated import emulated_labels, judge_engines
 from export.gate.gate import Reference, Verdict, judge, reference_of
 from export.gate.parity_file import write_parity
 from export.gate.texts import gate_texts
@@ -151,6 +152,8 @@ def _build_unquantised(
     engines = make_engines(staged, inputs.spec, inputs.trt, inputs.engines)
     reference = _reference(inputs, staged.draft, position)
     verdict = _judge(inputs, staged, reference)
+    if verdict.failure is None:
+        verdict = _judge_plans(inputs, staged, reference, verdict, engines)
     verdict.require_passed()
     verdict = _judge_engine(inputs, staged, reference, verdict)
     return Passed(reference=reference, verdict=verdict, cast=cast, engines=engines)
@@ -166,19 +169,25 @@ def _build_quantised(
     """Every GEMM is quantised at first; the most sensitive fall back until the gate passes.
 
     Every attempt is judged by the gate itself, on the graphs that would be shipped. Engines are
-    built once, of the graph that passed.
+    built of graphs that passed; where what they would compute does not, it is the next attempt's
+    turn.
     """
     spec, gemms = inputs.spec, gemm_modules(inputs.checkpoint.config)
     precision = quantise_everything(calibration, spec.scheme, spec.dtype)
     cast = write_model(staged, quantise_graph(graph, precision), precision)
     reference = _reference(inputs, staged.draft, position)
-    while (verdict := _judge(inputs, staged, reference)).failure is not None:
+    while True:
+        verdict = _judge(inputs, staged, reference)
+        if verdict.failure is None:
+            quantised = tuple(precision.quantised)
+            engines = make_engines(staged, spec, inputs.trt, inputs.engines, quantised)
+            verdict = _judge_plans(inputs, staged, reference, verdict, engines)
+        if verdict.failure is None:
+            break
         precision = fall_back(
             precision, verdict.failure, calibration, gemms, spec.calibration.fallback_max
         )
         cast = write_model(staged, quantise_graph(graph, precision), precision)
-    quantised = tuple(precision.quantised)
-    engines = make_engines(staged, spec, inputs.trt, inputs.engines, quantised)
     verdict = _judge_engine(inputs, staged, reference, verdict)
     return Passed(
         reference=reference, verdict=verdict, cast=cast, engines=engines, precision=precision
@@ -208,6 +217,20 @@ def _judge_engine(
     return verdict.joined(engine)
 
 
+def _judge_plans(
+    inputs: BuildInputs,
+    staged: StagedBundle,
+    reference: Reference,
+    verdict: Verdict,
+    engines: Engines,
+) -> Verdict:
+    """``verdict`` of the graphs with that of what their engines would compute."""
+    emulated = judge_engines(
+        staged.folder, staged.draft, inputs.tokenizer, reference, engines.plans
+    )
+    return verdict if emulated is None else verdict.joined(emulated)
+
+
 def _write_results(
     inputs: BuildInputs,
     plan: BundlePlan,
@@ -230,7 +253,15 @@ def _write_results(
         )
         write_files(folder, data, calibration)
     quantisation = None if figures is None else figures.to_json()
-    write_parity(folder, passed.reference, verdict, spec.scheme, spec.parity_tokens, quantisation)
+    write_parity(
+        folder,
+        passed.reference,
+        verdict,
+        spec.scheme,
+        spec.parity_tokens,
+        quantisation,
+        emulation=emulated_labels(passed.engines.plans),
+    )
     return None if figures is None else figures.summary
 
 

@@ -15,7 +15,7 @@ from export.bundle.plan import BundlePlan, engine_names
 from export.console.progress import stage
 from export.engines.builder import BuiltEngine, EngineSpec, build_engine
 from export.engines.checks import check_engines
-from export.engines.plan_file import write_plans
+from export.engines.plan_file import Plans, write_plans
 from export.engines.reuse import EngineSource
 from export.gate.traced import TRACED
 from export.graph.precision_plan import PrecisionPlan
@@ -101,6 +101,11 @@ class Engines:
 
     built: Mapping[str, BuiltEngine]
     plan_waived: tuple[str, ...]
+
+    @property
+    def plans(self) -> Plans:
+        """What each of them executes, by file."""
+        return {name: engine.plans for name, engine in self.built.items()}
 
 
 def make_engines(

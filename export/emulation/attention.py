@@ -15,24 +15,33 @@ import math
 import torch
 from torch import Tensor
 
+from export.emulation.products import Overflow
+
 STEP = 16  # products that one instruction adds up
-_SCORES = 1 << 25  # held at a time: 128 MiB in FP32
+_SCORES = 1 << 20  # held at a time: 4 MiB in FP32, what a core's cache takes
+_ROWS = 64  # but so many queries at least, each of 512 instructions at 8192 keys
 
 
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: torch.dtype, *, half: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    kernel: torch.dtype,
+    overflow: Overflow | None = None,
 ) -> Tensor:
     """``softmax(q·kᵀ/√d)·v``, all ``[batch, heads, sequence, d]``, in ``q``'s type.
 
-    ``mask`` is True where a key counts. ``half``: accumulators are Half, else FP32.
+    ``mask`` is True where a key counts, ``kernel`` the type of the kernel's operands. With
+    ``overflow`` the accumulators are Half, and scores that overflow are counted in it.
     """
     # The scale is split over both operands, as ONNX's definition and the compiler do.
     factor = torch.tensor(1 / math.sqrt(math.sqrt(q.shape[-1])), dtype=q.dtype)
     dtype = q.dtype
     wide_q, wide_k, wide_v = (x.to(kernel).float() for x in (q * factor, k * factor, v))
-    rows = max(1, _SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
+    rows = max(_ROWS, _SCORES // (q.shape[0] * q.shape[1] * k.shape[2]))
     parts = [
-        _rows(part, wide_k, wide_v, _mask_rows(mask, start, rows), kernel, half=half)
+        _rows(part, wide_k, wide_v, _mask_rows(mask, start, rows), kernel, overflow)
         for start, part in zip(
             range(0, q.shape[2], rows), torch.split(wide_q, rows, 2), strict=True
         )
@@ -46,10 +55,18 @@ def _mask_rows(mask: Tensor | None, start: int, rows: int) -> Tensor | None:
 
 
 def _rows(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, kernel: torch.dtype, *, half: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    kernel: torch.dtype,
+    overflow: Overflow | None,
 ) -> Tensor:
     """Attention of some queries, all operands FP32 with values of the kernel's type."""
+    half = overflow is not None
     scores = _product(q, k.transpose(-1, -2), half=half)
+    if overflow is not None:
+        overflow.add(scores, scores)
     if mask is not None:
         scores = scores.masked_fill(~mask, -math.inf)
     scores = scores - scores.amax(-1, keepdim=True)

@@ -10,47 +10,42 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from export.emulation.attention import attention
+from export.emulation.facts import FusedAttention, numerics_of
 from export.emulation.operators import TORCH_TYPES, along, evaluate, tensor_of
-from export.emulation.products import (
-    PLAN_TYPES,
-    Overflow,
-    Quantised,
-    quantised_kernels,
-    quantised_product,
-)
-from export.engines.plan import Kernel, Plan
+from export.emulation.products import PLAN_TYPES, Overflow, Quantised, quantised_product
+from export.engines.plan import Plan
+from export.graph.trace import stored_slots
 from runtimes.arrays import Arrays
 from runtimes.executors.base import RuntimeBase, while_open
 
 Value = Tensor | Quantised
+_AS_THE_GRAPH = FusedAttention(operands="", accumulator=None)  # not fused
 
 
 class EmulatedEngine(RuntimeBase):
     """The graph of an engine, run with the numerics of ``plan``.
 
-    ``overflows`` counts, by the product's name, the sums that its output's type could not hold.
+    ``overflows`` counts, by the node's name, the sums that the type they are rounded to could not
+    hold: those of quantised products, and the scores that attention adds up in Half.
     """
 
     name = "torch-cpu-emulated-engine"
 
     def __init__(self, graph: Path, plan: Plan) -> None:
         """Read the graph and its weights."""
-        model = ir.load(graph)
+        model = ir.from_proto(onnx.load(graph, load_external_data=False))
         self._nodes = list(model.graph)
         self._outputs = [value.name or "" for value in model.graph.outputs]
-        self._weights: dict[str, Value] = {
-            name: tensor_of(value.const_value)
-            for name, value in model.graph.initializers.items()
-            if value.const_value is not None
-        }
+        self._weights = _weights(model, graph)
         self._last_use = _last_uses(self._nodes, keep={*self._outputs, *self._weights})
-        self._products = quantised_kernels(plan)
-        self._attentions = {node: k for k in plan.attentions for node in k.nodes}
+        self._numerics = numerics_of(plan)
         self.overflows: dict[str, Overflow] = {}
 
     @while_open
@@ -86,7 +81,7 @@ class EmulatedEngine(RuntimeBase):
 
     def _matmul(self, node: ir.Node, operands: Sequence[Value | None]) -> Value | None:
         """A product of the plan's; None where the plan multiplies what the graph says."""
-        facts = self._products.get(node.name or "")
+        facts = self._numerics.products.get(node.name or "")
         if facts is None:
             return None
         a, b = operands
@@ -99,7 +94,6 @@ class EmulatedEngine(RuntimeBase):
         return quantised_product(a, b, facts, _type_of(node, b), overflow)
 
     def _attention(self, node: ir.Node, operands: Sequence[Value | None]) -> Value | None:
-        kernel = self._attentions.get(node.name or "")
         q, k, v = (_plain(x) for x in operands[:3] if x is not None)
         mask = operands[3] if len(operands) > 3 else None
         heads = node.attributes.get_int("q_num_heads", 0)
@@ -107,8 +101,11 @@ class EmulatedEngine(RuntimeBase):
         if split:
             q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
         keys = None if mask is None else _plain(mask).bool()
-        kind, half = _attention_facts(kernel, q.dtype)
-        mixed = attention(q, k, v, keys, kind, half=half)
+        kernel = self._numerics.attentions.get(node.name or "", _AS_THE_GRAPH)
+        overflow = (
+            self.overflows.setdefault(node.name or "", Overflow()) if kernel.departs else None
+        )
+        mixed = attention(q, k, v, keys, PLAN_TYPES.get(kernel.operands, q.dtype), overflow)
         return mixed.transpose(1, 2).flatten(-2) if split else mixed
 
     def _free(self) -> None:
@@ -121,11 +118,17 @@ class EmulatedEngine(RuntimeBase):
     }
 
 
-def _attention_facts(kernel: Kernel | None, graph: torch.dtype) -> tuple[torch.dtype, bool]:
-    """The type of a kernel's operands, and whether it adds up in Half."""
-    if kernel is None:  # decomposed: what the graph says
-        return graph, False
-    return PLAN_TYPES[kernel.inputs[0].type], kernel.accumulator == "Half"
+def _weights(model: ir.Model, graph: Path) -> dict[str, Value]:
+    """Every initializer; those beside the graph are mapped."""
+    weights: dict[str, Value] = {}
+    for slot in stored_slots(graph):
+        raw = np.memmap(graph.parent / slot.file, np.uint8, "c", slot.offset, (slot.nbytes,))
+        dtype = getattr(torch, slot.dtype)
+        weights[slot.name] = torch.from_numpy(raw).view(dtype).view(slot.shape)
+    for name, value in model.graph.initializers.items():
+        if name not in weights and value.const_value is not None:
+            weights[name] = tensor_of(value.const_value)
+    return weights
 
 
 def _plain(value: Value) -> Tensor:

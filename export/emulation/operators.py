@@ -103,6 +103,11 @@ def _matmul(node: ir.Node, operands: Operands) -> Tensor:
     return widened_product(a, b).to(a.dtype)
 
 
+def _clip(_: ir.Node, operands: Operands) -> Tensor:
+    least, most = (*operands, None, None)[1:3]
+    return torch.clamp(_required(operands, 0), least, most)
+
+
 def _div(a: Tensor, b: Tensor) -> Tensor:
     return a / b if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
 
@@ -246,6 +251,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Add": _elementwise(torch.add),
     "And": _elementwise(torch.logical_and),
     "Cast": _cast,
+    "Clip": _clip,
     "Concat": _concat,
     "DequantizeLinear": _dequantise,
     "Div": _elementwise(_div),

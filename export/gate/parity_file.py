@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +57,7 @@ class ParityRecord:
     """``parity.json``; the reports by name, the one that speaks for the target first.
 
     ``executors`` are the labels of those that the gate had; each that can judge the bundle has a
-    report.
+    report. ``emulation``: by engine whose plan is known, the reports of what it would compute.
     """
 
     texts_sha256: str
@@ -65,6 +65,7 @@ class ParityRecord:
     graphs: Annotated[Mapping[Plain, ReportRecord], Meta(min_length=1)]
     executors: tuple[Plain, ...] = ("onnxruntime", "portable", "primitive")  # before the entry
     quantisation: RetrievalRecord | None = None
+    emulation: Mapping[Plain, tuple[Plain, ...]] = field(default_factory=dict)
 
 
 def write_parity(
@@ -74,10 +75,12 @@ def write_parity(
     scheme: Scheme,
     parity_tokens: int,
     quantisation: Mapping[str, Any] | None = None,
+    emulation: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Write ``parity.json`` and the reference's vectors into a staged bundle.
 
-    ``parity_tokens`` was the longest document; ``quantisation`` has a quantised bundle's figures.
+    ``parity_tokens`` was the longest document; ``quantisation`` has a quantised bundle's figures,
+    ``emulation`` the labels of the reports that say what each engine with a plan would compute.
     """
     np.save(folder / REFERENCE_FILE, reference.vectors)
     if reference.chunks is not None:
@@ -91,6 +94,8 @@ def write_parity(
     }
     if quantisation is not None:
         record["quantisation"] = dict(quantisation)
+    if emulation:
+        record["emulation"] = dict(emulation)
     write_json(folder / PARITY_FILE, record)
 
 

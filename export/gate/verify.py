@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from calibration.retrieval import Retrieval
 from export.bundle.staging import check_hashes
+from export.engines.plan_file import bundle_plans
 from export.gate.chunks import CHUNKS, texts_in_chunks
 from export.gate.compare import ParityReport
+from export.gate.emulated import emulations
 from export.gate.gate import Reference, Verdict, judge
 from export.gate.parity_file import ParityRecord, read_parity, read_vectors
 from export.gate.retrieval import MIN_NDCG, MIN_OVERLAP
@@ -74,6 +77,12 @@ class _Published:
         version = self.manifest.versions.get("adaptrt", "of an unrecorded version")
         return f"verify with adaptrt {version}, which built it, or build the bundle again"
 
+    @cached_property
+    def emulated(self) -> tuple[str, ...]:
+        """The labels of what its engines would compute, where their plans depart from the graph."""
+        plans = bundle_plans(self.folder, self.manifest)
+        return tuple(emulation.label for emulation in emulations(plans))
+
     @property
     def has_chunks(self) -> bool:
         """Whether chunks can be compared; the first schema's bundles hold no reference of them."""
@@ -85,8 +94,9 @@ def verify(bundle: Path) -> Verification:
     """Re-hash every file, run what the gate ran again and compare it with what was recorded.
 
     The vectors are compared with the reference's, which the bundle holds, so this needs neither
-    the checkpoint nor torch (and leaves out a BF16 portable graph, which only torch runs here).
-    The engine is run where the GPU is that it was built for, whether or not the gate had that GPU.
+    the checkpoint nor torch (and leaves out what only torch runs here: a BF16 portable graph, and
+    what engines would compute). The engine is run where the GPU is that it was built for, whether
+    or not the gate had that GPU.
     Raises :class:`GateError` where anything differs.
     """
     manifest = check_hashes(bundle)
@@ -121,6 +131,9 @@ def _require_same_gate(published: _Published) -> None:
     for row in gate_executors(published.manifest):
         label = row.report_label
         if label in published.record.executors and label not in published.record.graphs:
+            raise _unrecorded(published, label)
+    for label in published.emulated:
+        if label not in published.record.graphs:
             raise _unrecorded(published, label)
     gates = (scheme.min_cosine, scheme.mean_cosine)
     for label, report in published.record.graphs.items():
@@ -190,6 +203,7 @@ def _runnable(published: _Published) -> tuple[list[Executor], dict[str, str]]:
     speaker = gate_executors(manifest)[0].report_label
     judged = {speaker, *published.record.executors, *recorded}
     by_torch = {row.report_label for row in judging_executors(manifest, TRACED)}
+    by_torch.update(published.emulated)
     executors: list[Executor] = []
     not_run: dict[str, str] = {}
     for row in judging_executors(manifest, EXECUTORS):

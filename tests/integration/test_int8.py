@@ -53,12 +53,20 @@ def bundle(int8_out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine_bundle(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same task with a TensorRT-RTX engine, from the ranges computed before."""
+def engines(int8_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same tasks with TensorRT-RTX engines, from the ranges computed before."""
     out = tmp_path_factory.mktemp("engine")
-    assert build(out, "--calibration", bundle / "calibration.json", target="tensorrt_rtx") == 0
+    for task in JINA_TASKS:
+        table = int8_out / "sample" / "calibration" / f"{task}.json"
+        options = ("--task", task, "--calibration", table)
+        assert build(out, *options, target="tensorrt_rtx") == 0
     assert not (out / "sample" / "calibration").exists()
-    return out / "sample" / "classification-int8-t256"
+    return out / "sample"
+
+
+@pytest.fixture(scope="module")
+def engine_bundle(engines: Path) -> Path:
+    return engines / "classification-int8-t256"
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +74,10 @@ def manifest(bundle: Path) -> Manifest:
     return read_manifest(bundle)
 
 
-def check_graphs(parity: dict[str, Any]) -> None:
+def check_graphs(parity: dict[str, Any], *engines: str) -> None:
     """The mean is better than plain min-max quantisation's 0.9996, even with so few texts."""
-    labels = {"portable", "portable, 32 dimensions", "onnxruntime", "onnxruntime, 32 dimensions"}
+    executors = ("portable", "onnxruntime", *engines)
+    labels = {label for name in executors for label in (name, f"{name}, 32 dimensions")}
     assert parity["graphs"].keys() == labels
     for graph in parity["graphs"].values():
         assert graph["min_cosine"] >= 0.99
@@ -87,6 +96,15 @@ def test_every_task_passes_its_gate_with_little_fallback(int8_out: Path, task: s
         assert kept[task]["overlap"] >= 0.95
 
 
+@pytest.mark.parametrize("task", JINA_TASKS)
+def test_engine_of_every_task_passes_emulated(engines: Path, task: str) -> None:
+    """Where the sums of its products overflow, this is NaN."""
+    parity = json.loads((engines / f"{task}-int8-t256" / "parity.json").read_text())
+    check_graphs(parity, "emulated engine")
+    for label in ("emulated engine", "emulated engine, 32 dimensions"):
+        assert parity["quantisation"]["retrieval"][label][task]["ndcg_ratio"] >= 0.99
+
+
 def test_gate_ran_on_texts_that_no_calibration_sees(int8_out: Path) -> None:
     """All of them for the first task of a build, every third for the others."""
     for task, count in ((JINA_TASKS[0], 192), ("classification", 64)):
@@ -103,7 +121,6 @@ def test_gate_ran_on_texts_that_no_calibration_sees(int8_out: Path) -> None:
 
 def test_weights_and_engine_are_in_int8(engine_bundle: Path, fp16_bundle: Path) -> None:
     """The four GEMMs of six layers hold 4.7 M weights, one byte less for each."""
-    check_graphs(json.loads((engine_bundle / "parity.json").read_text()))
     before, after = (
         {a.path: a.bytes for a in read_manifest(b).artifacts} for b in (fp16_bundle, engine_bundle)
     )

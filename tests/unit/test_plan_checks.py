@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-import export.engines.plan_rules
 from export.engines.plan import Kernel, KernelKind, Plan, PlanTensor
 from export.engines.plan_rules import PlanSubject, check_plans, shortfalls
 from runtimes.choices import AdapterMode, HeadName, PlanRule, Precision
@@ -171,10 +170,3 @@ def test_full_tensorrt_is_not_held_to_what_rtx_was_measured_to_do() -> None:
     many = [replace(ATTENTION, name="step")] * 20
     assert broken(FP16, *many, builder="tensorrt 11.4") == set()
     assert broken(FP16, product(x="Float"), builder="tensorrt 11.4") == {PlanRule.FP32_PRODUCT}
-
-
-def test_rule_that_is_pending_fails_no_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = {"a.engine": (plan(product(x="Float")),)}
-    pending = frozenset({PlanRule.FP32_PRODUCT})
-    monkeypatch.setattr(export.engines.plan_rules, "PENDING", pending)
-    assert check_plans(bad, FP16, NONE) == frozenset()

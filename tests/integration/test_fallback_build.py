@@ -81,6 +81,27 @@ def test_engines_are_built_once_after_the_gate_passed(
     assert list(graphs) == list(verdicts[-1].reports)
 
 
+def test_engine_that_fails_emulated_falls_back(
+    tmp_path: Path, small_folder: Path, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = "parity failed for emulated engine: minimum cosine nan"
+
+    def fails_once(folder: Path, *_: Any) -> Verdict | None:
+        events.append("emulate")
+        return Verdict(reports={}, failure=failure) if events.count("emulate") == 1 else None
+
+    monkeypatch.setattr(export.build.pipeline, "judge_engines", fails_once)
+    options = ("--calibration-texts", 24, "--int8-fallback-max", 0.9)
+    assert build(tmp_path, small_folder, "int8", *options) == 0
+    attempt = ["judge", "engine", "emulate"]
+    first = ["write_model", "reference_of", *attempt]
+    assert events == [*first, "write_model", *attempt, "write_parity"]
+    quantisation = read_manifest(tmp_path / "small" / "separation-int8-t64").quantisation
+    assert quantisation is not None
+    assert all(reason.startswith(failure) for reason in quantisation.fallback.values())
+    assert quantisation.fallback
+
+
 def test_no_engine_is_built_where_the_gate_never_passes(
     tmp_path: Path,
     small_folder: Path,

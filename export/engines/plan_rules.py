@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from math import prod
 
 from export.engines.plan import Kernel, Plan, PlanTensor
+from export.engines.traffic import factors
 from runtimes.choices import AdapterMode, HeadName, PlanRule
 from runtimes.errors import GateError
 from runtimes.manifest import Architecture
@@ -286,9 +287,7 @@ def _refusal(
 
 def _operand_types(kernel: Kernel) -> list[str]:
     """The types of a product's two operands."""
-    types = [tensor.type for tensor in kernel.inputs[:1]]
-    other = kernel.weight or (kernel.inputs[1] if len(kernel.inputs) > 1 else None)
-    return [*types, other.type] if other is not None else types
+    return [tensor.type for tensor in factors(kernel) or ()]
 
 
 def _is_quantised_matrix(tensor: PlanTensor) -> bool:

@@ -129,7 +129,8 @@ def _activation_and_matrix(kernel: Kernel) -> tuple[PlanTensor, PlanTensor]:
     if not rows:
         shapes = ", ".join(str(t.shape) for t in kernel.inputs)
         raise ValueError(f"{kernel.name}: no operand of {inner} columns among {shapes}")
-    return rows[0], matrix
+    # Beside x·W a fused kernel may read what is added to it, in another type and as wide.
+    return next((t for t in rows if t.type == matrix.type), rows[0]), matrix
 
 
 def _queries_and_keys(kernel: Kernel) -> tuple[PlanTensor, PlanTensor]:

@@ -110,12 +110,21 @@ def test_fp32_engine_has_no_fused_attention_and_products_in_float() -> None:
 
 def test_products_in_float_by_design() -> None:
     types = product("embeddings.token_type_embeddings.MatMul", "Float", "Float", layer=None)
-    pooling = replace(types, constants=(), nodes=("MatMul.0",), inputs=(tensor("Float", -1, -1),))
+    both = (tensor("Float", -1, -1, -1), tensor("Float", -1, -1, 64))
+    pooling = replace(types, constants=(), nodes=("MatMul.0",), inputs=both)
     chunks = replace(FP16, head=HeadName.CHUNKS)
     assert broken(FP16, types) == set()
     assert broken(chunks, pooling) == set()
     assert broken(FP16, pooling) == {PlanRule.FP32_PRODUCT}
     assert broken(chunks, replace(pooling, layer=0)) == {PlanRule.FP32_PRODUCT}
+
+
+def test_what_a_fused_kernel_adds_is_no_operand() -> None:
+    """Embeddings beside a bank: FP16 low-rank columns, and the FP32 rows that they are added to."""
+    low = product("embeddings.word_embeddings.MatMul", rows=16, columns=256, layer=None)
+    for residual in (tensor("Float", -1, -1, 256), tensor("Float", -1, 16)):
+        fused = replace(low, kind=KernelKind.FUSION, inputs=(residual, *low.inputs))
+        assert broken(FP16, fused) == set()
 
 
 def test_attention_adds_up_in_what_was_asked_for() -> None:

@@ -23,7 +23,7 @@ from export.bundle.staging import check_hashes
 from export.checkpoint.reader import Checkpoint
 from export.engines.builder import BuiltEngine, EngineSpec, build_engine
 from export.engines.gpus import GPUS
-from export.engines.plan import Kernel, KernelKind, Plan
+from export.engines.plan import Kernel, KernelKind, Plan, PlanTensor
 from export.engines.plan_file import bundle_plans
 from export.engines.predict import EFFICIENCY, PREDICTED, predict
 from export.engines.predicted_times import predicted_times
@@ -42,7 +42,15 @@ MEMORY = (4096,)
 COMPILED = Plan(
     builder="tensorrt_rtx 1.7.1",
     gpu="sm89",
-    kernels=(Kernel(name="_gemm_mha_v2_myl0_1", kind=KernelKind.GENERATED, layer=0),),
+    kernels=(
+        Kernel(
+            name="_gemm_mha_v2_myl0_1",
+            kind=KernelKind.GENERATED,
+            layer=0,
+            inputs=(PlanTensor(name="mask", shape=(-1, 1, 1, -1), type="Half"),),
+            accumulator="Float",
+        ),
+    ),
 )
 
 

@@ -104,8 +104,10 @@ def test_published_thresholds() -> None:
         "fp16": 0.9999,
         "bf16": 0.999,
         "int8": 0.99,
+        "fp8": 0.995,
     }
     assert SCHEMES[Precision.INT8].mean_cosine == 0.998
+    assert SCHEMES[Precision.FP8].mean_cosine == 0.999
 
 
 def test_mean_has_a_threshold_of_its_own() -> None:

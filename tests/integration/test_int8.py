@@ -47,6 +47,10 @@ def int8_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+# All five take three minutes; every build of TASK=all PRECISION=int8 judges them.
+ENGINE_TASKS = ("retrieval.passage", "classification")
+
+
 @pytest.fixture(scope="module")
 def bundle(int8_out: Path) -> Path:
     return int8_out / "sample" / f"classification-{CPU}"
@@ -54,9 +58,9 @@ def bundle(int8_out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def engines(int8_out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same tasks with TensorRT-RTX engines, from the ranges computed before."""
+    """Two of the tasks with TensorRT-RTX engines, from the ranges computed before."""
     out = tmp_path_factory.mktemp("engine")
-    for task in JINA_TASKS:
+    for task in ENGINE_TASKS:
         table = int8_out / "sample" / "calibration" / f"{task}.json"
         options = ("--task", task, "--calibration", table)
         assert build(out, *options, target="tensorrt_rtx") == 0
@@ -96,8 +100,8 @@ def test_every_task_passes_its_gate_with_little_fallback(int8_out: Path, task: s
         assert kept[task]["overlap"] >= 0.95
 
 
-@pytest.mark.parametrize("task", JINA_TASKS)
-def test_engine_of_every_task_passes_emulated(engines: Path, task: str) -> None:
+@pytest.mark.parametrize("task", ENGINE_TASKS)
+def test_engine_passes_emulated(engines: Path, task: str) -> None:
     """Where the sums of its products overflow, this is NaN."""
     parity = json.loads((engines / f"{task}-int8-t256" / "parity.json").read_text())
     check_graphs(parity, "emulated engine")

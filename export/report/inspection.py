@@ -23,7 +23,7 @@ from export.engines.plan_rules import RULES
 from export.engines.plan_sizes import Workload
 from export.engines.predict import EFFICIENCY, PREDICTED
 from export.engines.predicted_times import times_on_gpus
-from export.engines.traffic import KernelTraffic, traffic
+from export.engines.traffic import KernelTraffic, factors, traffic
 from export.report.plan_page import PlanPage, RuleResult, plan_page
 from runtimes.errors import InputError
 from runtimes.manifest import Manifest, read_manifest
@@ -153,10 +153,10 @@ def _row(work: KernelTraffic) -> str:
 
 def _operands(kernel: Kernel) -> str:
     """The main operand, the weight, and the result: "Half [?, 256] × Half [256, 768] → …"."""
-    into = _shape(kernel.inputs[0]) if kernel.inputs else "-"
-    weight = f" × {_shape(kernel.weight)}" if kernel.weight is not None else ""
+    multiplied = factors(kernel) if kernel.is_product else None
+    into = " × ".join(map(_shape, multiplied or kernel.inputs[:1])) or "-"
     out = f" → {_shape(kernel.outputs[0])}" if kernel.outputs else ""
-    return into + weight + out
+    return into + out
 
 
 def _shape(tensor: PlanTensor) -> str:

@@ -132,7 +132,7 @@ def make_engines(
     if not plans:
         return Engines(built={}, plan_waived=())
     graph = staged.folder / staged.files[GraphKind.TENSORRT]
-    waived = check_engines(plans, spec, staged.draft, graph, quantised)
+    waived = check_engines(plans, spec, staged.draft.architecture, graph, quantised)
     return Engines(built=built, plan_waived=waived)
 
 

@@ -12,25 +12,25 @@ from export.engines.plan_file import Plans
 from export.engines.plan_rules import PlanSubject, check_plans
 from export.spec import BuildSpec
 from runtimes.choices import Accumulation, PlanRule
-from runtimes.manifest import Manifest
+from runtimes.manifest import Architecture
 from runtimes.schemes import INT8
 
 
 def check_engines(
-    plans: Plans, spec: BuildSpec, draft: Manifest, graph: Path, quantised: tuple[str, ...]
+    plans: Plans, spec: BuildSpec, shape: Architecture, graph: Path, quantised: tuple[str, ...]
 ) -> tuple[PlanRule, ...]:
     """The rules that the engines' ``plans`` break with the specification's leave.
 
-    ``quantised`` are the GEMMs that the scheme quantised; ``graph`` is what the engines were built
-    from, with its weights beside it. Raises :class:`runtimes.errors.GateError` for a rule broken
-    without leave.
+    ``shape`` is the model's, ``quantised`` are the GEMMs that the scheme quantised; ``graph`` is
+    what the engines were built from, with its weights beside it. Raises
+    :class:`runtimes.errors.GateError` for a rule broken without leave.
     """
     int8 = spec.scheme.storage == INT8 and bool(quantised)
     subject = PlanSubject(
         scheme=spec.scheme,
         adapter=spec.adapter,
         head=spec.head,
-        architecture=draft.architecture,
+        architecture=shape,
         accumulator="Half" if spec.attention_accumulation is Accumulation.FP16 else "Float",
         quantised=len(quantised),
         column_sums=_column_sums(graph, quantised) if int8 else {},

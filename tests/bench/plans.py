@@ -25,6 +25,7 @@ from export.bundle.plan import plan_bundle
 from export.checkpoint.reader import Checkpoint, open_checkpoint
 from export.checkpoint.source import SAMPLE
 from export.engines.builder import EngineSpec, build_engine
+from export.engines.checks import check_engines
 from export.engines.gpus import GPUS, Gpu
 from export.engines.plan import Plan
 from export.engines.plan_figures import PlanFigures, flops_by_types
@@ -76,7 +77,10 @@ BASE = CASES[0].name  # what the others are compared with
 
 
 def build(checkpoint: Checkpoint, case: Case, folder: Path) -> dict[str, Plan]:
-    """The plans of a case by architecture, of those that multiply its types."""
+    """The plans of a case by architecture, of those that multiply its types.
+
+    Raises :class:`runtimes.errors.GateError` where one breaks a rule of the plan.
+    """
     gpus = tuple(gpu for gpu in BuildSpec.gpus if SCHEMES[case.precision].fits(gpu))
     spec = BuildSpec(
         model="",
@@ -92,8 +96,10 @@ def build(checkpoint: Checkpoint, case: Case, folder: Path) -> dict[str, Plan]:
     plan = plan_bundle(spec, checkpoint, spec.task, shared=False)
     limits, contents = spec.limits, plan.contents
     graph = trace(checkpoint.config, spec.dtype, limits.max_batch, limits.max_tokens, plan.form)
+    quantised: tuple[str, ...] = ()
     if spec.scheme.storage is not None:
         precision = _made_up(checkpoint, spec)
+        quantised = tuple(precision.quantised)
         graph, contents = quantise_graph(graph, precision), replace(contents, plan=precision)
     proto = ir.to_proto(lower(graph.model(), GraphKind.TENSORRT))
     (folder / GRAPH).write_bytes(proto.SerializeToString())
@@ -102,6 +108,8 @@ def build(checkpoint: Checkpoint, case: Case, folder: Path) -> dict[str, Plan]:
     for gpu in gpus:
         engine = EngineSpec(limits=limits, gpu=gpu, workspace=8 << 30, inputs=plan.form.inputs)
         plans[gpu] = build_engine(trt, folder / GRAPH, folder / "engine", engine).plans[0]
+    every = {gpu: (own,) for gpu, own in plans.items()}
+    check_engines(every, spec, checkpoint.config.architecture(), folder / GRAPH, quantised)
     shutil.rmtree(folder)
     return plans
 

@@ -17,7 +17,7 @@ from export.console.progress import bars_shown, log, show_on_stderr, stage
 from export.console.results import bundle_lines, calibration_lines
 from export.console.streams import complain, give_up_unwritable, prepare
 from export.request import BuildRequest
-from runtimes.errors import InputError, MissingError
+from runtimes.errors import InputError, MissingError, shown
 
 if TYPE_CHECKING:
     from export.build.inputs import BuildInputs
@@ -125,6 +125,10 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _inspect(arguments: argparse.Namespace) -> int:
     from export.report.inspection import as_json, as_page, inspect, text_lines
 
+    if arguments.measured is not None and arguments.html is None:
+        raise InputError("--measured: is for the page; add --html FILE")
+    if arguments.html is not None and not arguments.html.parent.is_dir():
+        raise InputError(f"--html: {shown(str(arguments.html.parent))}: no such folder")
     found = inspect(arguments.bundle, arguments.gpu, arguments.batch, arguments.tokens)
     if arguments.html is not None:
         from runtimes.files import replacing

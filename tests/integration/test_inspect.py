@@ -133,6 +133,23 @@ def test_measured_times_of_another_size_are_refused(
     assert not (tmp_path / "plan.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--measured", "gpu-check.json"), "--measured: is for the page; add --html FILE"),
+        (("--html", "/nowhere/plan.html"), "--html: '/nowhere': no such folder"),
+    ],
+    ids=["measured", "html"],
+)
+def test_options_that_cannot_be_followed_are_refused(
+    fp16_bundle: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, str], message: str
+) -> None:
+    assert run_cli("inspect", "--bundle", fp16_bundle, *options) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.out == ""
+
+
 def test_looking_inside_loads_nothing_heavy() -> None:
     script = (
         "import sys, export.cli, export.report.inspection\n"

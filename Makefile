@@ -116,7 +116,7 @@ serve: $(VENV)/.installed $(TRITON_VENV)/.installed ## Serve the repository on t
 	  $(if $(GRPC_PORT),--grpc-port "$(GRPC_PORT)") $(if $(CACHE),--cache "$(CACHE)") \
 	  $(if $(METRICS_PORT),--metrics-port "$(METRICS_PORT)")
 
-test: $(VENV)/.installed-dev ## Run the tests (about twelve minutes on two cores)
+test: $(VENV)/.installed-dev ## Run the tests (about fifteen minutes on two cores)
 	@$(MAKE) --no-print-directory $(TRITON_VENV)/.installed || \
 	  echo "The Triton server could not be installed; its tests are skipped."
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

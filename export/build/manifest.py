@@ -11,7 +11,6 @@ from export.build.inputs import BuildInputs
 from export.build.staged import Engines
 from export.bundle.plan import BundlePlan, engine_names
 from export.engines.builder import BuiltEngine
-from export.engines.plan_file import Plans, read_plans
 from export.engines.predicted_times import predicted_times
 from export.engines.profiles import engine_profiles
 from export.spec import BuildSpec
@@ -111,14 +110,8 @@ def final_manifest(
         parity=parity,
         quantisation=quantisation,
         plan_waived=engines.plan_waived,
-        predicted=predicted_times(_plans(folder), draft),
+        predicted=predicted_times(engines.plans, draft),
     )
-
-
-def _plans(folder: Path) -> Plans:
-    """Those of a staged bundle's engines, as they were written down."""
-    path = folder / PLAN_FILE
-    return read_plans(path) if path.is_file() else {}
 
 
 def draft_with_engines(draft: Manifest, folder: Path, spec: BuildSpec, gpu: str | None) -> Manifest:

@@ -74,6 +74,14 @@ class PlanTensor:
     shape: tuple[int, ...]
     type: Plain
 
+    def __str__(self) -> str:
+        return f"{self.type} [{', '.join('?' if n < 0 else str(n) for n in self.shape)}]"
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether its last two sizes are known, and neither is 1."""
+        return len(self.shape) > 1 and min(self.shape[-2:]) > 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kernel:
@@ -116,7 +124,7 @@ class Kernel:
     @property
     def weight(self) -> PlanTensor | None:
         """A product's stored matrix ``[..., K, N]``: its largest constant, or None."""
-        matrices = [c for c in self.constants if len(c.shape) > 1 and min(c.shape[-2:]) > 1]
+        matrices = [constant for constant in self.constants if constant.is_matrix]
         return max(matrices, key=lambda c: prod(c.shape), default=None) if self.is_product else None
 
 

@@ -52,7 +52,7 @@ def _converts(kernel: Kernel) -> bool:
     return (
         kernel.kind is KernelKind.GENERATED
         and not any(dynamic(tensor) for tensor in kernel.inputs)
-        and any(len(c.shape) > 1 and min(c.shape[-2:]) > 1 for c in kernel.constants)
+        and any(constant.is_matrix for constant in kernel.constants)
         and any(len(t.shape) > 1 and not dynamic(t) for t in kernel.outputs)
     )
 

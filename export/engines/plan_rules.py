@@ -137,7 +137,7 @@ def _dequantised_weight(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]
         for output in kernel.outputs:
             if output.type not in _QUANTISED and prod(output.shape) in sizes:
                 weight = sizes[prod(output.shape)]
-                yield Shortfall(kernel.name, f"{_text(weight)} → {_text(output)} in every call")
+                yield Shortfall(kernel.name, f"{weight} → {output} in every call")
 
 
 def _int8_overflow(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
@@ -202,7 +202,7 @@ def _mask(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
             yield Shortfall(kernel.name, "reads neither mask nor lengths")
         for mask in masks:
             if sum(side < 0 for side in mask.shape) > 2:
-                yield Shortfall(kernel.name, f"reads {_text(mask)}")
+                yield Shortfall(kernel.name, f"reads {mask}")
 
 
 RULES: Mapping[PlanRule, Row] = {
@@ -291,7 +291,7 @@ def _operand_types(kernel: Kernel) -> list[str]:
 
 
 def _is_quantised_matrix(tensor: PlanTensor) -> bool:
-    return tensor.type in _QUANTISED and len(tensor.shape) > 1 and min(tensor.shape[-2:]) > 1
+    return tensor.type in _QUANTISED and tensor.is_matrix
 
 
 def _column_sum(kernel: Kernel, weight: PlanTensor, subject: PlanSubject) -> float:
@@ -302,7 +302,3 @@ def _column_sum(kernel: Kernel, weight: PlanTensor, subject: PlanSubject) -> flo
         if any(node.startswith(f"{gemm}.") for node in kernel.nodes)
     )
     return max(known, default=INT8_MAX * weight.shape[-2])
-
-
-def _text(tensor: PlanTensor) -> str:
-    return f"{tensor.type} [{', '.join('?' if n < 0 else str(n) for n in tensor.shape)}]"

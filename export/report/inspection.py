@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from export.engines.measured import GpuCheck, Times
-from export.engines.plan import Kernel, Plan, PlanTensor
+from export.engines.plan import Kernel, Plan
 from export.engines.plan_figures import (
     PlanFigures,
     bytes_by_class,
@@ -154,13 +154,9 @@ def _row(work: KernelTraffic) -> str:
 def _operands(kernel: Kernel) -> str:
     """The main operand, the weight, and the result: "Half [?, 256] × Half [256, 768] → …"."""
     multiplied = factors(kernel) if kernel.is_product else None
-    into = " × ".join(map(_shape, multiplied or kernel.inputs[:1])) or "-"
-    out = f" → {_shape(kernel.outputs[0])}" if kernel.outputs else ""
+    into = " × ".join(map(str, multiplied or kernel.inputs[:1])) or "-"
+    out = f" → {kernel.outputs[0]}" if kernel.outputs else ""
     return into + out
-
-
-def _shape(tensor: PlanTensor) -> str:
-    return f"{tensor.type} [{', '.join('?' if n < 0 else str(n) for n in tensor.shape)}]"
 
 
 def _counts(products: Mapping[str, int]) -> str:

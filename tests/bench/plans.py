@@ -212,7 +212,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sizes", default="sample,full")
     given = parser.parse_args()
-    for size in str(given.sizes).split(","):
+    sizes = str(given.sizes).split(",")
+    if unknown := [size for size in sizes if size not in ("sample", *SIZES)]:
+        parser.error(f"--sizes: got {unknown[0]!r}, expected some of sample, {', '.join(SIZES)}")
+    for size in sizes:
         source = SAMPLE
         if size != "sample":
             source = given.out / f"{size}-size-random"

@@ -18,7 +18,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify inspect triton serve test check docs check-newest interop lock figures plans bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify inspect triton serve test check docs check-newest test-interop lock figures plans bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -203,7 +203,7 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt
 
-interop: $(INTEROP_VENV)/.installed ## Bundles in other people's programs, in an environment of its own
+test-interop: $(INTEROP_VENV)/.installed ## Bundles in other people's programs, in an environment of its own
 	$(INTEROP_VENV)/bin/python -m pytest tests/interop
 
 check-newest: ## The newest versions that pyproject.toml allows: install, build, a part of the tests

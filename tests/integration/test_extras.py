@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-NAMED = re.compile(r"(?:adaptrt|\.|\.whl)\[([a-z]+(?:,[a-z]+)*)\]")
+NAMED = re.compile(r"(?:adaptrt|\.|\.whl)\[([a-z-]+(?:,[a-z-]+)*)\]")
 RUNTIMES = {"onnxruntime", "onnxruntime-gpu"}
 
 

@@ -158,6 +158,7 @@ def _encode(arguments: argparse.Namespace) -> int:
                 texts,
                 task=arguments.task,
                 dimensions=arguments.dimensions,
+                output=arguments.output_type,
                 prefix=arguments.prefix,
                 strict=arguments.strict,
                 progress=bars_shown(),

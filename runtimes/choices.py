@@ -119,6 +119,16 @@ class HeadName(Choice):
     CHUNKS = "chunks"  # means by the input chunk_weights [batch, chunks, sequence]
 
 
+class OutputType(Choice):
+    """What :meth:`Embedder.encode` gives; :mod:`runtimes.outputs` says how it is made."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+    UINT8 = "uint8"
+    BINARY = "binary"  # a bit per value, packed into int8
+    UBINARY = "ubinary"  # the same into uint8
+
+
 class PlanRule(Choice):
     """What is asked of an engine's compiled plan; :mod:`export.engines.plan_rules` says how."""
 

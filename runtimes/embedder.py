@@ -18,14 +18,15 @@ from runtimes.arguments import (
     list_tasks,
     list_texts,
 )
-from runtimes.arrays import Arrays, Ids, Vectors
+from runtimes.arrays import Arrays, Encoded, Ids, Vectors
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName
+from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName, OutputType
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.open import find_executor, open_runtime
+from runtimes.outputs import converter
 from runtimes.schemes import SCHEMES
 from runtimes.tensors import SENTENCE_EMBEDDING, TASK_ID
 from runtimes.text.batching import schedule
@@ -129,10 +130,11 @@ class Embedder(RuntimeBase):
         *,
         task: str | Iterable[str] | None = None,
         dimensions: int | None = None,
+        output: str = OutputType.FLOAT32,
         prefix: bool = True,
         strict: bool = False,
         progress: bool = False,
-    ) -> Vectors:
+    ) -> Encoded:
         """One unit vector per text, FP32 ``[n, dimensions]``, in the order given.
 
         How texts are grouped into calls (:mod:`runtimes.text.batching`) does not show in the
@@ -144,13 +146,17 @@ class Embedder(RuntimeBase):
             task: one name for all texts or one per text. A switchable bundle needs it (``base`` is
                 the model without an adapter); a merged bundle knows its own and refuses others.
             dimensions: cuts (Matryoshka) and normalises again; None is the full length.
+            output: ``float32``; ``int8`` and ``uint8``, scaled by the range that the bundle keeps
+                for each task, beyond which values saturate; ``binary`` (int8) and ``ubinary``
+                (uint8): a bit per value, eight to a byte, set where it is above 0.
             prefix: puts the task's instruction before each text, as the model was trained.
             strict: refuses a text that is longer than the bundle takes, which otherwise is
                 truncated with a ``TruncationWarning``.
             progress: a bar on a terminal when there is much to do.
 
         Raises:
-            InputError: a text, task or length that the bundle does not take; nothing was embedded.
+            InputError: a text, task, length or output that the bundle does not take; nothing was
+                embedded.
             AdaptrtError: the executor failed, or the embedder is closed.
         """
         listed = list_texts(texts)
@@ -158,6 +164,7 @@ class Embedder(RuntimeBase):
         for name, flag in (("prefix", prefix), ("strict", strict), ("progress", progress)):
             check_flag(name, flag)
         tasks = self._tasks(task, len(listed))
+        convert = converter(output, width, tasks, self.manifest.output_ranges)
         prefixes = [self.manifest.prefixes[t] if prefix else "" for t in tasks]
         rows = self.tokenizer.encode(listed, prefixes, strict=strict)
         vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
@@ -168,7 +175,7 @@ class Embedder(RuntimeBase):
             if self._switchable:
                 inputs[TASK_ID.name] = np.array([self._task_id(tasks[i]) for i in batch], np.int64)
             vectors[batch] = self.runtime.run(inputs)[SENTENCE_EMBEDDING.name]
-        return truncate(vectors, width)
+        return convert(truncate(vectors, width))
 
     @while_open
     def encode_chunks(
@@ -180,6 +187,7 @@ class Embedder(RuntimeBase):
         sentences: int | None = None,
         task: str | None = None,
         dimensions: int | None = None,
+        output: str = OutputType.FLOAT32,
         prefix: bool = True,
         overlap: int = OVERLAP,
     ) -> ChunkVectors:
@@ -196,6 +204,7 @@ class Embedder(RuntimeBase):
             sentences: sentences per chunk.
             task: as for :meth:`encode`, one name.
             dimensions: as for :meth:`encode`.
+            output: as for :meth:`encode`.
             prefix: as for :meth:`encode`.
             overlap: tokens of context before a window's first chunk.
 
@@ -212,6 +221,7 @@ class Embedder(RuntimeBase):
         check_whole("overlap", overlap, 0)
         check_flag("prefix", prefix)
         (name,) = self._tasks(task, 1)
+        convert = converter(output, width, (name,), self.manifest.output_ranges)
         text = Document(self.tokenizer, document, self.manifest.prefixes[name] if prefix else "")
         number = {TASK_ID.name: np.array([self._task_id(name)])} if self._switchable else {}
 
@@ -219,7 +229,7 @@ class Embedder(RuntimeBase):
             return self.runtime.run({**inputs, **number})
 
         chunked = embed_chunks(self.tokenizer, text, choose_spans(text, cut), overlap, run)
-        return replace(chunked, vectors=truncate(chunked.vectors, width))
+        return replace(chunked, vectors=convert(truncate(chunked.vectors, width)))
 
     def _free(self) -> None:
         self.runtime.close()

@@ -24,7 +24,7 @@ from runtimes.profiles import DEFAULT, Profile
 from runtimes.tensors import Tensor
 from runtimes.typed_json import Plain
 
-SCHEMA, SCHEMA_MINOR = 1, 3
+SCHEMA, SCHEMA_MINOR = 1, 4
 
 _Number = Annotated[int, Meta(ge=0, le=2**62)]
 _Size = Annotated[int, Meta(ge=1, le=10**7)]
@@ -179,6 +179,8 @@ class Manifest:
     plan_waived: tuple[Plain, ...] = ()  # rules that the engines' plans break with the user's leave
     attention_accumulation: Accumulation | None = None  # of engines since schema 1.3
     predicted: Predicted | None = None  # where the engines' plans are known
+    # By task and length (in digits): the magnitude that becomes int8's 127; since schema 1.4.
+    output_ranges: Mapping[_Task, Mapping[Plain, _Positive]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON types."""

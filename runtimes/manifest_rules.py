@@ -20,7 +20,7 @@ Rule = tuple[str, object, bool, str]  # key, what is there, whether it holds, wh
 
 def broken_rule(manifest: Manifest) -> str | None:
     """The first rule that a manifest breaks: "key: got …, expected …"; None where all hold."""
-    for rules in (_choices, _tasks, _shapes, _artifacts):
+    for rules in (_choices, _tasks, _shapes, _ranges, _artifacts):
         for key, value, holds, expected in rules(manifest):
             if not holds:
                 return f"{key}: got {shown(value)}, expected {expected}"
@@ -65,6 +65,15 @@ def _shapes(m: Manifest) -> Iterator[Rule]:
         sides = zip(profile.min, profile.opt, profile.max, strict=True)
         ordered = all(low <= best <= high for low, best, high in sides)
         yield f"profiles[{i}]", str(profile), ordered, "min <= opt <= max in rows and in tokens"
+
+
+def _ranges(m: Manifest) -> Iterator[Rule]:
+    ranges, tasks = m.output_ranges, set(m.prefixes)
+    each = not ranges or set(ranges) == tasks
+    yield "output_ranges", ranges, each, f"those of {sorted(tasks)}, or none"
+    for task, limits in ranges.items():
+        whole = set(limits) == {str(length) for length in m.dimensions}
+        yield f"output_ranges.{task}", limits, whole, f"one for each of {list(m.dimensions)}"
 
 
 def _artifacts(m: Manifest) -> Iterator[Rule]:

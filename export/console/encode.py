@@ -14,13 +14,13 @@ from typing import BinaryIO
 import numpy as np
 
 from export.console.progress import log
-from runtimes.arrays import Vectors
+from runtimes.arrays import Encoded
 from runtimes.errors import AdaptrtError, InputError, one_line, shown
 from runtimes.text.lines import parse_object, read_lines
 from runtimes.text.tokens import MAX_BYTES, check_text
 
 STANDARD_INPUT = Path("-")
-Write = Callable[[Sequence[str], Vectors], None]
+Write = Callable[[Sequence[str], Encoded], None]
 
 
 def read_texts(texts: Sequence[str], file: Path | None) -> list[str]:
@@ -70,7 +70,7 @@ def vector_output(out: Path | None) -> Iterator[Write]:
     except OSError as error:
         raise InputError(f"--out: cannot write {shown(str(out))} ({error.strerror})") from error
 
-    def write(texts: Sequence[str], vectors: Vectors) -> None:
+    def write(texts: Sequence[str], vectors: Encoded) -> None:
         try:
             _save(staged, vectors)
             staged.replace(target)
@@ -84,17 +84,17 @@ def vector_output(out: Path | None) -> Iterator[Write]:
         staged.unlink(missing_ok=True)
 
 
-def _save(path: Path, vectors: Vectors) -> None:
+def _save(path: Path, vectors: Encoded) -> None:
     with path.open("wb") as stream:
         np.save(stream, vectors)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _write_json_lines(texts: Sequence[str], vectors: Vectors) -> None:
+def _write_json_lines(texts: Sequence[str], vectors: Encoded) -> None:
     """UTF-8, whatever the terminal's encoding: JSON has no other."""
     for text, vector in zip(texts, vectors, strict=True):
-        line = {"text": text, "embedding": [float(x) for x in vector]}
+        line = {"text": text, "embedding": vector.tolist()}
         sys.stdout.buffer.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from export.console.values import name, number, path, port, size, whole
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
-from runtimes.choices import PlanRule, Precision
+from runtimes.choices import OutputType, PlanRule, Precision
 
 
 class Options:
@@ -240,6 +240,12 @@ def encode(command: ArgumentParser) -> None:
         "what the texts are for; needed where a bundle has several (default: the bundle's)",
     )
     add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
+    add(
+        "--output-type",
+        "NAME",
+        f"{_one_of(OutputType)}: 8-bit integers, or eight signs to a byte",
+        OutputType.FLOAT32,
+    )
     add(
         "--runtime",
         "NAME",

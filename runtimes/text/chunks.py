@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.arguments import check_whole, list_of
-from runtimes.arrays import Arrays, Ids, Vectors
+from runtimes.arrays import Arrays, Encoded, Ids, Vectors
 from runtimes.errors import InputError, shown
 from runtimes.text.tokens import TextTokenizer, check_text
 
@@ -41,13 +41,15 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkVectors:
-    """``vectors`` FP32 ``[chunks, dimensions]`` of length 1, in the order of ``spans``.
+    """``vectors`` ``[chunks, dimensions]`` of length 1, in the order of ``spans``.
+
+    They are FP32, or what ``output`` asked for.
 
     A document that fits the bundle is one window. A longer one is embedded in several that
     overlap; chunk i was pooled in ``windows[window_of[i]]`` and saw no text outside it.
     """
 
-    vectors: Vectors
+    vectors: Encoded
     spans: tuple[Span, ...]
     windows: tuple[Window, ...]
     window_of: tuple[int, ...]

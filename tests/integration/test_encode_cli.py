@@ -72,6 +72,26 @@ def test_dimensions_cut_and_normalise(
     np.testing.assert_allclose(vectors, cut / np.linalg.norm(cut, axis=1, keepdims=True), atol=1e-6)
 
 
+def test_bits_are_whole_numbers_eight_to_a_byte(
+    query_bundle: Path, expected: Array, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = encode(capsys, "--bundle", query_bundle, "--output-type", "ubinary", *TEXTS)
+    packed = np.packbits(expected > 0, axis=1)
+    assert [line["embedding"] for line in lines] == packed.tolist()
+    options = ("--output-type", "binary", "--out", tmp_path / "v.npy")
+    encode(capsys, "--bundle", query_bundle, *options, *TEXTS)
+    saved = np.load(tmp_path / "v.npy", allow_pickle=False)
+    assert saved.dtype == np.int8
+    np.testing.assert_array_equal(saved, packed.astype(np.int16) - 128)
+
+
+def test_unknown_output_type_exits_2(
+    query_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = refused(capsys, "--bundle", query_bundle, "--output-type", "int4", "x")
+    assert "output: got 'int4', expected one of float32, int8, uint8, binary, ubinary" in error
+
+
 def test_no_prefix_leaves_the_instruction_out(
     query_bundle: Path, expected: Array, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ FLOORS = (
         "runtimes.manifest_rules",
         "runtimes.manifest_schema",
         "runtimes.manifest_upgrade",
+        "runtimes.outputs",
         "runtimes.profiles",
         "runtimes.schemes",
         "runtimes.tasks",

@@ -36,7 +36,7 @@ ENGINE = {
 def whole() -> Json:
     """Every entry that a manifest can have, as JSON; its one file is there."""
     made = make_manifest(
-        schema_minor=3,
+        schema_minor=4,
         model={
             "name": "m",
             "sha256": "0" * 64,
@@ -81,6 +81,7 @@ def whole() -> Json:
             "version": "2026-11-28",
             "milliseconds": {"L4": {"1x128": 0.5}},
         },
+        output_ranges={task: {"2": 0.9, "4": 0.8, "8": 0.5} for task in ("a", "b", "base")},
     )
     return {**json.loads(json.dumps(made.to_json())), "artifacts": [{"path": "file", **ENGINE}]}
 
@@ -137,13 +138,13 @@ def test_whole_manifest_is_read(folder: Path) -> None:
 
 def test_manifest_of_before_is_read(folder: Path) -> None:
     """What later versions added is absent."""
-    added = ("schema_minor", "profiles", "head", "quantisation")
+    added = ("schema_minor", "profiles", "head", "quantisation", "output_ranges")
     raw = {k: v for k, v in whole().items() if k not in added} | {"precision": "fp16"}
     raw["artifacts"] = [{"path": "file", "kind": "weights", "precision": None, "gpu": None}]
     del raw["parity"]["mean_threshold"]
     manifest = read(folder, raw)
     assert (manifest.schema_minor, manifest.head, manifest.profiles) == (0, "sentence", ())
-    assert manifest.quantisation is None
+    assert (manifest.quantisation, manifest.output_ranges) == (None, {})
     assert (manifest.artifacts[0].stripped, manifest.artifacts[0].memory) == (False, None)
 
 
@@ -206,6 +207,10 @@ def test_manifest_of_before_is_read(folder: Path) -> None:
         (("artifacts", 0, "memory"), [-1], "artifacts[0].memory[0]: got -1, expected int >= 0"),
         (("artifacts", 0, "stripped"), 1, "artifacts[0].stripped: got 1, expected bool"),
         (("schema_minor",), -1, "schema_minor: got -1, expected int >= 0"),
+        (("output_ranges", "a", "8"), 0, "output_ranges[...][...]: got {"),
+        (("output_ranges", "a", "8"), ..., "output_ranges.a: got {'2': 0.9, '4': 0.8}, expected"),
+        (("output_ranges", "a", "16"), 0.4, "expected one for each of [2, 4, 8]"),
+        (("output_ranges", "base"), ..., "expected those of ['a', 'b', 'base'], or none"),
     ],
 )
 def test_wrong_entry_is_named(folder: Path, at: tuple[Any, ...], value: Any, words: str) -> None:
@@ -267,7 +272,7 @@ def test_unknown_entry_is_for_newer_minor_schemas_alone(folder: Path, at: tuple[
     raw = changed(whole(), at, 1)
     dotted = f"{at[0]}[{at[1]}].{at[2]}" if len(at) == 3 else ".".join(at)
     assert f"'{dotted}': no such entry in a manifest" in refusal(folder, raw)
-    assert read(folder, raw | {"schema_minor": 4}) == replace(read(folder, whole()), schema_minor=4)
+    assert read(folder, raw | {"schema_minor": 5}) == replace(read(folder, whole()), schema_minor=5)
 
 
 def test_newer_value_of_a_newer_minor_schema_says_who_wrote_it(folder: Path) -> None:
@@ -399,7 +404,7 @@ def survives(folder: Path, raw: Json) -> bool:
 def test_real_manifest_is_whole(small_bundle: Path) -> None:
     """What a build writes has this version's minor schema and every entry typed."""
     raw = json.loads((small_bundle / MANIFEST_FILE).read_text())
-    assert (raw["schema"], raw["schema_minor"]) == (1, 3)
+    assert (raw["schema"], raw["schema_minor"]) == (1, 4)
     assert raw.keys() == whole().keys()
     for key in ("model", "architecture", "target", "parity"):
         assert raw[key].keys() == whole()[key].keys()

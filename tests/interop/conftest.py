@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import build
+from tests.interop.retrieval import ANSWERS, QUESTIONS, embed
+from tests.support import Array, build
 
 
 def _built(out: Path, *arguments: object) -> Path:
@@ -37,3 +38,29 @@ def sample_passage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sample_classification(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """classification merged, FP32: a task without sides. Nothing in it may be changed."""
     return _built(tmp_path_factory.mktemp("classification"), "--task", "classification")
+
+
+@pytest.fixture(scope="session", params=["switchable", "two merged"])
+def pair(request: pytest.FixtureRequest) -> tuple[Path, ...]:
+    """What an adapter takes for a retrieval: one switchable bundle, or two merged ones."""
+    names = {"switchable": ["switchable"], "two merged": ["query", "passage"]}
+    return tuple(request.getfixturevalue(f"sample_{name}") for name in names[request.param])
+
+
+@pytest.fixture(scope="session")
+def query_vectors(sample_switchable: Path) -> Array:
+    """The embedder's own, of the questions."""
+    return embed(sample_switchable, QUESTIONS, task="retrieval.query")
+
+
+@pytest.fixture(scope="session")
+def passage_vectors(sample_switchable: Path) -> Array:
+    """The embedder's own, of the answers."""
+    return embed(sample_switchable, ANSWERS, task="retrieval.passage")
+
+
+@pytest.fixture(scope="session")
+def other_passage(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Path:
+    """retrieval.passage of another model."""
+    arguments = ("--model", small_folder, "--task", "retrieval.passage")
+    return _built(tmp_path_factory.mktemp("other"), *arguments)

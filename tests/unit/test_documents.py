@@ -42,6 +42,8 @@ INNER = {
     *("MAKE", "MAKECMDGOALS", "MAKEFILE_LIST"),
 }
 _LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
+# Libraries that only the environment of tests/interop has, which runs these blocks.
+ELSEWHERE = ("adaptrt.integrations.", "sentence_transformers", "haystack")
 _PATH = re.compile(r"`((?:export|runtimes|calibration|tests|locks|docs|examples)/[\w./-]*)`")
 
 
@@ -96,7 +98,7 @@ def test_python_blocks_compile_and_import_what_exists(page: Path) -> None:
     for text in blocks(page, "python"):
         tree = ast.parse(text)
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom):
+            if isinstance(node, ast.ImportFrom) and not str(node.module).startswith(ELSEWHERE):
                 module = importlib.import_module(str(node.module))
                 assert all(hasattr(module, alias.name) for alias in node.names), text
 

@@ -87,10 +87,12 @@ LIGHT = [
     for _, name, _ in pkgutil.walk_packages(runtimes.__path__, "runtimes.")
     if name != "runtimes.executors.torch_reference"
 ]
+# Those of adaptrt.integrations need libraries of their own (tests/unit/test_integrations.py).
 ALL = [
     name
     for package in (adaptrt, export, runtimes, calibration)
     for _, name, _ in pkgutil.walk_packages(package.__path__, package.__name__ + ".")
+    if not name.startswith("adaptrt.integrations.")
 ]
 
 

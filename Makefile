@@ -16,9 +16,10 @@ NEWEST_VENV := .venv-newest
 INTEROP_VENV := .venv-interop
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
+PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify inspect triton serve test check docs check-newest test-interop lock figures plans bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify eval inspect triton serve test check docs check-newest test-interop lock figures plans bench bench-build bench-gpu bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -58,6 +59,9 @@ help: ## This list
 	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
 	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 (FP8) [0.25]"
 	@echo "make verify takes BUNDLE, a bundle's folder."
+	@echo "make eval takes BUNDLE, one or several folders [FP16 and INT8 of the sample]; PRESET: fast, release"
+	@echo "  [fast]; TASKS, names of MTEB's tasks; REFERENCE, the checkpoint; REVISION of it; DIMENSIONS;"
+	@echo "  OUTPUT_TYPE [float32]; PREFIX=0; RUNTIME [onnxruntime]; GATE=1; JSON=1."
 	@echo "make inspect takes BUNDLE; GPU, one architecture [all that differ]; BATCH [8] and TOKENS [512] of"
 	@echo "  the call that is counted; JSON=1; HTML, a file to write a page to."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
@@ -100,6 +104,19 @@ calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISI
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
 	@$(ADAPTRT) verify --bundle "$(BUNDLE)"
+
+# Without BUNDLE, what the sample's two bundles lack is built.
+EVALUATED = $(or $(BUNDLE),$(addprefix $(OUT)/sample/switchable-,fp16-onnxruntime int8-onnxruntime))
+
+eval: $(VENV)/.installed-eval $(if $(BUNDLE),,$(addsuffix /manifest.json,$(EVALUATED))) ## Score bundles with MTEB beside their checkpoint (BUNDLE="a b")
+	@$(ADAPTRT) eval $(foreach bundle,$(EVALUATED),--bundle "$(bundle)") --out "$(OUT)/eval" \
+	  --preset "$(PRESET)" $(if $(TASKS),--tasks "$(TASKS)") $(if $(REFERENCE),--reference "$(REFERENCE)") \
+	  $(if $(REVISION),--revision "$(REVISION)") $(if $(DIMENSIONS),--dimensions "$(DIMENSIONS)") \
+	  $(if $(OUTPUT_TYPE),--output-type "$(OUTPUT_TYPE)") $(if $(filter 0,$(PREFIX)),--no-prefix) \
+	  $(if $(RUNTIME),--runtime "$(RUNTIME)") $(if $(GATE),--gate) $(if $(JSON),--json)
+
+$(OUT)/sample/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
 
 inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
 	@$(ADAPTRT) inspect --bundle "$(BUNDLE)" $(if $(filter command,$(origin GPU)),--gpu "$(GPU)") \
@@ -198,7 +215,7 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
 	$(COMPILE) pyproject.toml --group build --extra cpu --extra export -c locks/dev.txt -o locks/base.txt
-	for name in serve bench docs; do $(COMPILE) pyproject.toml --group build --extra cpu \
+	for name in serve bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
 	  --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from export.console.failures import CLOSED, INTERRUPTED, message_for
@@ -167,6 +168,29 @@ def _encode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _eval(arguments: argparse.Namespace) -> int:
+    _require_builder()
+    if find_spec("mteb") is None:
+        raise MissingError("mteb is not installed; pip install 'adaptrt[eval]'")
+    from export.evaluation.published import published
+    from export.evaluation.scores import require_gate
+    from export.evaluation.spec import evaluation_spec
+    from export.evaluation.table import as_json, text_lines
+
+    spec = evaluation_spec(arguments)
+    with stage("loading mteb"):
+        from export.evaluation.evaluate import evaluate
+
+    evaluation = evaluate(spec)
+    if arguments.json:
+        print(json.dumps(as_json(evaluation, published(), spec.settings), indent=2))
+    else:
+        print(*text_lines(evaluation, published()), sep="\n")
+    if spec.gate:
+        require_gate(evaluation)
+    return 0
+
+
 def _adapter(arguments: argparse.Namespace) -> int:
     _require_builder()
     from export.bundle.slot_adapter import write_adapter
@@ -250,6 +274,7 @@ def _parser() -> argparse.ArgumentParser:
             "triton": _triton,
             "serve": _serve,
             "encode": _encode,
+            "eval": _eval,
         }
     )
 

@@ -21,7 +21,7 @@ EXIT_CODES = {
     0: "done",
     AdaptrtError.exit_code: "a build step failed, or a disk, the memory or the network did",
     InputError.exit_code: "bad input: an option, text or bundle, a checkpoint or its download",
-    GateError.exit_code: "the parity gate, a rule of the plan or verify failed",
+    GateError.exit_code: "a gate (of parity, or of scores), a rule of the plan or verify failed",
     MissingError.exit_code: "a GPU, a driver or a library is missing",
     INTERNAL: "internal error: a mistake in adaptrt",
     INTERRUPTED: "interrupted (Ctrl-C)",

@@ -262,6 +262,56 @@ def encode(command: ArgumentParser) -> None:
     options.flag("--strict", "refuse texts that are too long (default: cut them and warn)")
 
 
+def evaluate(command: ArgumentParser) -> None:
+    """``adaptrt eval``: what is scored, on which tasks, and what it is compared with."""
+    options = Options(command)
+    add = options.add
+    add(
+        "--bundle",
+        "FOLDER",
+        "a bundle with every task, or several that together have those needed; give the option "
+        "again for another",
+        kind=path,
+        action="append",
+        required=True,
+    )
+    add(
+        "--reference",
+        "NAME",
+        "their checkpoint, a folder or a hub id, or none (default: the sample's for bundles of "
+        "the sample)",
+        kind=name,
+    )
+    add("--revision", "NAME", "the hub's branch, tag or commit of it (default: newest)", kind=name)
+    add(
+        "--preset",
+        "NAME",
+        "fast (the project's own texts, no download) or release (the tasks with published scores)",
+        "fast",
+    )
+    add("--tasks", "LIST", "names of MTEB's tasks instead, separated by commas")
+    add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
+    options.flag(
+        "--no-prefix",
+        "leave out the task's instruction, which is put before each text",
+        dest="prefix",
+        action="store_false",
+    )
+    add("--output-type", "NAME", "what bundles give: " + _one_of(OutputType), OutputType.FLOAT32)
+    add(
+        "--runtime",
+        "NAME",
+        "what runs bundles: onnxruntime (CPU), onnxruntime_cuda, tensorrt_rtx or tensorrt",
+        "onnxruntime",
+    )
+    add("--out", "FOLDER", "where MTEB's result files go", Path("build/eval"), kind=path)
+    options.flag("--json", "print JSON")
+    options.flag(
+        "--gate",
+        "end with 3 where the mean of STS or of retrieval is not the checkpoint's",
+    )
+
+
 def _checkpoint(command: ArgumentParser) -> None:
     add = Options(command, "the checkpoint").add
     add(

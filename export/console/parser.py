@@ -99,6 +99,14 @@ COMMANDS = {
         "row per text, in the order of the texts.",
         'adaptrt encode --bundle build/sample/classification-fp16 "Guten Morgen"',
     ),
+    "eval": Command(
+        options.evaluate,
+        "--bundle FOLDER [--bundle FOLDER ...] [options]",
+        "score bundles with MTEB, beside their checkpoint",
+        "Runs tasks of MTEB with bundles and with the checkpoint they were built from and\n"
+        "shows the scores side by side. What was scored before is not scored again.",
+        "adaptrt eval --bundle build/sample/switchable-fp16-onnxruntime",
+    ),
 }
 
 

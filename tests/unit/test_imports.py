@@ -9,6 +9,7 @@ import pkgutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,7 @@ FLOORS = (
     ("export.emulation",),
     ("export.gate",),
     ("export.report",),
+    ("export.evaluation",),
     ("export.quantisation",),
     ("export.build",),
     ("export.triton",),
@@ -87,6 +89,14 @@ LIGHT = [
     for _, name, _ in pkgutil.walk_packages(runtimes.__path__, "runtimes.")
     if name != "runtimes.executors.torch_reference"
 ]
+# Modules of extras that the tests' environment lacks, by what each names first. tests/interop
+# imports them.
+ELSEWHERE = {
+    "export.evaluation.evaluate": "mteb",
+    "export.evaluation.offline": "datasets",
+    "export.evaluation.results": "mteb",
+    "export.evaluation.tasks": "mteb",
+}
 # Those of adaptrt.integrations need libraries of their own (tests/unit/test_integrations.py).
 ALL = [
     name
@@ -232,9 +242,20 @@ def test_light_import_check_sees_torch() -> None:
     assert "torch" in loaded_after("import runtimes.executors.torch_reference") & HEAVY
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name not in ELSEWHERE])
 def test_module_imports(name: str) -> None:
     assert importlib.import_module(name).__doc__
+
+
+@pytest.mark.parametrize(("name", "package"), ELSEWHERE.items())
+def test_module_lacks_one_package_alone(name: str, package: str) -> None:
+    """A name stays in ``ELSEWHERE`` only while that is so."""
+    assert name in ALL
+    if find_spec(package) is not None:
+        pytest.skip(f"{package} is installed here")
+    with pytest.raises(ModuleNotFoundError) as raised:
+        importlib.import_module(name)
+    assert raised.value.name == package
 
 
 def test_public_names_are_there() -> None:

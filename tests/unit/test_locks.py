@@ -21,6 +21,7 @@ EXTRAS = {
     "dev": ("dev",),
     "bench": ("bench",),
     "docs": (*BUILDER, "docs"),
+    "eval": (*BUILDER, "eval"),
     "interop": ("interop",),
 }
 # Pairs that import and do not work together, and what goes wrong.

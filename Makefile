@@ -38,6 +38,8 @@ help: ## This list
 	@echo "  ADAPTER       merged, switchable (every task, chosen per row), slot [merged]"
 	@echo "  INTERFACE     sentence, or official: that of the published ONNX file [sentence]"
 	@echo "  HEAD          sentence, or chunks: for late chunking [sentence]"
+	@echo "  LAYOUT        hub (onnx/model.onnx, where sentence-transformers, Optimum and others"
+	@echo "                look), flat, auto: hub for merged bundles [auto]"
 	@echo "  RANK          of ADAPTER=slot: the widest adapter it takes; q, k, v with different A add up [16]"
 	@echo "  PRECISION     fp32, fp16, bf16, int8, fp8 (for sm89 and newer) [fp16]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
@@ -93,6 +95,7 @@ COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)
 engine: $(VENV)/.installed ## Build a verified engine bundle
 	@$(ADAPTRT) engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
+	  $(if $(LAYOUT),--layout "$(LAYOUT)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
 	  $(if $(REFITTABLE),--refittable) \
 	  $(if $(ATTENTION_ACCUMULATION),--attention-accumulation "$(ATTENTION_ACCUMULATION)") \

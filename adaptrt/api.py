@@ -15,6 +15,7 @@ from runtimes.choices import (
     AdapterMode,
     HeadName,
     Interface,
+    Layout,
     Observer,
     PlanRule,
     Precision,
@@ -45,6 +46,7 @@ def build(
     adapter: AdapterMode | str = "merged",
     interface: Interface | str = "sentence",
     head: HeadName | str = "sentence",
+    layout: Layout | str = "auto",
     revision: str | None = None,
     adapter_path: str | Path | None = None,
     rank: int = 16,
@@ -84,6 +86,8 @@ def build(
             or ``slot`` (filled when the bundle is loaded).
         interface: ``sentence``, or ``official``: inputs and outputs of the published ONNX file.
         head: ``sentence`` (a vector per text) or ``chunks`` (late chunking).
+        layout: ``hub`` (``onnx/model.onnx`` and what sentence-transformers, Optimum and others read
+            beside it), ``flat``, or ``auto``: ``hub`` where such clients understand the bundle.
         revision: the hub's branch, tag or commit; None is the newest.
         adapter_path: a LoRA adapter as PEFT saves it, used under ``task``'s name.
         rank: of ``adapter="slot"``: the widest adapter it takes, 1 to 1024.
@@ -133,6 +137,7 @@ def build(
         adapter=adapter,
         interface=interface,
         head=head,
+        layout=layout,
         revision=revision,
         adapter_path=_path("ADAPTER_PATH", adapter_path),
         rank=rank,

@@ -21,6 +21,7 @@ _CHOICES = (
     "adapter",
     "interface",
     "head",
+    "layout",
     "profiles",
     "allow_plan",
     "attention_accumulation",
@@ -49,6 +50,7 @@ class BuildRequest:
     adapter: str = BuildSpec.adapter
     interface: str = BuildSpec.interface
     head: str = BuildSpec.head
+    layout: str = AUTO
     rank: int = BuildSpec.rank
     max_batch: int = Limits.max_batch
     max_tokens: int = Limits.max_tokens

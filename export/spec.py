@@ -16,6 +16,7 @@ from runtimes.choices import (
     AdapterMode,
     HeadName,
     Interface,
+    Layout,
     Observer,
     PlanRule,
     Precision,
@@ -119,6 +120,7 @@ class BuildSpec:
     adapter: AdapterMode = AdapterMode.MERGED
     interface: Interface = Interface.SENTENCE
     head: HeadName = HeadName.SENTENCE
+    layout: Layout = Layout.FLAT
     rank: int = 16  # of a slot
     workspace_gib: float = 8.0
     parity_tokens: int = 2048  # the longest text of the gate
@@ -158,6 +160,7 @@ class BuildSpec:
             adapter=self.adapter,
             interface=self.interface,
             head=self.head,
+            layout=self.layout,
         )
 
     def __post_init__(self) -> None:

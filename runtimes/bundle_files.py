@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from runtimes.choices import GraphKind
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runtimes.choices import GraphKind, Layout
 
 MANIFEST_FILE = "manifest.json"
 WEIGHT_FILE = "model.onnx_data"
-SHARED_FILE = "model.shared.onnx_data"  # tensors that no adapter changes, of several bundles
+# Tensors that no adapter changes, of several bundles. Clients in a browser count such files: they
+# fetch model.onnx_data, model.onnx_data_1 and so on.
+SHARED_FILE = "model.onnx_data_1"
 GRAPH_FILES = {
     GraphKind.PORTABLE: "model.onnx",
     GraphKind.ONNXRUNTIME: "model.onnxruntime.onnx",
@@ -14,10 +19,44 @@ GRAPH_FILES = {
     GraphKind.TENSORRT: "model.tensorrt.onnx",
     GraphKind.PRIMITIVE: "model.primitive.onnx",
 }
-# Clients of the official file open this path beside tokenizer.json and config.json.
-OFFICIAL_FOLDER = "onnx"
-TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "config.json")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphPlaces:
+    """The folder inside the bundle that holds graphs and weights, and the graphs' names in it."""
+
+    folder: str
+    names: Mapping[GraphKind, str]
+
+    def path(self, kind: GraphKind) -> str:
+        """A graph's path inside the bundle."""
+        return f"{self.folder}/{self.names[kind]}" if self.folder else self.names[kind]
+
+
+# Hub clients, as those of the official file, open onnx/model.onnx beside tokenizer.json and
+# config.json: there it is the graph that runs on a CPU.
+PLACES = {
+    Layout.FLAT: GraphPlaces(folder="", names=GRAPH_FILES),
+    Layout.HUB: GraphPlaces(
+        folder="onnx",
+        names=GRAPH_FILES
+        | {GraphKind.ONNXRUNTIME: "model.onnx", GraphKind.PORTABLE: "model.portable.onnx"},
+    ),
+}
 TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE, TOKENS_FILE = "tokenizer_config.json", "special_tokens_map.json"
+CONFIG_FILE = "config.json"
+MODULES_FILE = "modules.json"  # this and what follows: for sentence-transformers
+POOLING_FILE = "1_Pooling/config.json"
+PROMPTS_FILE = "config_sentence_transformers.json"
+CLIENT_FILES = (
+    TOKENIZER_CONFIG_FILE,
+    TOKENS_FILE,
+    CONFIG_FILE,
+    MODULES_FILE,
+    POOLING_FILE,
+    PROMPTS_FILE,
+)
 REFERENCE_FILE = "reference.npy"  # the reference's vectors of the gate's texts
 CHUNKS_FILE = "reference_chunks.npy"
 PARITY_FILE = "parity.json"

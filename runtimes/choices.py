@@ -129,6 +129,13 @@ class OutputType(Choice):
     UBINARY = "ubinary"  # the same into uint8
 
 
+class Layout(Choice):
+    """Where a bundle's graphs lie, and which clients find them."""
+
+    HUB = "hub"  # in onnx/, as clients of Hugging Face repositories look for them
+    FLAT = "flat"  # beside the manifest
+
+
 class PlanRule(Choice):
     """What is asked of an engine's compiled plan; :mod:`export.engines.plan_rules` says how."""
 

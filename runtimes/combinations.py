@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtimes.choices import AdapterMode, HeadName, Interface, Precision, Target
+from runtimes.choices import AdapterMode, HeadName, Interface, Layout, Precision, Target
 from runtimes.schemes import SCHEMES, Scheme
 
 
@@ -22,6 +22,7 @@ class Combination:
     adapter: AdapterMode
     interface: Interface
     head: HeadName
+    layout: Layout
 
     @property
     def scheme(self) -> Scheme:
@@ -53,6 +54,11 @@ class Rule:
     expected: str
 
 
+def fits_hub(adapter: AdapterMode, head: HeadName) -> bool:
+    """Whether hub clients, which give a graph ids and a mask, get a text's vector from it."""
+    return adapter is AdapterMode.MERGED and head is HeadName.SENTENCE
+
+
 RULES = (
     Rule(
         refuses=lambda c: c.head is not HeadName.SENTENCE and (c.official or c.slot),
@@ -72,6 +78,13 @@ RULES = (
         advice="ADAPTER=slot and INTERFACE=official are for ONNX Runtime: add TARGET=onnxruntime",
         key="target",
         expected="onnxruntime where the adapter is a slot or the interface official",
+    ),
+    Rule(
+        refuses=lambda c: c.layout is Layout.HUB and not fits_hub(c.adapter, c.head),
+        advice="LAYOUT=hub is for clients that know one task and one vector per text: expected "
+        "ADAPTER=merged, HEAD=sentence",
+        key="layout",
+        expected="flat, or a merged adapter and the sentence head",
     ),
     Rule(
         refuses=lambda c: c.slot and c.scheme.slot_refusal is not None,

@@ -106,6 +106,9 @@ class Head:
 CHUNKS = Axis(name="chunks", example=3, sizes=(1, 8, MAX_CHUNKS))
 CHUNK_WEIGHTS = Tensor(name="chunk_weights", dtype="float32", axes=(BATCH, CHUNKS, SEQUENCE))
 CHUNK_EMBEDDING = Tensor(name="chunk_embedding", dtype="float32", axes=(BATCH, CHUNKS, HIDDEN))
+LAST_HIDDEN_STATE = Tensor(
+    name="last_hidden_state", dtype="float32", axes=(BATCH, SEQUENCE, HIDDEN)
+)
 TEXT_EMBEDS = Tensor(name="text_embeds", dtype="float32", axes=(BATCH, SEQUENCE, HIDDEN))
 
 HEADS: Mapping[HeadName, Head] = {

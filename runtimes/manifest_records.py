@@ -16,6 +16,7 @@ from runtimes.choices import (
     GraphKind,
     HeadName,
     Interface,
+    Layout,
     Precision,
     Target,
 )
@@ -175,6 +176,7 @@ class Manifest:
     profiles: tuple[Profile, ...] = ()  # of the engines
     inputs: tuple[Tensor, ...] = ()  # of the graphs; bundles before schema 1.2 have no such entry
     head: HeadName = HeadName.SENTENCE  # the first schema's bundles have no such entry
+    layout: Layout = Layout.FLAT  # bundles before schema 1.4 have no such entry
     quantisation: Quantisation | None = None  # where the precision quantises
     plan_waived: tuple[Plain, ...] = ()  # rules that the engines' plans break with the user's leave
     attention_accumulation: Accumulation | None = None  # of engines since schema 1.3

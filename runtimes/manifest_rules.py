@@ -37,6 +37,7 @@ def _choices(m: Manifest) -> Iterator[Rule]:
         adapter=m.adapter,
         interface=m.interface,
         head=m.head,
+        layout=m.layout,
     )
     for rule in RULES:
         value = getattr(combination, rule.key)

@@ -96,6 +96,7 @@ def _onnxruntime(
         tasks=counted_tasks(manifest),
         spinning=options.spinning,
         integer_products=SCHEMES[manifest.precision].integer_products,
+        outputs=(head_of(manifest.interface, manifest.head).output.name,),
     )
 
 

@@ -31,8 +31,10 @@ from runtimes.bundle_files import GRAPH_FILES
 from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Precision, Target
 from runtimes.executors.base import RuntimeBase
 from runtimes.files import sha256
+from runtimes.heads import LAST_HIDDEN_STATE
 from runtimes.manifest import (
     SCHEMA,
+    SCHEMA_MINOR,
     Architecture,
     BuiltFor,
     Manifest,
@@ -147,8 +149,10 @@ def run_model(model: ir.Model, inputs: Mapping[str, Array]) -> Array:
 
 
 def first_output(model: bytes | str, inputs: Mapping[str, Array]) -> Array:
-    """The first output of a serialised graph or a file, by ONNX Runtime on the CPU."""
-    output: Array = session(model).run(None, dict(inputs))[0]
+    """What a serialised graph or a file makes of its token vectors, by ONNX Runtime on the CPU."""
+    opened = session(model)
+    names = [o.name for o in opened.get_outputs() if o.name != LAST_HIDDEN_STATE.name]
+    output: Array = opened.run(names, dict(inputs))[0]
     return output
 
 
@@ -276,6 +280,7 @@ def make_manifest(**changes: Any) -> Manifest:
     """
     entries: dict[str, Any] = {
         "schema": SCHEMA,
+        "schema_minor": SCHEMA_MINOR,
         "model": {"name": "fake", "sha256": "0" * 64},
         "architecture": ARCHITECTURE,
         "task": "retrieval.query",

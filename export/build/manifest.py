@@ -17,15 +17,15 @@ from export.spec import BuildSpec
 from runtimes.bundle_files import (
     CALIBRATION_FILE,
     CHUNKS_FILE,
+    CLIENT_FILES,
     DEVICE_FILES,
-    OFFICIAL_FOLDER,
     PARITY_FILE,
+    PLACES,
     PLAN_FILE,
     REFERENCE_FILE,
     REPORT_FILE,
     SHARED_FILE,
     TOKENIZER_FILE,
-    TOKENIZER_FILES,
     WEIGHT_FILE,
 )
 from runtimes.choices import ALL_TASKS, AdapterMode, FileKind, GraphKind
@@ -84,6 +84,7 @@ def draft_manifest(
         versions=_versions(inputs),
         profiles=(engine_profiles(spec.profiles, spec.limits) if spec.target.runs_engine else ()),
         head=spec.head,
+        layout=spec.layout,
         inputs=plan.form.inputs,
         attention_accumulation=spec.attention_accumulation if spec.target.builds_here else None,
     )
@@ -126,10 +127,11 @@ def draft_with_engines(draft: Manifest, folder: Path, spec: BuildSpec, gpu: str 
 
 
 def _weight_files(folder: Path) -> Iterator[str]:
-    for prefix in ("", f"{OFFICIAL_FOLDER}/"):
+    for place in PLACES.values():
         for name in (WEIGHT_FILE, SHARED_FILE):
-            if (folder / prefix / name).is_file():
-                yield prefix + name
+            path = Path(place.folder, name)
+            if (folder / path).is_file():
+                yield path.as_posix()
 
 
 def _artifacts(
@@ -151,7 +153,7 @@ def _artifacts(
     for name in _weight_files(folder):
         yield make_artifact(folder, name, FileKind.WEIGHTS, precision=spec.precision)
     yield make_artifact(folder, TOKENIZER_FILE, FileKind.TOKENIZER)
-    for name in TOKENIZER_FILES:
+    for name in CLIENT_FILES:
         if (folder / name).is_file():
             yield make_artifact(folder, name, FileKind.CONFIG)
     yield make_artifact(folder, REFERENCE_FILE, FileKind.REFERENCE)

@@ -12,9 +12,9 @@ from export.build.manifest import draft_manifest, draft_with_engines, final_mani
 from export.build.staged import (
     Engines,
     StagedBundle,
-    copy_tokenizer,
     graph_files,
     make_engines,
+    write_client_files,
     write_model,
 )
 from export.bundle.plan import BundlePlan, plan_bundle
@@ -37,7 +37,7 @@ from export.quantisation.calibrate import Subject, calibration_of
 from export.quantisation.fallback import fall_back, quantise_everything
 from export.quantisation.summary import quantisation_figures, write_files
 from export.report.figures import ReportData
-from runtimes.bundle_files import MANIFEST_FILE, SHARED_FILE
+from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, Precision, Target
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.manifest import Manifest, Parity, Quantisation
@@ -71,7 +71,7 @@ def build_bundles(
     for position, plan in enumerate(plans):
         folder, manifest = _build_bundle(inputs, plan, position, shared)
         yield folder, manifest
-        shared = folder / SHARED_FILE if (folder / SHARED_FILE).is_file() else None
+        shared = EngineSource(folder, manifest).shared
         if inputs.spec.refittable:
             inputs = replace(inputs, engines=EngineSource(folder, manifest))
 
@@ -108,12 +108,13 @@ def _build_bundle(
     log.debug("  %s: tasks %s; %s", plan.name, ", ".join(plan.tasks), plan.form)
     calibration = _calibration(inputs, plan) if spec.scheme.needs_calibration else None
     with staging(final, lambda place: require_replaceable(place, spec, plan)) as folder:
-        copy_tokenizer(folder, inputs.source.folder, plan.form.interface, spec.limits.max_tokens)
         if spec.target is Target.TENSORRT10:
             write_device_files(folder)
         with stage("trace"):
             graph = _trace(inputs, plan)
-        files = graph_files(plan, spec.target, spec.precision)
+        files = graph_files(plan, spec)
+        draft = draft_manifest(files, inputs, plan)
+        write_client_files(folder, inputs.source.folder, draft, graph)
         staged = StagedBundle(
             folder=folder,
             files=files,
@@ -121,7 +122,7 @@ def _build_bundle(
             contents=plan.contents,
             max_tokens=spec.limits.max_tokens,
             shared=shared,
-            draft=draft_manifest(files, inputs, plan),
+            draft=draft,
         )
         if calibration is None:
             passed = _build_unquantised(inputs, staged, graph, position)

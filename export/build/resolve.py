@@ -13,11 +13,13 @@ from runtimes.choices import (
     AdapterMode,
     HeadName,
     Interface,
+    Layout,
     Observer,
     PlanRule,
     Precision,
     Target,
 )
+from runtimes.combinations import fits_hub
 from runtimes.errors import MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.schemes import CALIBRATED, SCHEMES, Scheme
@@ -50,6 +52,8 @@ def calibration_spec(request: BuildRequest) -> BuildSpec:
 def _spec(
     request: BuildRequest, precision: Precision, target: Target, gpus: tuple[str, ...]
 ) -> BuildSpec:
+    adapter = AdapterMode.parse("ADAPTER", request.adapter)
+    head = HeadName.parse("HEAD", request.head)
     return BuildSpec(
         model=request.model or str(SAMPLE),
         revision=request.revision,
@@ -60,9 +64,10 @@ def _spec(
         gpus=gpus,
         adapter_path=request.adapter_path,
         limits=Limits(max_batch=request.max_batch, max_tokens=request.max_tokens),
-        adapter=AdapterMode.parse("ADAPTER", request.adapter),
+        adapter=adapter,
         interface=Interface.parse("INTERFACE", request.interface),
-        head=HeadName.parse("HEAD", request.head),
+        head=head,
+        layout=resolve_layout(request.layout, adapter, head),
         rank=request.rank,
         workspace_gib=request.workspace,
         parity_tokens=request.parity_tokens,
@@ -114,6 +119,13 @@ def resolve_target(name: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
             )
         return target, (present,)
     return target, gpus
+
+
+def resolve_layout(name: str, adapter: AdapterMode, head: HeadName) -> Layout:
+    """The concrete layout; ``auto`` is ``hub`` for every bundle that hub clients understand."""
+    if name == AUTO:
+        return Layout.HUB if fits_hub(adapter, head) else Layout.FLAT
+    return Layout.parse("LAYOUT", name, AUTO)
 
 
 def _listed(text: str) -> tuple[str, ...]:

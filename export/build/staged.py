@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,9 @@ from types import ModuleType
 
 import onnx_ir as ir
 
+from export.bundle.hub_files import write_hub_files
 from export.bundle.plan import BundlePlan, engine_names
+from export.bundle.tokenizer_files import write_tokenizer
 from export.console.progress import stage
 from export.engines.builder import BuiltEngine, EngineSpec, build_engine
 from export.engines.checks import check_engines
@@ -23,9 +24,8 @@ from export.graph.trace import PortableGraph
 from export.graph.weights import CastReport, Contents, write_weights
 from export.lowering.pipelines import lower
 from export.spec import BuildSpec
-from runtimes.bundle_files import GRAPH_FILES, OFFICIAL_FOLDER, TOKENIZER_FILE, TOKENIZER_FILES
-from runtimes.choices import GraphKind, Interface, Precision, Target
-from runtimes.files import read_json
+from runtimes.bundle_files import CONFIG_FILE, PLACES
+from runtimes.choices import GraphKind, Interface, Layout, Target
 from runtimes.manifest import Manifest
 from runtimes.open import EXECUTORS
 from runtimes.tensors import Tensor
@@ -53,27 +53,25 @@ class StagedBundle:
         return (self.folder / next(iter(self.files.values()))).parent
 
 
-def graph_files(plan: BundlePlan, target: Target, precision: Precision) -> dict[GraphKind, str]:
-    """The names of a bundle's graphs, but for those that nothing runs in its precision."""
-    if plan.form.interface is Interface.OFFICIAL:
-        return {GraphKind.ONNXRUNTIME: f"{OFFICIAL_FOLDER}/model.onnx"}
-    if target is Target.TENSORRT10:
-        return {kind: GRAPH_FILES[kind] for kind in (GraphKind.PRIMITIVE, GraphKind.ONNXRUNTIME)}
-    run = {r.graph for r in (*EXECUTORS.values(), *TRACED.values()) if precision in r.precisions}
-    return {kind: GRAPH_FILES[kind] for kind in plan.kinds if kind in run}
+def graph_files(plan: BundlePlan, spec: BuildSpec) -> dict[GraphKind, str]:
+    """The paths of a bundle's graphs, but for those that nothing runs in its precision."""
+    official = plan.form.interface is Interface.OFFICIAL  # whose clients look where the hub's do
+    places = PLACES[Layout.HUB if official else spec.layout]
+    rows = (*EXECUTORS.values(), *TRACED.values())
+    run = {row.graph for row in rows if spec.precision in row.precisions}
+    kinds: tuple[GraphKind, ...] = tuple(kind for kind in plan.kinds if kind in run)
+    if spec.target is Target.TENSORRT10:
+        kinds = (GraphKind.PRIMITIVE, GraphKind.ONNXRUNTIME)
+    return {kind: places.path(kind) for kind in kinds}
 
 
-def copy_tokenizer(folder: Path, source: Path, interface: Interface, max_tokens: int) -> None:
-    """The checkpoint's tokenizer files; official clients read the longest text from one of them."""
-    for name in (TOKENIZER_FILE, *TOKENIZER_FILES):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    path = folder / "tokenizer_config.json"
-    if interface is Interface.OFFICIAL and path.is_file():
-        # Clients take the smaller of these two for their limit; only one is the model's.
-        config = read_json(path) | {"model_max_length": max_tokens}
-        config.pop("max_length", None)
-        path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_client_files(folder: Path, source: Path, draft: Manifest, graph: PortableGraph) -> None:
+    """The tokenizer, and what other programs read of the bundle; ``source`` is the checkpoint."""
+    write_tokenizer(folder, source, draft.max_tokens)
+    if draft.layout is Layout.HUB:
+        write_hub_files(folder, source, draft, len({slot.file for slot in graph.slots}))
+    else:
+        shutil.copyfile(source / CONFIG_FILE, folder / CONFIG_FILE)
 
 
 def write_model(

@@ -18,8 +18,10 @@ from runtimes.choices import (
     GraphKind,
     HeadName,
     Interface,
+    Layout,
     Target,
 )
+from runtimes.combinations import fits_hub
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +97,7 @@ def _name(spec: BuildSpec, stem: str) -> str:
         *used_profiles(spec),
         *(["fp16-attention"] if spec.attention_accumulation is Accumulation.FP16 else []),
         *(["refittable"] if spec.refittable else []),
+        *(["flat"] if spec.layout is Layout.FLAT and fits_hub(spec.adapter, spec.head) else []),
         *(f"{letter}{size}" for letter, size, default in sizes if size != default),
     ]
     return spec.name or "-".join(parts)

@@ -46,7 +46,9 @@ def _in_order(gpus: set[str]) -> list[str]:
 
 
 def _recorded(manifest: Manifest) -> dict[str, object]:
-    return {
+    """By variable; bundles before schema 1.4 came in one layout, and nobody chose it."""
+    layout = {"LAYOUT": manifest.layout} if manifest.schema_minor >= 4 else {}
+    return layout | {
         "TASK": ",".join(map(str, manifest.tasks)),
         "ADAPTER": manifest.adapter,
         "RANK": manifest.slot_rank,
@@ -69,6 +71,7 @@ def _choices(spec: BuildSpec, plan: BundlePlan) -> dict[str, object]:
         "RANK": spec.rank if spec.adapter is AdapterMode.SLOT else None,
         "INTERFACE": spec.interface.value,
         "HEAD": spec.head.value,
+        "LAYOUT": spec.layout,
         "PRECISION": spec.precision.value,
         "TARGET": spec.target.value,
         "MAX_BATCH": spec.limits.max_batch,

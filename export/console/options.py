@@ -81,6 +81,13 @@ def engine(command: ArgumentParser) -> None:
         kind=whole,
     )
     add(
+        "--layout",
+        "NAME",
+        "where graphs lie: hub (onnx/model.onnx, as sentence-transformers, Optimum and others look "
+        "for it), flat, or auto: hub where such clients understand the bundle",
+        Default.layout,
+    )
+    add(
         "--profiles",
         "LIST",
         "short,long: ranges of text lengths, each with its own memory (default: one range for all)",

@@ -15,7 +15,7 @@ from export.engines.builder import BuiltEngine
 from export.engines.plan_file import bundle_plans
 from export.spec import BuildSpec, Limits
 from runtimes.bundle_files import SHARED_FILE
-from runtimes.choices import Accumulation
+from runtimes.choices import Accumulation, FileKind
 from runtimes.errors import InputError
 from runtimes.files import link_or_copy, sha256
 from runtimes.manifest import Artifact, Manifest
@@ -42,8 +42,8 @@ class EngineSource:
     @property
     def shared(self) -> Path | None:
         """The file of tensors that no adapter changes, where the bundle has one."""
-        path = self.folder / SHARED_FILE
-        return path if path.is_file() else None
+        weights = (e.path for e in self.manifest.artifacts if e.kind == FileKind.WEIGHTS)
+        return next((self.folder / p for p in weights if Path(p).name == SHARED_FILE), None)
 
     def link(self, graph: Path, folder: Path) -> dict[str, BuiltEngine]:
         """Put the engines into ``folder``; what their builder said of them, by file.
@@ -81,6 +81,7 @@ class EngineSource:
             gpus=tuple(str(engine.gpu) for engine in self._engines()),
             attention_accumulation=manifest.attention_accumulation or Accumulation.FP32,
             refittable=True,
+            layout=manifest.layout,
             limits=Limits(max_batch=manifest.max_batch, max_tokens=manifest.max_tokens),
             profiles=manifest.named_profiles,
             out=out or self.folder.parents[1],

@@ -14,6 +14,7 @@ from export.lowering.expand_gelu import ExpandGelu
 from export.lowering.expand_rotary import ExpandRotary
 from export.lowering.fuse_bias_gelu import FuseBiasGelu
 from export.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
+from export.lowering.give_token_vectors import GiveTokenVectors
 from export.lowering.set_opset import SetOpset
 from export.lowering.split_heads_first import SplitHeadsFirst
 from export.lowering.stack_low_rank import StackLowRank
@@ -35,6 +36,8 @@ _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
         FuseSkipLayerNorm,
         FuseBiasGelu,
         UseIntegerMatMul,
+        GiveTokenVectors,
+        partial(SetOpset, 18),  # ONNX Runtime reads newer ones from 1.23 on
     ),
     GraphKind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
     GraphKind.TENSORRT: (
@@ -43,7 +46,8 @@ _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
         AdaptAttention,
         WidenAttention,
     ),
-    GraphKind.PRIMITIVE: (ExpandRotary, ExpandAttention, ExpandGelu, SetOpset),
+    # 20 is what the parser of JetPack 6, TensorRT 10.3, reads at most.
+    GraphKind.PRIMITIVE: (ExpandRotary, ExpandAttention, ExpandGelu, partial(SetOpset, 20)),
 }
 
 

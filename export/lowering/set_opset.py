@@ -1,27 +1,49 @@
-"""SetOpset: declares opset 20 once nothing newer is left."""
+"""SetOpset: declares an older opset once nothing newer is left."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx.defs import OpSchema, get_schema
+from onnx.onnx_cpp2py_export.defs import SchemaError
 from onnx_ir.passes import InPlacePass, PassResult
 
-from export.graph.rewrite import nodes
-
-OPSET = 20  # what the parser of JetPack 6, TensorRT 10.3, reads at most
-_NEWER = ("Attention", "RotaryEmbedding", "RMSNormalization")
+_FLOAT8_OPSET = 19  # the first whose operators take E4M3
+_IR_VERSIONS = {18: 8, 19: 9, 20: 9}  # that of each opset's release of ONNX
 
 
 class SetOpset(InPlacePass):
-    """requires: no operator newer than opset 20. ensures: the model declares opset 20.
+    """requires: no operator or attribute newer than the opset. ensures: the model declares it.
 
-    Every operator the encoder uses means the same in 20 and 23, which only add element types.
+    Every operator the encoder uses means the same in 18 and 23, which only add element types and
+    attributes. A graph with 8-bit floats declares 19 at least.
     """
+
+    def __init__(self, opset: int) -> None:
+        self._opset = opset
 
     def call(self, model: ir.Model) -> PassResult:
         """Run the pass."""
-        for op_type in _NEWER:
-            if nodes(model, op_type):
-                raise ValueError(f"{op_type} is newer than opset {OPSET}")
-        model.graph.opset_imports[""] = OPSET
-        model.ir_version = 9
+        opset = max(self._opset, _FLOAT8_OPSET) if _has_float8(model) else self._opset
+        for node in model.graph:
+            if node.domain == "":
+                _check(node, opset)
+        model.graph.opset_imports[""] = opset
+        model.ir_version = _IR_VERSIONS[opset]
         return PassResult(model, modified=True)
+
+
+def _check(node: ir.Node, opset: int) -> None:
+    try:
+        schema: OpSchema = get_schema(node.op_type, opset, "")
+    except SchemaError as error:
+        raise ValueError(f"{node.op_type} is newer than opset {opset}") from error
+    newer = sorted(set(node.attributes) - set(schema.attributes))
+    if newer:
+        raise ValueError(f"{node.op_type}: {', '.join(newer)} is newer than opset {opset}")
+
+
+def _has_float8(model: ir.Model) -> bool:
+    return any(
+        value.dtype is not None and value.dtype.bitwidth == 8 and value.dtype.is_floating_point()
+        for value in model.graph.initializers.values()
+    )

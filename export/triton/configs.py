@@ -27,8 +27,8 @@ GRAPH_FILE = "model.onnx"  # Triton's own default name
 _OLDEST = (24, 10)  # what the tests run
 # When the TensorRT backend learned to allocate by profile.
 _ALLOCATION_SINCE = (25, 5)
-# ONNX Runtime 1.22, the first that reads opset 23.
-_OPSET_23_SINCE = (25, 5)
+# ONNX Runtime 1.23, the first that reads opset 23, which bundles before schema 1.4 declare.
+_OPSET_23_SINCE = (25, 8)
 _TYPES = {"int64": pb.TYPE_INT64, "float32": pb.TYPE_FP32}
 
 
@@ -240,10 +240,11 @@ def _capability(gpu: str) -> str:
 
 
 def _onnxruntime(config: pb.ModelConfig, manifest: Manifest, release: Release) -> None:
-    if not release.has(_OPSET_23_SINCE):
+    if manifest.schema_minor < 4 and not release.has(_OPSET_23_SINCE):
         raise InputError(
             f"ENCODER=onnxruntime: the ONNX Runtime of Triton {release.year}.{release.month:02d} "
-            "does not read opset 23; take TRITON_VERSION=25.05 or later, or ENCODER=python"
+            "does not read this bundle's opset 23; build the bundle again, or take "
+            "TRITON_VERSION=25.08 or later, or ENCODER=python"
         )
     if manifest.interface is not Interface.SENTENCE:
         raise InputError("ENCODER=onnxruntime: needs INTERFACE=sentence; take ENCODER=python")

@@ -160,7 +160,8 @@ def _encoder(
         return
     version = _model(folder, config)
     for entry in needed:
-        _place(bundle / entry.path, version / (GRAPH_FILE if entry is graph else entry.path))
+        name = GRAPH_FILE if entry is graph else Path(entry.path).name
+        _place(bundle / entry.path, version / name)
 
 
 def _model(folder: Path, config: pb.ModelConfig) -> Path:

@@ -46,6 +46,7 @@ class OrtRuntime(RuntimeBase):
         spinning: bool = True,
         integer_products: bool = True,
         folder: Path | None = None,
+        outputs: Sequence[str] | None = None,
     ) -> None:
         """``adapter`` fills a slot; ``tasks`` are the names that ``task_id`` counts.
 
@@ -54,7 +55,8 @@ class OrtRuntime(RuntimeBase):
         other processes use the cores too, as in a server, they would take their time. Without
         ``integer_products`` Q/DQ are computed as they stand: ONNX Runtime 1.31 fuses those of
         other types than INT8 too, into integer kernels that do not take them. A graph may also be
-        the bytes of a model whose weights lie in ``folder``. Raises :class:`MissingError` where
+        the bytes of a model whose weights lie in ``folder``. ``outputs`` are those that are
+        wanted; None: all. Raises :class:`MissingError` where
         ``device`` is ``cuda`` and its provider does not load or leaves heavy nodes to the CPU.
         """
         self.name = f"onnxruntime-{device}"
@@ -85,14 +87,15 @@ class OrtRuntime(RuntimeBase):
             self._adapter = ort.LoraAdapter()  # must outlive every run
             self._adapter.Load(str(adapter))
             self._options.add_active_adapter(self._adapter)
-        self.outputs = tuple(o.name for o in self._session.get_outputs())
+        given = tuple(o.name for o in self._session.get_outputs())
+        self.outputs = given if outputs is None else tuple(outputs)
 
     @while_open
     def run(self, inputs: Arrays) -> Arrays:
-        """Execute once; every output of the graph by name."""
+        """Execute once; the outputs by name."""
         check_task_ids(inputs, self._tasks)
         try:
-            values = self._session.run(None, dict(inputs), self._options)
+            values = self._session.run(self.outputs, dict(inputs), self._options)
         except _ORT_ERRORS as error:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error

@@ -23,10 +23,10 @@ from runtimes.choices import Precision
 from runtimes.files import sha256
 from runtimes.manifest import read_manifest
 from runtimes.schemes import SCHEMES
-from tests.support import build, cosines, run_cli
+from tests.support import build, cosines, listing, run_cli
 from tests.zoo import write_native
 
-GRAPHS = {"model.onnx", "model.onnxruntime.onnx", "model.tensorrt.onnx", "model.primitive.onnx"}
+GRAPHS = {f"onnx/model{kind}.onnx" for kind in ("", ".portable", ".tensorrt", ".primitive")}
 TEXTS = ["Guten Tag", "東京", "a longer text about nothing in particular " * 6]
 
 
@@ -36,10 +36,10 @@ def encode(bundle: Path, **options: object) -> np.ndarray[tuple[int, int], np.dt
 
 
 def test_bundle_holds_graphs_weights_engine_tokenizer_and_parity(fp16_bundle: Path) -> None:
-    names = {p.name for p in fp16_bundle.iterdir()}
+    names = set(listing(fp16_bundle))
     assert names >= GRAPHS | {
         "manifest.json",
-        "model.onnx_data",
+        "onnx/model.onnx_data",
         "encoder.sm89.engine",
         "tokenizer.json",
         "parity.json",
@@ -70,9 +70,9 @@ def test_manifest_says_what_was_built_from_what_and_how_it_was_verified(fp16_bun
 
 def test_artefacts_have_kind_precision_gpu_and_true_hashes(fp16_bundle: Path) -> None:
     artifacts = {a.path: a for a in read_manifest(fp16_bundle).artifacts}
-    assert artifacts["model.onnx"].kind == "portable"
-    assert artifacts["model.onnxruntime.onnx"].kind == "onnxruntime"
-    assert artifacts["model.primitive.onnx"].kind == "primitive"
+    assert artifacts["onnx/model.portable.onnx"].kind == "portable"
+    assert artifacts["onnx/model.onnx"].kind == "onnxruntime"
+    assert artifacts["onnx/model.primitive.onnx"].kind == "primitive"
     engine = artifacts["encoder.sm89.engine"]
     assert (engine.kind, engine.gpu, engine.precision) == ("tensorrt_rtx", "sm89", "fp16")
     for path, entry in artifacts.items():
@@ -166,9 +166,8 @@ def test_second_build_gives_the_same_bytes(
     monkeypatch.setattr(export.build.pipeline, "trace", trace.__wrapped__)  # nothing from the cache
     assert build(tmp_path, "--model", small_folder, "--task", "separation") == 0
     again = tmp_path / "small" / "separation-fp32-onnxruntime"
-    names = {p.name for p in again.iterdir()}
-    assert names == {p.name for p in small_bundle.iterdir()}
-    for name in GRAPHS | {"model.onnx_data", "tokenizer.json"}:
+    assert set(listing(again)) == set(listing(small_bundle))
+    for name in GRAPHS | {"onnx/model.onnx_data", "tokenizer.json"}:
         assert (again / name).read_bytes() == (small_bundle / name).read_bytes(), name
 
 

@@ -33,8 +33,8 @@ from export.graph.weights import Contents, write_weights
 from export.lowering.adapt_attention import AdaptAttention
 from export.quantisation.fallback import quantise_everything
 from export.spec import Limits
-from runtimes.bundle_files import GRAPH_FILES
-from runtimes.choices import GraphKind, Precision, Target
+from runtimes.bundle_files import GRAPH_FILES, PLACES
+from runtimes.choices import GraphKind, Layout, Precision, Target
 from runtimes.embedder import load_tokenizer
 from runtimes.executors.tensorrt.library import load_tensorrt
 from runtimes.manifest import Manifest, read_manifest
@@ -89,7 +89,7 @@ def test_engine_passes_emulated(bundle: Path, manifest: Manifest) -> None:
     assert manifest.quantisation is not None
     assert manifest.quantisation.share == 1.0  # nothing had to fall back
     executed = {file.path: file.executed for file in manifest.artifacts}
-    assert executed[GRAPH_FILES[GraphKind.TENSORRT]] == "torch-cpu-emulated-engine"
+    assert executed[PLACES[Layout.HUB].path(GraphKind.TENSORRT)] == "torch-cpu-emulated-engine"
     assert executed[ENGINE] is None
 
 

@@ -33,7 +33,7 @@ def fp32_graphs(original: Checkpoint, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def weights_size(folder: Path) -> int:
-    return (folder / "model.onnx_data").stat().st_size
+    return (folder / "onnx" / "model.onnx_data").stat().st_size
 
 
 def build(

@@ -221,7 +221,7 @@ def test_runtime_puts_the_tasks_weights_in(
     with Embedder.load(bundle, runtime="tensorrt_rtx") as embedder:
         assert embedder.runtime.name == "tensorrt_rtx-sm89"
         assert embedder.runtime.budget.profiles
-    assert graphs == [bundle / "model.tensorrt.onnx"]
+    assert graphs == [bundle / "onnx" / "model.tensorrt.onnx"]
     assert cuda.held == {}
 
 
@@ -388,9 +388,11 @@ def device_bundle(small_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 def test_device_bundle_holds_the_primitive_graph_and_how_to_build(device_bundle: Path) -> None:
-    names = {path.name for path in device_bundle.iterdir()}
-    assert {"model.primitive.onnx", "build_engine.py", "README.md"} <= names
-    assert not {"model.tensorrt.onnx", "model.onnx", "model.onnxruntime_cuda.onnx"} & names
+    names = set(listing(device_bundle))
+    assert {"onnx/model.primitive.onnx", "build_engine.py", "README.md"} <= names
+    assert (
+        not {f"onnx/model.{k}.onnx" for k in ("tensorrt", "portable", "onnxruntime_cuda")} & names
+    )
     assert not [name for name in names if name.endswith(".engine")]
     manifest = check_hashes(device_bundle)
     assert [p.name for p in manifest.profiles] == ["short", "long"]
@@ -494,7 +496,7 @@ def test_device_script_refuses_bad_flags(device_bundle: Path, flag: str, message
 
 
 def test_device_script_without_its_graph_leaves_the_bundle_alone(on_device: Path) -> None:
-    (on_device / "model.primitive.onnx").write_bytes(b"not a graph")
+    (on_device / "onnx" / "model.primitive.onnx").write_bytes(b"not a graph")
     before = listing(on_device)
     done = device_build(on_device)
     assert done.returncode == 1

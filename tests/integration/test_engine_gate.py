@@ -118,7 +118,7 @@ def test_engine_is_judged_on_all_texts_beside_the_graphs(judged: Path) -> None:
 def test_manifest_says_of_each_file_what_ran_it(request: pytest.FixtureRequest, where: str) -> None:
     files = read_manifest(request.getfixturevalue(where)).artifacts
     executed = {file.path: file.executed for file in files if file.executed is not None}
-    on_cpu = dict.fromkeys(["model.onnx", "model.onnxruntime.onnx"], "onnxruntime-cpu")
+    on_cpu = dict.fromkeys(["onnx/model.portable.onnx", "onnx/model.onnx"], "onnxruntime-cpu")
     assert executed == on_cpu | ({f"encoder.{GPU}.engine": NAME} if where == "judged" else {})
 
 

@@ -83,7 +83,7 @@ def test_engines_multiply_fp8_and_scale_before_they_round(bundle: Path, manifest
 
 
 def test_weights_are_stored_in_e4m3_with_one_scale(bundle: Path) -> None:
-    values = ir.load(bundle / "model.onnx").graph.initializers
+    values = ir.load(bundle / "onnx" / "model.portable.onnx").graph.initializers
     assert values[f"{FC2}.weight"].dtype == ir.DataType.FLOAT8E4M3FN
     assert values[f"{FC2}.weight_scale"].shape == ir.Shape(())
     stored = values[f"{FC2}.weight"].const_value

@@ -133,7 +133,7 @@ def test_weights_and_engine_are_in_int8(engine_bundle: Path, fp16_bundle: Path) 
     assert saved > 0.8 * weights
     # The bundle for 8192 tokens has 2 MB more of RoPE's tables.
     tables = (8192 - 256) * 16 * 2 * 2
-    saved = before["model.onnx_data"] - after["model.onnx_data"] - tables
+    saved = before["onnx/model.onnx_data"] - after["onnx/model.onnx_data"] - tables
     assert 0.9 * weights < saved < 1.1 * weights
 
 

@@ -224,7 +224,7 @@ def test_same_choices_replace_also_from_a_changed_checkpoint_and_under_a_name(
     """The first is the checkpoint's own name; the second build's folder is named."""
     changed = write_original(tmp_path / "changed" / "small", seed=1)
     named = Path(shutil.copytree(former, former.with_name("mine")))
-    (named / "model.onnx_data").unlink()  # damaged, so better built again
+    (named / "onnx" / "model.onnx_data").unlink()  # damaged, so better built again
     for bundle, options in ((former, ()), (named, ("--name", "mine"))):
         assert engine(bundle, changed, *options) == 0
         manifest = check_hashes(bundle)

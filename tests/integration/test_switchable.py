@@ -107,9 +107,9 @@ def test_merged_bundle_names_the_bundle_that_has_the_task(bundles: Path) -> None
 
 
 def test_tasks_share_one_copy_of_unchanged_tensors(bundles: Path) -> None:
-    shared = [bundles / f"{task}-{FP32}" / "model.shared.onnx_data" for task in TASKS]
+    shared = [bundles / f"{task}-{FP32}" / "onnx" / "model.onnx_data_1" for task in TASKS]
     assert len({path.stat().st_ino for path in shared}) == 1
-    own = {(bundles / f"{task}-{FP32}" / "model.onnx_data").read_bytes() for task in TASKS}
+    own = {(bundles / f"{task}-{FP32}" / "onnx" / "model.onnx_data").read_bytes() for task in TASKS}
     assert len(own) == len(TASKS)
 
 

@@ -100,7 +100,7 @@ def test_weights_of_another_task_fail_whatever_the_manifest_says(
     bundle_copy: Path, small: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = write_graphs(tmp_path / "other", small, "classification", "float32")
-    (bundle_copy / WEIGHT_FILE).write_bytes((other / WEIGHT_FILE).read_bytes())
+    (bundle_copy / "onnx" / WEIGHT_FILE).write_bytes((other / WEIGHT_FILE).read_bytes())
     rehash(bundle_copy)
     code, _, err = verify(bundle_copy, capsys)
     assert code == 3
@@ -112,7 +112,7 @@ def test_same_weights_with_a_rehashed_manifest_still_pass(
 ) -> None:
     """Guards the test above: it is the task that makes the difference, not the copying."""
     same = write_graphs(tmp_path / "same", small, "separation", "float32")
-    (bundle_copy / WEIGHT_FILE).write_bytes((same / WEIGHT_FILE).read_bytes())
+    (bundle_copy / "onnx" / WEIGHT_FILE).write_bytes((same / WEIGHT_FILE).read_bytes())
     rehash(bundle_copy)
     assert verify(bundle_copy, capsys)[0] == 0
 
@@ -121,7 +121,7 @@ def test_same_weights_with_a_rehashed_manifest_still_pass(
 def test_weights_that_give_nan_exit_3(
     bundle_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = bundle_copy / WEIGHT_FILE
+    path = bundle_copy / "onnx" / WEIGHT_FILE
     path.write_bytes(np.full(path.stat().st_size // 4, np.nan, np.float32).tobytes())
     rehash(bundle_copy)
     code, _, err = verify(bundle_copy, capsys)
@@ -196,7 +196,7 @@ def pool_neighbours(graph: onnx.GraphProto) -> None:
 
 def disturb_batches_of_one_task(graph: onnx.GraphProto) -> None:
     """Three rows or more that are all of task 3 get other vectors; mixed batches stay right."""
-    output = graph.output[0].name
+    output = graph.output[-1].name
     for node in graph.node:
         node.output[:] = ["undisturbed" if name == output else name for name in node.output]
     wave = np.resize(np.array([0.1, -0.1], np.float32), 64)
@@ -238,8 +238,8 @@ def test_graph_that_is_wrong_in_one_pass_alone_exits_3_and_names_the_pass(
 
 
 def rename_output(graph: onnx.GraphProto) -> None:
-    graph.node.append(onnx.helper.make_node("Identity", [graph.output[0].name], ["vectors"]))
-    graph.output[0].name = "vectors"
+    graph.node.append(onnx.helper.make_node("Identity", [graph.output[-1].name], ["vectors"]))
+    graph.output[-1].name = "vectors"
 
 
 def narrow_output(graph: onnx.GraphProto) -> None:
@@ -249,7 +249,7 @@ def narrow_output(graph: onnx.GraphProto) -> None:
     for name, number in (("from", 0), ("until", 3), ("axis", 1)):
         graph.initializer.append(numpy_helper.from_array(np.array([number]), name))
     graph.node.append(onnx.helper.make_node("Slice", ["whole", "from", "until", "axis"], [output]))
-    del graph.output[0].type.tensor_type.shape.dim[:]
+    del graph.output[-1].type.tensor_type.shape.dim[:]
 
 
 def ask_for_more(graph: onnx.GraphProto) -> None:
@@ -260,7 +260,7 @@ def ask_for_more(graph: onnx.GraphProto) -> None:
 def test_graph_of_another_contract_exits_3(
     bundle_copy: Path, capsys: pytest.CaptureFixture[str], edit: Any
 ) -> None:
-    edit_graph(bundle_copy / "model.onnxruntime.onnx", edit)
+    edit_graph(bundle_copy / "onnx" / "model.onnx", edit)
     rehash(bundle_copy)
     code, out, err = verify(bundle_copy, capsys)
     assert (code, out) == (3, "")

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 
 from export.spec import BuildSpec
-from runtimes.choices import AdapterMode, HeadName, Interface, Precision, Target
+from runtimes.choices import AdapterMode, HeadName, Interface, Layout, Precision, Target
 from runtimes.combinations import RULES, Combination, refused_by
 from runtimes.errors import InputError
 from runtimes.manifest_rules import broken_rule
 from tests.support import make_manifest
 
 ALL = [
-    Combination(precision=p, target=t, adapter=a, interface=i, head=h)
-    for p, t, a, i, h in product(Precision, Target, AdapterMode, Interface, HeadName)
+    Combination(precision=p, target=t, adapter=a, interface=i, head=h, layout=w)
+    for p, t, a, i, h, w in product(Precision, Target, AdapterMode, Interface, HeadName, Layout)
 ]
 
 
@@ -33,6 +33,7 @@ def build_refusal(c: Combination) -> str | None:
             adapter=c.adapter,
             interface=c.interface,
             head=c.head,
+            layout=c.layout,
         )
     except InputError as error:
         return str(error)
@@ -49,6 +50,7 @@ def manifest_refusal(c: Combination) -> str | None:
             adapter=c.adapter,
             interface=c.interface,
             head=c.head,
+            layout=c.layout,
             tasks=tasks,
             task="all" if len(tasks) > 1 else "a",
             prefixes=dict.fromkeys(with_prefix, ""),
@@ -82,6 +84,7 @@ def test_the_rules_ask_the_precisions_row(precision: Precision) -> None:
         adapter=AdapterMode.SLOT,
         interface=Interface.SENTENCE,
         head=HeadName.SENTENCE,
+        layout=Layout.FLAT,
     )
     assert refused_by(slot) is None
     assert refused_by(replace(slot, precision=Precision.BF16)) is not None

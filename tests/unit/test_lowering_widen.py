@@ -105,14 +105,14 @@ def test_operator_newer_than_opset_20_is_refused_by_name(op: str) -> None:
         w=np.ones(8, np.float32),
     )
     with pytest.raises(ValueError, match=f"{op} is newer than opset 20"):
-        SetOpset()(model)
+        SetOpset(20)(model)
     assert model.graph.opset_imports[""] == 23
 
 
 def test_opset_20_is_declared_and_the_result_stays() -> None:
     model = embedding_graph(np.float32)
     before = run_model(model, IDS)
-    SetOpset()(model)
+    SetOpset(20)(model)
     assert model.graph.opset_imports[""] == 20
     assert model.ir_version == 9
     assert "Gather" in op_types(model)

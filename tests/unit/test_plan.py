@@ -20,6 +20,7 @@ from runtimes.choices import (
     GraphKind,
     HeadName,
     Interface,
+    Layout,
     Precision,
     Target,
 )
@@ -33,12 +34,14 @@ DEFAULT = BuildSpec(
     precision=Precision.FP16,
     target=Target.TENSORRT_RTX,
     out=Path("build"),
+    layout=Layout.HUB,
 )
+FLAT: dict[str, Any] = {"layout": Layout.FLAT}
 ORT: dict[str, Any] = {"target": Target.ONNXRUNTIME}
-SWITCHABLE: dict[str, Any] = {"adapter": AdapterMode.SWITCHABLE}
+SWITCHABLE: dict[str, Any] = FLAT | {"adapter": AdapterMode.SWITCHABLE}
 OFFICIAL = SWITCHABLE | {"interface": Interface.OFFICIAL}
-SLOT: dict[str, Any] = {"adapter": AdapterMode.SLOT, "task": "base"}
-CHUNKS: dict[str, Any] = {"head": HeadName.CHUNKS}
+SLOT: dict[str, Any] = FLAT | {"adapter": AdapterMode.SLOT, "task": "base"}
+CHUNKS: dict[str, Any] = FLAT | {"head": HeadName.CHUNKS}
 
 
 def plan(checkpoint: Checkpoint, **choices: Any) -> BundlePlan:
@@ -61,6 +64,7 @@ def plan(checkpoint: Checkpoint, **choices: Any) -> BundlePlan:
         (SLOT | ORT, "base-slot-fp16"),
         (SLOT | ORT | {"rank": 8}, "base-slot-fp16-r8"),
         ({"rank": 8}, "classification-fp16"),
+        (FLAT, "classification-fp16-flat"),
         ({"profiles": ("short", "long")}, "classification-fp16-short-long"),
         (ORT | {"profiles": ("short", "long")}, "classification-fp16-onnxruntime"),
         ({"refittable": True}, "classification-fp16-refittable"),
@@ -188,6 +192,7 @@ def test_no_graph_is_written_that_nothing_runs_in_the_precision(
     small: Checkpoint, precision: Precision
 ) -> None:
     """Nothing multiplies INT8 in ONNX Runtime on a GPU; BF16's portable graph is PyTorch's."""
-    kinds = set(graph_files(plan(small), Target.TENSORRT_RTX, precision))
+    spec = replace(DEFAULT, target=Target.TENSORRT_RTX, precision=precision, gpus=("sm89",))
+    kinds = set(graph_files(plan(small), spec))
     quantised = SCHEMES[precision].storage is not None
     assert set(GraphKind) - kinds == ({GraphKind.ONNXRUNTIME_CUDA} if quantised else set())

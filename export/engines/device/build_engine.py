@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
-GRAPH = HERE / "model.primitive.onnx"
 MANIFEST = HERE / "manifest.json"
 Manifest = dict[str, Any]
 Shapes = list[dict[str, Any]]
@@ -160,14 +159,16 @@ def input_shapes(axes: Sequence[dict[str, Any]], ranges: dict[str, Any]) -> list
 
 
 def build(
-    trt: Any, chosen: argparse.Namespace, inputs: Inputs, shapes: Shapes, logger: Any
+    trt: Any, chosen: argparse.Namespace, manifest: Manifest, shapes: Shapes, logger: Any
 ) -> bytes:
     """The engine's bytes; ends the program with TensorRT's reason where there is none."""
+    inputs: Inputs = {entry["name"]: entry["axes"] for entry in manifest["inputs"]}
+    graph = next(e["path"] for e in manifest["artifacts"] if e["kind"] == "primitive")
     builder = trt.Builder(logger)
     flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     network = builder.create_network(flags)
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(GRAPH)):
+    if not parser.parse_from_file(str(HERE / graph)):
         for index in range(parser.num_errors):
             print(f"error: {parser.get_error(index).desc()}", file=sys.stderr)
         sys.exit(1)
@@ -262,8 +263,7 @@ def main() -> None:
     gpu = device_sm()
     logger = make_logger(trt)
     print(f"building for {gpu} with TensorRT {trt.__version__}; this takes minutes")
-    inputs = {entry["name"]: entry["axes"] for entry in manifest["inputs"]}
-    plan = build(trt, chosen, inputs, shapes, logger)
+    plan = build(trt, chosen, manifest, shapes, logger)
     name = f"encoder.{gpu}.engine"
     write(chosen.saveEngine or HERE / name, plan)
     if not chosen.saveEngine:

@@ -14,7 +14,7 @@ def bundle_lines(path: Path, manifest: Manifest, seconds: float) -> str:
     lines = [f"{path}  ({seconds:.0f} s)"]
     for entry in manifest.artifacts:
         label = entry.kind + (f" {entry.gpu}" if entry.gpu else "")
-        lines.append(f"  {entry.path:28} {_size(entry.bytes):>12}  {label}")
+        lines.append(f"  {entry.path:32} {_size(entry.bytes):>12}  {label}")
     if (parity := manifest.parity) is not None:
         lines.append(
             f"  parity: {parity.rows} texts, minimum cosine {parity.min_cosine:.7f} "

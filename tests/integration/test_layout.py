@@ -86,9 +86,8 @@ def test_configuration_names_the_model_and_no_code(small_bundle: Path) -> None:
     assert config["model_type"] == "xlm-roberta"
     assert not {"auto_map", "task_instructions"} & set(config)
     assert config["transformers.js_config"]["use_external_data_format"] == {"model.onnx": 1}
-    assert (
-        content(small_bundle / "config_sentence_transformers.json")["default_prompt_name"] is None
-    )
+    prompts = content(small_bundle / "config_sentence_transformers.json")
+    assert prompts["default_prompt_name"] is None  # there is no instruction
 
 
 def test_flat_layout_has_the_same_vectors_and_a_name_of_its_own(

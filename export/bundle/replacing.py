@@ -12,6 +12,7 @@ from export.bundle.plan import BundlePlan, engine_names, used_profiles
 from export.bundle.staging import read_former
 from export.spec import BuildSpec
 from runtimes.choices import Accumulation, AdapterMode, Target
+from runtimes.combinations import fits_hub
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest
 
@@ -46,8 +47,9 @@ def _in_order(gpus: set[str]) -> list[str]:
 
 
 def _recorded(manifest: Manifest) -> dict[str, object]:
-    """By variable; bundles before schema 1.4 came in one layout, and nobody chose it."""
-    layout = {"LAYOUT": manifest.layout} if manifest.schema_minor >= 4 else {}
+    """By variable; the layout where there was a choice, which schema 1.4 brought."""
+    chosen = manifest.schema_minor >= 4 and fits_hub(manifest.adapter, manifest.head)
+    layout = {"LAYOUT": manifest.layout} if chosen else {}
     return layout | {
         "TASK": ",".join(map(str, manifest.tasks)),
         "ADAPTER": manifest.adapter,

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.bundle_files import PLACES
-from runtimes.choices import GraphKind, Layout
+from runtimes.choices import GraphKind
 from runtimes.executors.ort import OrtRuntime
 from runtimes.executors.tensorrt.padding import cut_outputs, grid_sizes, pad_inputs
 from runtimes.heads import graph_inputs, head_of
@@ -51,7 +50,7 @@ def run_padded(bundle: Path, shape: tuple[int, int], *, broken: bool = False) ->
     padded = dict(pad_inputs(described, inputs, grid))
     if broken:
         padded["attention_mask"] = np.ones_like(padded["attention_mask"])
-    with OrtRuntime(bundle / PLACES[Layout.HUB].path(GraphKind.PORTABLE)) as runtime:
+    with OrtRuntime(bundle / manifest.artifact(GraphKind.PORTABLE).path) as runtime:
         alone = runtime.run(inputs)[output.name]
         found = cut_outputs([output], runtime.run(padded), sizes)[output.name]
     assert alone.shape == found.shape

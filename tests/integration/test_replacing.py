@@ -159,11 +159,11 @@ def engine_file(bundle: Path, gpu: str, **more: Any) -> None:
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
     "task": ({"task": "base", "tasks": ["base"], "prefixes": {"base": ""}}, "TASK='base'"),
     "adapter": (
-        {"adapter": "switchable", "prefixes": {"separation": "", "base": ""}},
+        {"adapter": "switchable", "layout": "flat", "prefixes": {"separation": "", "base": ""}},
         "ADAPTER='switchable'",
     ),
-    "slot": ({"adapter": "slot", "slot_rank": 8}, "ADAPTER='slot', RANK=8"),
-    "head": ({"head": "chunks"}, "HEAD='chunks'"),
+    "slot": ({"adapter": "slot", "slot_rank": 8, "layout": "flat"}, "ADAPTER='slot', RANK=8"),
+    "head": ({"head": "chunks", "layout": "flat"}, "HEAD='chunks'"),
     "precision": ({"precision": "fp16"}, "PRECISION='fp16'"),
     "target": ({"target": {"name": "tensorrt_rtx", "requested": "auto"}}, "TARGET='tensorrt_rtx'"),
     "batch": ({"max_batch": 8}, "MAX_BATCH=8"),

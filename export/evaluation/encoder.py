@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
 
-from export.console.progress import bars_shown
+from export.console.progress import bars_shown, log
 from export.evaluation.task_map import adapter_for
 from runtimes.arrays import Encoded, Vectors
 from runtimes.choices import OutputType
 from runtimes.embedder import Embedder
+from runtimes.text.tokens import TruncationWarning
 
 Place = TypeVar("Place", bound=Hashable)
 _OPEN = 2  # a retrieval task goes to and fro between its two adapters; each may be 2 GB
@@ -92,14 +95,16 @@ class MtebEncoder:
         """
         texts = [_embeddable(text) for batch in inputs for text in batch["text"]]
         task = adapter_for(task_metadata.type, None if prompt_type is None else prompt_type.value)
-        encoded = self._embedders.for_task(task).encode(
-            texts,
-            task=task,
-            dimensions=self._dimensions,
-            prefix=self._prefix,
-            output=self._output,
-            progress=bars_shown(),
-        )
+        embedder = self._embedders.for_task(task)
+        with _cuts_counted(task_metadata.name):
+            encoded = embedder.encode(
+                texts,
+                task=task,
+                dimensions=self._dimensions,
+                prefix=self._prefix,
+                output=self._output,
+                progress=bars_shown(),
+            )
         return as_numbers(encoded, self._output)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
@@ -124,6 +129,16 @@ def as_numbers(encoded: Encoded, output: OutputType) -> Vectors:
         bits = np.unpackbits((encoded.astype(np.int16) + offset).astype(np.uint8), axis=1)
         return bits.astype(np.float32) * 2 - 1
     return encoded.astype(np.float32) - (128 if output is OutputType.UINT8 else 0)
+
+
+@contextmanager
+def _cuts_counted(task: str) -> Iterator[None]:
+    """One line for all texts that are longer than a bundle takes, in place of a warning each."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TruncationWarning)
+        yield
+    if cut := sum(issubclass(warning.category, TruncationWarning) for warning in caught):
+        log.info("  %s: %d texts are longer than the bundle takes and were cut", task, cut)
 
 
 def _embeddable(text: str) -> str:

@@ -21,7 +21,6 @@ from export.evaluation.published import Cell
 from export.evaluation.scores import Row
 from export.evaluation.tasks import TaskMaker
 from runtimes.errors import InputError, one_line
-from runtimes.text.tokens import TruncationWarning
 
 _BATCH = 256  # texts that mteb hands over at once; how they are grouped into calls is ours
 _SETTINGS = "run_settings.jsonl"  # mteb adds to it
@@ -76,7 +75,7 @@ def score(
             if result is None:
                 with stage(f"{label} {number}/{len(makers)} {name}"):
                     _evaluate(task, encoder, cache)
-                result = cache.load_task_result(name, encoder.mteb_model_meta)
+                result = _stored(task, encoder, cache)
             else:
                 log.info("  %s %d/%d %s: kept", label, number, len(makers), name)
             scores |= _main_scores(task, result)
@@ -91,11 +90,21 @@ def _kept(task: Any, encoder: MtebEncoder, cache: WholeFilesCache) -> Any:
 
 def _same(task: Any, encoder: MtebEncoder, cache: WholeFilesCache) -> Any:
     """What is there of the same data by the same mteb."""
-    result = cache.load_task_result(task.metadata.name, encoder.mteb_model_meta)
+    result = _stored(task, encoder, cache)
     same = result is not None and (
         result.dataset_revision == task.metadata.revision and result.mteb_version == _version()
     )
     return result if same else None
+
+
+def _stored(task: Any, encoder: MtebEncoder, cache: WholeFilesCache) -> Any:
+    """The result file as mteb reads it; None without one."""
+    name, meta = task.metadata.name, encoder.mteb_model_meta
+    try:
+        return cache.load_task_result(name, meta)
+    except (KeyError, ValueError) as error:
+        path = cache.get_task_result_path(name, meta)
+        raise InputError(f"--out: {path} is not a result of mteb's; delete it") from error
 
 
 def _version() -> str:
@@ -149,7 +158,7 @@ def _main_scores(task: Any, result: Any) -> Iterator[tuple[Row, float]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Neither bars nor words of mteb and its libraries; texts that are cut are still said."""
+    """Neither bars nor words of mteb and its libraries."""
     import datasets
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
@@ -167,7 +176,6 @@ def _quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            warnings.simplefilter("default", TruncationWarning)
             yield
     finally:
         for name, level in levels.items():

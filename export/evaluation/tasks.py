@@ -22,7 +22,7 @@ def find_tasks(names: Sequence[str], preset: Preset) -> list[TaskMaker]:
 
     A task with published scores is run on the splits and subsets that were published, any other
     on all that mteb evaluates. Raises :class:`InputError` for a name that mteb does not know,
-    given twice, or of a task that is not of texts.
+    given twice, or of a task that is not of texts or made of others.
     """
     if not names:
         names = tuple(OFFLINE) if preset is Preset.FAST else published().tasks
@@ -48,6 +48,9 @@ def _maker(name: str) -> TaskMaker:
     if task.metadata.modalities != ["text"]:
         kinds = ", ".join(task.metadata.modalities)
         raise InputError(f"--tasks: {name} is a task of {kinds}, expected one of texts alone")
+    if task.is_aggregate:
+        parts = ",".join(part.metadata.name for part in task.metadata.tasks)
+        raise InputError(f"--tasks: {name} is the mean of other tasks; name those: {parts}")
     return make
 
 

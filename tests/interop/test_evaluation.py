@@ -101,9 +101,13 @@ def test_published_scores_are_of_tasks_that_mteb_has() -> None:
         (["OfflineStS"], "did you mean OfflineSTS"),
         (["STS12", "STS12"], "'STS12' is given twice"),
         (["CIFAR10ZeroShot"], "is a task of text, image, expected one of texts alone"),
+        (
+            ["CQADupstackRetrieval"],
+            "is the mean of other tasks; name those: CQADupstackAndroidRetrieval,",
+        ),
         (["\x1b"], r"mteb has no '\x1b'; its documentation lists the tasks"),
     ],
-    ids=["near", "offline", "twice", "images", "nothing-like-it"],
+    ids=["near", "offline", "twice", "images", "aggregate", "nothing-like-it"],
 )
 def test_an_unusable_task_is_refused(names: list[str], words: str) -> None:
     with pytest.raises(InputError) as raised:
@@ -262,6 +266,31 @@ def test_results_on_other_texts_are_not_taken_for_these(
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dataset_revision": "other"}))
     assert run(tmp_path, load, ("OfflineSTS",)) == first
     assert asked == ["text-matching"] * 2
+
+
+def test_a_result_that_is_none_is_named(scored: EvaluationSpec, tmp_path: Path) -> None:
+    def load(_: str) -> Embedder:
+        return Embedder.load(scored.bundles[0])
+
+    run(tmp_path, load, ("OfflineSTS",))
+    (path,) = tmp_path.rglob("OfflineSTS.json")
+    for damaged in ("{", "{}", '{"task_name": 1}'):
+        path.write_text(damaged)
+        with pytest.raises(InputError, match=r"OfflineSTS.json is not a result of mteb's"):
+            run(tmp_path, load, ("OfflineSTS",))
+
+
+def test_texts_that_are_cut_are_counted(
+    scored: EvaluationSpec, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load(_: str) -> Embedder:
+        embedder = Embedder.load(scored.bundles[0])
+        embedder.tokenizer.max_tokens = 16
+        return embedder
+
+    run(tmp_path, load, ("OfflineSTS",))
+    line = "OfflineSTS: 120 texts are longer than the bundle takes and were cut"
+    assert [message.strip() for message in caplog.messages].count(line) == 2
 
 
 def test_length_prefix_and_output_have_results_of_their_own(

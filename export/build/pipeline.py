@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from calibration.corpus import load_corpus
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
 from export.build.manifest import draft_manifest, draft_with_engines, final_manifest
+from export.build.output_ranges import output_ranges
 from export.build.staged import (
     Engines,
     StagedBundle,
@@ -130,10 +132,13 @@ def _build_bundle(
             passed = _build_quantised(inputs, staged, graph, calibration, position)
         _warn_flushed(passed.cast, spec.precision)
         quantisation = _write_results(inputs, plan, folder, passed, calibration)
+        with stage("ranges of 8-bit output"):
+            corpus = load_corpus(spec.calibration.data)
+            ranges = output_ranges(folder, staged.draft, inputs.tokenizer, corpus)
         with stage("hashes"):
             parity = _parity(passed)
             manifest = final_manifest(
-                staged.draft,
+                replace(staged.draft, output_ranges=ranges),
                 folder,
                 spec,
                 passed.engines,

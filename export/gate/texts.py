@@ -71,12 +71,12 @@ def gate_texts(
             groups = [thin(group, index) for group in groups]
         if retrieval:
             groups.append(retrieval_texts(tokenizer, prefix, task, manifest.tasks))
-        task_id = _task_id(manifest, task)
+        task_id = task_number(manifest, task)
         texts += [replace(t, task=task, task_id=task_id) for group in groups for t in group]
     return texts
 
 
-def _task_id(manifest: Manifest, task: str) -> int | None:
+def task_number(manifest: Manifest, task: str) -> int | None:
     """What the graph takes for a task: -1 for the base model, None where it takes nothing."""
     if manifest.adapter is not AdapterMode.SWITCHABLE:
         return None

@@ -52,6 +52,15 @@ def test_vectors_are_the_recorded_references(bundle: Path) -> None:
     assert cosines(ours, reference).min() >= scheme.min_cosine
 
 
+def test_bits_need_no_range_and_8_bit_integers_do(bundle: Path) -> None:
+    with Embedder.load(bundle) as embedder:
+        floats = embedder.encode(["Guten Tag"])
+        bits = embedder.encode(["Guten Tag"], output="ubinary")
+        np.testing.assert_array_equal(bits, np.packbits(floats > 0, axis=1))
+        with pytest.raises(InputError, match=r"output: int8 needs the range of classification's"):
+            embedder.encode(["Guten Tag"], output="int8")
+
+
 def test_bundle_verifies(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = listing(bundle)
     assert run_cli("verify", "--bundle", bundle) == 0

@@ -41,6 +41,16 @@ def test_chunks_are_means_of_the_references_token_vectors(
         assert cosines(vector[None], mean[None])[0] >= 0.999999, DOCUMENT[start:end]
 
 
+def test_chunks_are_integers_and_bits_too(chunk_bundle: Path) -> None:
+    with Embedder.load(chunk_bundle) as embedder:
+        floats, steps, bits = (
+            embedder.encode_chunks(DOCUMENT, sentences=1, task="base", output=output).vectors
+            for output in ("float32", "int8", "ubinary")
+        )
+    assert cosines(steps, floats).min() >= 0.9995
+    np.testing.assert_array_equal(bits, np.packbits(floats > 0, axis=1))
+
+
 @pytest.mark.parametrize("prefix", [True, False])
 def test_one_chunk_is_the_sentence_embedding_of_the_plain_bundle(
     chunk_bundle: Path, query_bundle: Path, prefix: bool

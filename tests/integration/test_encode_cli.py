@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from adaptrt import Embedder
-from tests.support import Array, build, run_cli
+from runtimes.manifest import read_manifest
+from tests.support import Array, build, cosines, run_cli
 
 TEXTS = ["Guten Morgen", "東京は夜の七時", " "]
 
@@ -83,6 +84,20 @@ def test_bits_are_whole_numbers_eight_to_a_byte(
     saved = np.load(tmp_path / "v.npy", allow_pickle=False)
     assert saved.dtype == np.int8
     np.testing.assert_array_equal(saved, packed.astype(np.int16) - 128)
+
+
+def test_int8_has_the_bundles_own_range(
+    query_bundle: Path, expected: Array, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = encode(capsys, "--bundle", query_bundle, "--output-type", "int8", *TEXTS)
+    limit = read_manifest(query_bundle).output_ranges["retrieval.query"]["64"]
+    steps = np.round(expected * np.float32(127 / limit)).clip(-127, 127)
+    assert [line["embedding"] for line in lines] == steps.tolist()
+    options = ("--output-type", "uint8", "--dimensions", 32, "--out", tmp_path / "v.npy")
+    encode(capsys, "--bundle", query_bundle, *options, *TEXTS)
+    saved = np.load(tmp_path / "v.npy", allow_pickle=False)
+    assert (saved.dtype, saved.shape) == (np.uint8, (len(TEXTS), 32))
+    assert cosines(saved.astype(np.float32) - 128, expected[:, :32]).min() >= 0.9995
 
 
 def test_unknown_output_type_exits_2(

@@ -182,6 +182,8 @@ def test_allowed_combination_builds_verifies_and_embeds(
     with Embedder.load(bundle) as embedder:
         vectors = embedder.encode(TEXTS, task=TASK)
         assert cosines(vectors, expected).min() >= COSINES[combination.precision]
+        steps = embedder.encode(TEXTS, task=TASK, output="int8")
+        assert cosines(steps, vectors).min() >= 0.9995
         if combination.head == "chunks":
             chunks = embedder.encode_chunks("One. Two.", [(0, 4), (4, 9)], task=TASK)
             assert chunks.vectors.shape == (2, vectors.shape[1])

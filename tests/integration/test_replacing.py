@@ -157,9 +157,17 @@ def engine_file(bundle: Path, gpu: str, **more: Any) -> None:
 
 # What the manifest of the bundle that is there says, and how the refusal names it.
 OTHER: dict[str, tuple[dict[str, Any], str]] = {
-    "task": ({"task": "base", "tasks": ["base"], "prefixes": {"base": ""}}, "TASK='base'"),
+    "task": (
+        {"task": "base", "tasks": ["base"], "prefixes": {"base": ""}, "output_ranges": {}},
+        "TASK='base'",
+    ),
     "adapter": (
-        {"adapter": "switchable", "layout": "flat", "prefixes": {"separation": "", "base": ""}},
+        {
+            "adapter": "switchable",
+            "layout": "flat",
+            "prefixes": {"separation": "", "base": ""},
+            "output_ranges": {},
+        },
         "ADAPTER='switchable'",
     ),
     "slot": ({"adapter": "slot", "slot_rank": 8, "layout": "flat"}, "ADAPTER='slot', RANK=8"),

@@ -258,7 +258,7 @@ def test_bundles_that_cannot_be_served_together_are_refused(
 ) -> None:
     assert triton(tmp_path / "r", small_bundle, bundle_copy) == 2
     assert "both have the task separation" in capsys.readouterr().err
-    edit_json(bundle_copy / "manifest.json", dimensions=[8, 64])
+    edit_json(bundle_copy / "manifest.json", dimensions=[8, 64], output_ranges={})
     assert triton(tmp_path / "r", small_bundle, bundle_copy) == 2
     assert "is of another model" in capsys.readouterr().err
     edit_json(bundle_copy / "manifest.json", adapter="slot", slot_rank=4, layout="flat")

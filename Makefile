@@ -19,7 +19,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify eval inspect triton serve test check docs check-newest test-interop lock figures plans bench bench-build bench-gpu bench-serve gpu-check clean
+.PHONY: help engine calibrate verify eval inspect triton serve test check docs check-newest test-interop lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -156,6 +156,10 @@ bench-build: $(VENV)/.installed ## Time and memory of building and calibrating a
 
 bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and latency of a served sample
 	$(BIN)/python -m tests.bench.serve --out "$(OUT)/bench-serve"
+
+bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
+	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
+	$(BIN)/python -m tests.bench.tables
 
 bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, a naive export and others (BENCH_SIZE=sample, mid or full)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \

@@ -36,12 +36,16 @@ class Retrieval:
 def compare_retrieval(
     exact_queries: Vectors, exact_passages: Vectors, queries: Vectors, passages: Vectors
 ) -> Retrieval:
-    """Compare vectors with FP32's, all unit rows; query i is answered by passage i alone.
+    """Compare vectors with FP32's, all unit rows; query i is answered by passage i alone."""
+    return compare_scores(_scores(exact_queries, exact_passages), _scores(queries, passages))
+
+
+def compare_scores(exact: Doubles, ours: Doubles) -> Retrieval:
+    """The same of scores ``[queries, passages]`` in a cosine's units, which :data:`TIE` is in.
 
     A score that is not finite makes every figure NaN, which passes no gate. Where FP32 finds no
     passage among its ten best, there is nothing to lose and ``ndcg_ratio`` is 1.
     """
-    exact, ours = _scores(exact_queries, exact_passages), _scores(queries, passages)
     if not (np.isfinite(exact).all() and np.isfinite(ours).all()):
         return Retrieval(np.nan, np.nan, np.nan, np.nan)
     before, after = _ndcg(exact), _ndcg(ours)

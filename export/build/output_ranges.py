@@ -43,7 +43,7 @@ def measured(
     """The same of any runtime. Raises :class:`GateError` for a vector that is not finite."""
     ranges = {}
     for task in verified_tasks(manifest):
-        vectors = embed(runtime, _samples(manifest, tokenizer, corpus, task), tokenizer)
+        vectors = embed(runtime, samples(manifest, tokenizer, corpus, task), tokenizer)
         if not np.isfinite(vectors).all():
             raise GateError(f"{task}: a calibration text's vector is not finite; check the weights")
         ranges[task] = {
@@ -52,10 +52,13 @@ def measured(
     return ranges
 
 
-def _samples(
+def samples(
     manifest: Manifest, tokenizer: TextTokenizer, corpus: Sequence[Text], task: str
 ) -> list[ParityText]:
-    """The corpus has its languages one after the other, so even steps have some of each."""
+    """The texts that are run, tokenised.
+
+    A corpus has its languages one after the other, so even steps have some of each.
+    """
     prefix = manifest.prefixes[task]
     chosen = np.linspace(0, len(corpus) - 1, min(TEXTS, len(corpus))).astype(int)
     instruction, *rows = tokenizer.tokenize(

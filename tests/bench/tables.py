@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tests.bench import plan_tables, prediction
+from tests.bench import outputs, plan_tables, prediction
 from tests.bench.plan_tables import markdown
 from tests.bench.reports import (
     FOLDER,
@@ -214,6 +214,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
 BLOCKS |= {
     "prediction-errors": prediction.table,
     "gpus": plan_tables.gpus,
+    "vector-types": outputs.grid_table,
+    "vector-ranges": outputs.ranges_table,
     **{
         f"{name}-{size}": partial(plan_tables.block, size, table)
         for size in ("sample", "full")
@@ -228,7 +230,7 @@ BLOCKS |= {
 
 def documents() -> list[Path]:
     """Those whose tables are made here."""
-    return sorted(FOLDER.glob("*.md"))
+    return [*sorted(FOLDER.glob("*.md")), outputs.PAGE]
 
 
 def updated(text: str) -> str:

@@ -169,7 +169,12 @@ def test_wrong_weights_exit_3_and_keep_the_former_bundle(
     target = former.with_name(f"{task}-fp32-onnxruntime")
     if target != former:
         former.rename(target)
-        renamed = {"task": task, "tasks": [task], "prefixes": {task: ""}, "output_ranges": {}}
+        renamed: dict[str, Any] = {
+            "task": task,
+            "tasks": [task],
+            "prefixes": {task: ""},
+            "output_ranges": {},
+        }
         edit_json(target / "manifest.json", **renamed)
     control(monkeypatch)
     check_refused(target.parents[1], capsys, "--model", small_folder, "--task", task)

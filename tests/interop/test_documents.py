@@ -1,17 +1,20 @@
-"""The page on other clients: its Python runs."""
+"""The pages on other clients and on stores: their Python runs."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.documents import DOCS, blocks
 
-PAGE = DOCS / "tasks" / "other-clients.md"
+PAGES = {"other-clients": 5, "vector-types": 4}  # and how many programs each has at least
 
 
+@pytest.mark.parametrize("page", PAGES)
 def test_the_pages_python_runs(
-    sample_switchable: Path, sample_query: Path, sample_passage: Path, tmp_path: Path
+    page: str, sample_switchable: Path, sample_query: Path, sample_passage: Path, tmp_path: Path
 ) -> None:
     folders = {
         "switchable": sample_switchable,
@@ -19,8 +22,8 @@ def test_the_pages_python_runs(
         "retrieval.passage": sample_passage,
         "saved": tmp_path,
     }
-    programs = list(blocks(PAGE, "python"))
-    assert len(programs) >= 5
+    programs = list(blocks(DOCS / "tasks" / f"{page}.md", "python"))
+    assert len(programs) >= PAGES[page]
     names: dict[str, object] = {}
     for program in programs:
         named = re.sub(

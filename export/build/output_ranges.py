@@ -1,8 +1,8 @@
 """The range of each task's vectors at each length, for 8-bit output (:mod:`runtimes.outputs`).
 
 They are those of the bundle's own CPU graph on the calibration corpus: 128 texts, spread evenly
-over it, of which 32 tokens each are run behind the task's instruction. That is about 3,500 tokens
-a task, some 10 s at the real model's size on two cores.
+over it, of which 32 tokens each are run behind the task's instruction. That is about 4,000 tokens
+a task: some 10 s at the real model's size, of which two cores run about 500 a second.
 """
 
 from __future__ import annotations

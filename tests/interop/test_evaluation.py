@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import mteb
-import numpy as np
 import pytest
 from mteb.abstasks.task_metadata import TaskType
 from mteb.cache import ResultCache
@@ -301,6 +300,7 @@ def test_length_prefix_and_output_have_results_of_their_own(
         {"dimensions": 32},
         {"prefix": False},
         {"output": OutputType.BINARY},
+        {"output": OutputType.INT8},
     )
     means = []
     for choice in choices:
@@ -311,4 +311,4 @@ def test_length_prefix_and_output_have_results_of_their_own(
         means.append(evaluation.means(evaluation.columns[0])["Retrieval"])
     assert len({path.name for path in (tmp_path / "results").iterdir()}) == len(choices)
     assert len(set(means)) == len(choices)
-    assert np.isfinite(means).all()
+    assert means[-1] == pytest.approx(means[0], abs=0.02)  # 8 bits of each number are much

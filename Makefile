@@ -14,12 +14,14 @@ TRITON_VERSION ?= 24.10
 TRITON_VENV := .venv-triton
 NEWEST_VENV := .venv-newest
 INTEROP_VENV := .venv-interop
+CLIENTS := .venv-clients
+CLIENT_NAMES := optimum fastembed onnxruntime-1.20 onnxruntime-newest
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify eval inspect triton serve test check docs check-newest test-interop lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check clean
+.PHONY: help engine calibrate verify eval inspect triton serve test check docs check-newest test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -214,6 +216,21 @@ $(INTEROP_VENV)/.installed: locks/interop.txt pyproject.toml
 	$(INTEROP_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# One environment for each client that wants versions of its own.
+$(CLIENTS)/%/.installed: locks/clients/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+$(CLIENTS)/transformers.js/.installed: locks/clients/transformers.js/package-lock.json
+	@command -v npm > /dev/null || { echo "npm is not installed"; exit 4; }
+	rm -rf $(@D)
+	@mkdir -p $(@D)
+	cp $(<D)/package.json $< $(@D)
+	cd $(@D) && npm ci --ignore-scripts --no-audit --no-fund --loglevel error
+	@touch $@
+
 # dev.txt is resolved first and constrains the others, so that they can be installed over each other.
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-annotate \
   --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
@@ -226,9 +243,19 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	  --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt
+	for name in $(CLIENT_NAMES); do $(COMPILE) locks/clients/$$name.in -o locks/clients/$$name.txt || exit; done
+	cd locks/clients/transformers.js && npm install --package-lock-only --ignore-scripts --no-audit \
+	  --no-fund --omit-lockfile-registry-resolved
 
-test-interop: $(INTEROP_VENV)/.installed ## Bundles in other people's programs, in an environment of its own
+test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, in environments of their own
+	@$(MAKE) --no-print-directory $(CLIENTS)/transformers.js/.installed || \
+	  echo "transformers.js could not be installed; its tests are skipped, or fail where CI is set."
+	@command -v chromium > /dev/null || \
+	  echo "chromium is not installed; its tests are skipped, or fail where CI is set."
 	$(INTEROP_VENV)/bin/python -m pytest tests/interop
+
+clients: $(VENV)/.installed ## Make the last run of make test-interop the record that the table of clients is of
+	$(BIN)/python -m tests.interop.client_table
 
 check-newest: ## The newest versions that pyproject.toml allows: install, build, a part of the tests
 	rm -rf $(NEWEST_VENV)

@@ -31,6 +31,7 @@ from tests.bench.reports import (
     ratio,
     row_of,
 )
+from tests.interop import client_table
 
 _BLOCK = re.compile(r"<!-- figures: (\S+) -->\n.*?<!-- end -->", re.DOTALL)
 _CASES = ("1x128", "1x512", "1x2048", "8x512", "1x8192", "corpus")
@@ -212,6 +213,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 
 BLOCKS |= {
+    "clients": client_table.table,
     "prediction-errors": prediction.table,
     "gpus": plan_tables.gpus,
     "vector-types": outputs.grid_table,
@@ -230,7 +232,7 @@ BLOCKS |= {
 
 def documents() -> list[Path]:
     """Those whose tables are made here."""
-    return [*sorted(FOLDER.glob("*.md")), outputs.PAGE]
+    return [*sorted(FOLDER.glob("*.md")), outputs.PAGE, client_table.PAGE]
 
 
 def updated(text: str) -> str:

@@ -1,16 +1,20 @@
-"""The official file's interface, through a client that was written for the official file."""
+"""fastembed: the official file's interface, which it knows, and a merged bundle as a model."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from fastembed import TextEmbedding
+from fastembed.common.model_description import ModelSource, PoolingType
 from fastembed.text.multitask_embedding import JinaEmbeddingV3
 
 from adaptrt import Embedder
-from tests.support import Array, build
+from runtimes.manifest import read_manifest
+from tests.support import Array, build, edit_json
 
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
 TEXTS = ["The last train leaves at ten.", "東京は雨です。", "Wo ist der Bahnhof, bitte?"]
@@ -61,3 +65,34 @@ def test_scalar_tasks_of_a_mixed_list_run_apart_and_keep_their_order(bundle: Pat
         mixed = embedder.encode(TEXTS, task=tasks)
         for row, (text, task) in enumerate(zip(TEXTS, tasks, strict=True)):
             assert np.allclose(mixed[row], embedder.encode([text], task=task)[0], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def custom() -> str:
+    """The name of a model that fastembed is told of: how a merged bundle's vectors are pooled."""
+    name = "local/bundle"
+    TextEmbedding.add_custom_model(
+        model=name,
+        pooling=PoolingType.MEAN,
+        normalization=True,
+        sources=ModelSource(hf=name),
+        dim=64,
+        model_file="onnx/model.onnx",
+    )
+    return name
+
+
+def test_fastembed_takes_a_merged_bundle_as_a_model_of_its_own(
+    custom: str, query_bundle: Path, tmp_path: Path
+) -> None:
+    """Not cut at 80 tokens, which is what `max_length` of the checkpoint's own file makes of it."""
+    texts = [*TEXTS, "the old house by the sea " * 30]
+    prefix = read_manifest(query_bundle).prefix
+    with Embedder.load(query_bundle) as embedder:
+        ours = embedder.encode(texts)
+    cut = Path(shutil.copytree(query_bundle, tmp_path / "cut"))
+    edit_json(cut / "tokenizer_config.json", max_length=80)
+    for folder, equal in ((query_bundle, [True] * 4), (cut, [True, True, True, False])):
+        model = TextEmbedding(custom, specific_model_path=str(folder), cuda=False, threads=2)
+        theirs: Array = np.stack(list(model.embed([prefix + text for text in texts])))
+        assert (np.abs(theirs - ours).max(axis=1) <= 1e-5).tolist() == equal

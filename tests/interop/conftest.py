@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.interop.retrieval import ANSWERS, QUESTIONS, embed
-from tests.support import Array, build
+from tests.support import Array, build, few_gate_texts
+from tests.zoo import write_original
+
+# The precision and what else is asked for; FP32 itself is a fixture of its own.
+KINDS = {
+    "FP32 in two files": ("fp32", "--task", "all"),
+    "FP16": ("fp16", "--task", "classification"),
+    "INT8": ("int8", "--task", "classification"),
+    "switchable": ("fp32", "--adapter", "switchable"),
+    "slot": ("fp32", "--adapter", "slot", "--task", "base"),
+    "official": ("fp32", "--adapter", "switchable", "--interface", "official"),
+}
 
 
 def _built(out: Path, *arguments: object) -> Path:
@@ -64,3 +77,30 @@ def other_passage(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) 
     """retrieval.passage of another model."""
     arguments = ("--model", small_folder, "--task", "retrieval.passage")
     return _built(tmp_path_factory.mktemp("other"), *arguments)
+
+
+@pytest.fixture(scope="session")
+def bundle_of(
+    tmp_path_factory: pytest.TempPathFactory, sample_classification: Path, sample_query: Path
+) -> Callable[[str], Path]:
+    """A bundle of each kind in the table of clients, built when first asked for. Not to be changed.
+
+    All but FP32, FP16 and INT8 are of the random checkpoint, which is built in less time.
+    """
+    small = write_original(tmp_path_factory.mktemp("zoo") / "small")
+    ready = {"FP32": sample_classification, "FP32 with instruction": sample_query}
+
+    @functools.cache
+    def built(kind: str) -> Path:
+        if kind in ready:
+            return ready[kind]
+        precision, *arguments = KINDS[kind]
+        out = tmp_path_factory.mktemp("kind")
+        if kind not in ("FP16", "INT8"):
+            arguments += ["--model", str(small)]
+        with pytest.MonkeyPatch.context() as patch:
+            few_gate_texts(patch)
+            assert build(out, *arguments, precision=precision) == 0
+        return min(out.rglob("manifest.json")).parent  # of all tasks, classification
+
+    return built

@@ -43,7 +43,13 @@ INNER = {
 }
 _LINK = re.compile(r"(?<!\!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 # Libraries that only the environment of tests/interop has, which runs these blocks.
-ELSEWHERE = ("adaptrt.integrations.", "sentence_transformers", "haystack", "qdrant_client")
+ELSEWHERE = (
+    "adaptrt.integrations.",
+    "sentence_transformers",
+    "haystack",
+    "qdrant_client",
+    "optimum",
+)
 _PATH = re.compile(r"`((?:export|runtimes|calibration|tests|locks|docs|examples)/[\w./-]*)`")
 
 

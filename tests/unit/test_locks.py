@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -10,8 +11,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.interop import client_table
+
 ROOT = Path(__file__).parent.parent.parent
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
+CLIENTS = ROOT / "locks" / "clients"
+CLIENT_LOCKS = sorted(CLIENTS.glob("*.txt"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BUILDER = ("cpu", "export")
 EXTRAS = {
@@ -73,7 +78,7 @@ def test_every_environment_has_a_lock() -> None:
     assert {path.stem for path in LOCKS} == {*EXTRAS, "triton"}
 
 
-@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*LOCKS, *CLIENT_LOCKS], ids=lambda path: path.stem)
 def test_every_line_names_one_version_and_no_place(path: Path) -> None:
     for requirement in locked(path):
         operators = [clause.operator for clause in requirement.specifier]
@@ -99,6 +104,38 @@ def test_triton_lock_agrees_with_what_the_repository_asks_for() -> None:
     for asked in locked(wanted):
         version = next(iter(found[canonicalize_name(asked.name)].specifier)).version
         assert asked.specifier.contains(version)
+
+
+def test_every_client_has_an_environment_and_a_lock() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    (names,) = re.findall(r"^CLIENT_NAMES := (.*)$", makefile, re.MULTILINE)
+    assert {path.stem for path in CLIENT_LOCKS} == {path.stem for path in CLIENTS.glob("*.in")}
+    assert {path.stem for path in CLIENT_LOCKS} == set(names.split())
+    assert {client.environment for client in client_table.CLIENTS} == {
+        *names.split(),
+        "transformers.js",
+    }
+
+
+@pytest.mark.parametrize("path", CLIENT_LOCKS, ids=lambda path: path.stem)
+def test_lock_of_a_client_agrees_with_what_is_asked_for(path: Path) -> None:
+    found = {canonicalize_name(r.name): r for r in locked(path)}
+    for asked in locked(path.with_suffix(".in")):
+        version = next(iter(found[canonicalize_name(asked.name)].specifier)).version
+        assert asked.specifier.contains(version)
+
+
+def test_lock_of_the_node_client_names_versions_and_no_place() -> None:
+    folder = CLIENTS / "transformers.js"
+    lock = json.loads((folder / "package-lock.json").read_text())
+    asked = json.loads((folder / "package.json").read_text())["dependencies"]
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert len(packages) > 20
+    for name, package in packages.items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+[\w.-]*", package["version"]), name
+        assert "resolved" not in package, f"{name}: run `make lock`"
+    for name, version in asked.items():
+        assert packages[f"node_modules/{name}"]["version"] == version
 
 
 @pytest.mark.parametrize("name", [name for name in EXTRAS if name not in ("dev", "interop")])

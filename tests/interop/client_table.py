@@ -1,0 +1,156 @@
+"""Which client was tried with which bundle, what came of it, and the page's table of it.
+
+``make test-interop`` writes build/interop/clients.json; ``make clients`` makes it the committed
+record, from which ``make figures`` writes the table.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "tasks" / "other-clients.md"
+RECORD = PAGE.with_suffix(".json")
+RUN = ROOT / "build" / "interop" / "clients.json"
+MERGED = ("FP32", "FP32 with instruction", "FP32 in two files", "FP16", "INT8")
+BUNDLES = (*MERGED, "switchable", "slot", "official")
+LARGEST = 1e-5
+# An activation that is rounded to the next of 256 steps, in another version or another batch, moves
+# a vector by more than 1e-5: up to 5e-3 in a number, 2e-4 in the cosine.
+ROUNDED = {"INT8": 0.999}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """A program of ``clients/``, the environment it runs in, and the bundles it is tried with."""
+
+    name: str
+    environment: str
+    program: str
+    bundles: tuple[str, ...] = MERGED
+
+
+CLIENTS = (
+    Client(name="sentence-transformers", environment="optimum", program="sentence_transformers"),
+    Client(name="Optimum", environment="optimum", program="optimum"),
+    Client(name="transformers.js, node", environment="transformers.js", program="transformers_js"),
+    Client(
+        name="transformers.js, Chromium",
+        environment="transformers.js",
+        program="chromium",
+        bundles=("FP32", "FP32 in two files", "FP16", "INT8"),
+    ),
+    Client(
+        name="fastembed",
+        environment="fastembed",
+        program="fastembed",
+        bundles=(*MERGED, "official"),
+    ),
+    *(
+        Client(
+            name="ONNX Runtime",
+            environment=f"onnxruntime-{version}",
+            program="onnxruntime",
+            bundles=BUNDLES,
+        )
+        for version in ("1.20", "newest")
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """One client with one bundle: the largest difference of a number, and the least cosine."""
+
+    client: str
+    version: str
+    bundle: str
+    largest: float
+    cosine: float
+
+    @property
+    def works(self) -> bool:
+        """Whether the vectors are the embedder's."""
+        if self.bundle in ROUNDED:
+            return self.cosine >= ROUNDED[self.bundle]
+        return self.largest <= LARGEST
+
+
+def outcome(
+    client: str, version: str, bundle: str, theirs: np.ndarray[Any, Any], ours: np.ndarray[Any, Any]
+) -> Outcome:
+    """Vectors [texts, dimension], of unit length, side by side."""
+    if theirs.shape != ours.shape:
+        raise ValueError(f"{client}: got vectors {theirs.shape}, expected {ours.shape}")
+    return Outcome(
+        client=client,
+        version=version,
+        bundle=bundle,
+        largest=float(np.abs(theirs - ours).max()),
+        cosine=float((theirs * ours).sum(1).min()),
+    )
+
+
+def write(outcomes: Sequence[Outcome], path: Path) -> None:
+    """A record; figures to two digits."""
+    rows = [
+        {
+            "client": row.client,
+            "version": row.version,
+            "bundle": row.bundle,
+            "largest": float(f"{row.largest:.1e}"),
+            "cosine": round(row.cosine, 5),
+            "works": row.works,
+        }
+        for row in outcomes
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a record."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return rows
+
+
+def table() -> str:
+    """A row for each client and version; the largest difference with each kind of bundle."""
+    rows = read(RECORD)
+    clients = list(dict.fromkeys((row["client"], row["version"]) for row in rows))
+    lines = [
+        f"| client | version | {' | '.join(BUNDLES)} |",
+        "|---|---" + "|---:" * len(BUNDLES) + "|",
+    ]
+    for client in clients:
+        found = {r["bundle"]: r for r in rows if (r["client"], r["version"]) == client}
+        cells = [_cell(found.get(bundle)) for bundle in BUNDLES]
+        lines.append(f"| {client[0]} | {client[1]} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['largest']:.1e}" if row["works"] else f"**{row['largest']:.1e}**"
+
+
+def main() -> None:
+    """Make the last run the committed record."""
+    tried = Counter((row["client"], row["bundle"]) for row in read(RUN))
+    wanted = Counter((client.name, bundle) for client in CLIENTS for bundle in client.bundles)
+    if missing := sorted(wanted - tried):
+        raise SystemExit(f"{RUN}: not all clients ran: {missing}")
+    RECORD.write_bytes(RUN.read_bytes())
+
+
+if __name__ == "__main__":
+    main()

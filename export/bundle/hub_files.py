@@ -61,7 +61,8 @@ def _model_config(original: JsonObject, manifest: Manifest, weight_files: int) -
     Nothing here names code: a checkpoint's ``auto_map`` stays behind.
     """
     shape = manifest.architecture
-    tokens: JsonObject = {k: original[k] for k in ("bos_token_id", "eos_token_id") if k in original}
+    names = ("bos_token_id", "eos_token_id")
+    tokens: JsonObject = {k: original[k] for k in names if isinstance(original.get(k), int)}
     return {
         "architectures": ["XLMRobertaModel"],
         "model_type": "xlm-roberta",

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from export.bundle.staging import write_json
 from runtimes.bundle_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, TOKENS_FILE
+from runtimes.errors import InputError, shown
 from runtimes.files import read_json
 from runtimes.typed_json import JsonObject
 
@@ -39,9 +40,9 @@ def write_tokenizer(folder: Path, source: Path, max_tokens: int) -> None:
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
     given = _config(source / TOKENIZER_CONFIG_FILE) | _config(source / TOKENS_FILE)
     tokens = {
-        name: given.get(name, text)
-        for name, text in _TOKENS.items()
-        if name in given or tokenizer.token_to_id(text) is not None
+        name: token
+        for name, usual in _TOKENS.items()
+        if tokenizer.token_to_id(token := _text(name, given.get(name), usual)) is not None
     }
     write_json(folder / TOKENS_FILE, tokens)
     config = {
@@ -53,6 +54,19 @@ def write_tokenizer(folder: Path, source: Path, max_tokens: int) -> None:
         "clean_up_tokenization_spaces": False,
     }
     write_json(folder / TOKENIZER_CONFIG_FILE, config | tokens)
+
+
+def _text(name: str, token: object, usual: str) -> str:
+    """A token as text; a configuration also writes it as an object, or leaves it out."""
+    if token is None:
+        return usual
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str):
+        raise InputError(
+            f"{TOKENIZER_CONFIG_FILE}: {name}: got {shown(token)}, expected text, or an object "
+            "with its content"
+        )
+    return text
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

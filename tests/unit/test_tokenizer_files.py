@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from export.bundle.tokenizer_files import write_tokenizer
 from export.checkpoint.source import SAMPLE
+from runtimes.errors import InputError
 from tests.support import edit_json
 
 TOKENS = {"<s>", "</s>", "<unk>", "<pad>", "<mask>"}
@@ -70,3 +71,23 @@ def test_checkpoint_without_a_configuration_gets_one(source: Path) -> None:
     folder, config = written(source)
     assert {config[key] for key in config if key.endswith("_token")} == TOKENS
     assert set(json.loads((folder / "special_tokens_map.json").read_text()).values()) == TOKENS
+
+
+def test_token_written_as_an_object_is_its_text(source: Path) -> None:
+    mask = {"__type": "AddedToken", "content": "<mask>", "lstrip": True}
+    edit_json(source / "tokenizer_config.json", mask_token=mask, bos_token=None)
+    folder, config = written(source)
+    assert (config["mask_token"], config["bos_token"]) == ("<mask>", "<s>")
+    (stored,) = (
+        t
+        for t in json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+        if t["content"] == "<mask>"
+    )
+    assert AutoTokenizer.from_pretrained(folder).mask_token_id == stored["id"]
+
+
+@pytest.mark.parametrize("token", [3, ["<s>"], {"text": "<s>"}], ids=["number", "list", "object"])
+def test_token_of_another_type_is_refused_in_one_line(source: Path, token: object) -> None:
+    edit_json(source / "tokenizer_config.json", bos_token=token)
+    with pytest.raises(InputError, match=r"tokenizer_config.json: bos_token: got .*, expected"):
+        written(source)

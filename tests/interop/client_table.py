@@ -127,20 +127,21 @@ def table() -> str:
     rows = read(RECORD)
     clients = list(dict.fromkeys((row["client"], row["version"]) for row in rows))
     lines = [
-        f"| client | version | {' | '.join(BUNDLES)} |",
-        "|---|---" + "|---:" * len(BUNDLES) + "|",
+        f"| client | {' | '.join(BUNDLES)} |",
+        "|---" + "|---:" * len(BUNDLES) + "|",
     ]
     for client in clients:
         found = {r["bundle"]: r for r in rows if (r["client"], r["version"]) == client}
         cells = [_cell(found.get(bundle)) for bundle in BUNDLES]
-        lines.append(f"| {client[0]} | {client[1]} | {' | '.join(cells)} |")
+        lines.append(f"| {' '.join(client)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return ""
-    return f"{row['largest']:.1e}" if row["works"] else f"**{row['largest']:.1e}**"
+    shown = f"{row['largest']:.0e}".replace("e-0", "e\N{NON-BREAKING HYPHEN}")
+    return shown if row["works"] else f"**{shown}**"
 
 
 def main() -> None:

@@ -48,9 +48,9 @@ def test_table_has_a_row_for_each_version_and_marks_what_is_not_equal(
     write(rows, path)
     assert read(path)[0]["largest"] == 1.2e-7
     lines = table().splitlines()
-    assert lines[2].startswith("| a | 1.20 | 1.2e-07 | ")
-    assert "| **5.0e-01** |" in lines[2]
-    assert lines[3].startswith("| a | 2.0 | 0.0e+00 | ")
+    assert lines[2].startswith("| a 1.20 | 1e\N{NON-BREAKING HYPHEN}7 | ")
+    assert "| **5e\N{NON-BREAKING HYPHEN}1** |" in lines[2]
+    assert lines[3].startswith("| a 2.0 | 0e+00 | ")
 
 
 def test_a_part_of_a_run_does_not_become_the_record(

@@ -247,7 +247,7 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	cd locks/clients/transformers.js && npm install --package-lock-only --ignore-scripts --no-audit \
 	  --no-fund --omit-lockfile-registry-resolved
 
-test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, in environments of their own
+test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, and the wheel, in environments of their own
 	@$(MAKE) --no-print-directory $(CLIENTS)/transformers.js/.installed || \
 	  echo "transformers.js could not be installed; its tests are skipped, or fail where CI is set."
 	@command -v chromium > /dev/null || \

@@ -133,7 +133,7 @@ class Layout(Choice):
     """Where a bundle's graphs lie, and which clients find them."""
 
     HUB = "hub"  # in onnx/, as clients of Hugging Face repositories look for them
-    FLAT = "flat"  # beside the manifest
+    FLAT = "flat"  # beside the manifest, but for the official interface's one graph in onnx/
 
 
 class PlanRule(Choice):

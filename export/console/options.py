@@ -246,26 +246,8 @@ def encode(command: ArgumentParser) -> None:
         "NAME",
         "what the texts are for; needed where a bundle has several (default: the bundle's)",
     )
-    add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
-    add(
-        "--output-type",
-        "NAME",
-        f"{_one_of(OutputType)}: 8-bit integers, or eight signs to a byte",
-        OutputType.FLOAT32,
-    )
-    add(
-        "--runtime",
-        "NAME",
-        "what runs the model: onnxruntime (CPU), onnxruntime_cuda, tensorrt_rtx or tensorrt",
-        "onnxruntime",
-    )
+    _vectors(options)
     add("--adapter", "FILE", "an .onnx_adapter file, for a bundle with a slot", kind=path)
-    options.flag(
-        "--no-prefix",
-        "leave out the task's instruction, which is put before each text",
-        dest="prefix",
-        action="store_false",
-    )
     options.flag("--strict", "refuse texts that are too long (default: cut them and warn)")
 
 
@@ -297,25 +279,36 @@ def evaluate(command: ArgumentParser) -> None:
         "fast",
     )
     add("--tasks", "LIST", "names of MTEB's tasks instead, separated by commas")
-    add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
-    options.flag(
-        "--no-prefix",
-        "leave out the task's instruction, which is put before each text",
-        dest="prefix",
-        action="store_false",
-    )
-    add("--output-type", "NAME", "what bundles give: " + _one_of(OutputType), OutputType.FLOAT32)
-    add(
-        "--runtime",
-        "NAME",
-        "what runs bundles: onnxruntime (CPU), onnxruntime_cuda, tensorrt_rtx or tensorrt",
-        "onnxruntime",
-    )
+    _vectors(options)
     add("--out", "FOLDER", "where MTEB's result files go", Path("build/eval"), kind=path)
     options.flag("--json", "print JSON")
     options.flag(
         "--gate",
         "end with 3 where the mean of STS or of retrieval is not the checkpoint's",
+    )
+
+
+def _vectors(options: Options) -> None:
+    """What a bundle makes of texts, and what runs it."""
+    add = options.add
+    add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
+    add(
+        "--output-type",
+        "NAME",
+        f"{_one_of(OutputType)}: 8-bit integers, or eight signs to a byte",
+        OutputType.FLOAT32,
+    )
+    add(
+        "--runtime",
+        "NAME",
+        "what runs the model: onnxruntime (CPU), onnxruntime_cuda, tensorrt_rtx or tensorrt",
+        "onnxruntime",
+    )
+    options.flag(
+        "--no-prefix",
+        "leave out the task's instruction, which is put before each text",
+        dest="prefix",
+        action="store_false",
     )
 
 

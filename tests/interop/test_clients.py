@@ -8,7 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,6 @@ def needed(path: Path | str | None, what: str) -> Path:
     return Path(path)
 
 
-def offline() -> dict[str, str]:
-    """The environment of a program that is to see neither the project nor a hub."""
-    return {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
-
-
 def command(client: Client) -> list[str]:
     """The program before its arguments, and what it takes after them."""
     folder = ENVIRONMENTS / client.environment
@@ -90,11 +85,17 @@ def ask(
     request = {"texts": texts, "prefix": manifest.prefix or "", "inputs": inputs}
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     program, script, *rest = command(client)
-    files = [str(bundle), str(folder / "request.json"), str(folder / "answer.json")]
+    files = [bundle, folder / "request.json", folder / "answer.json"]
+    return run([program, script, *files, *rest], folder)
+
+
+def run(words: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    """A program that sees neither the project nor a hub, run in ``folder``."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     return subprocess.run(
-        [program, script, *files, *rest],
+        words,
         cwd=folder,
-        env=offline(),
+        env=environment | {"HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
         timeout=600,

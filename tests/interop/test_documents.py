@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.documents import DOCS, FENCE
-from tests.interop.test_clients import ENVIRONMENTS, needed, offline
+from tests.interop.test_clients import ENVIRONMENTS, needed, run
 
 PAGES = {"other-clients": 5, "vector-types": 4}  # and how many programs each has at least
 # What stands before this heading runs without adaptrt, in the environments of the clients.
@@ -76,13 +75,5 @@ def test_the_pages_clients_run(
     if CLIENTS[mark] == "transformers.js":
         interpreter = needed(shutil.which("node"), "node")
         (tmp_path / "node_modules").symlink_to(environment / "node_modules")
-    done = subprocess.run(
-        [interpreter, script],
-        cwd=tmp_path,
-        env=offline(),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = run([interpreter, script], tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]

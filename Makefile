@@ -45,7 +45,8 @@ help: ## This list
 	@echo "  RANK          of ADAPTER=slot: the widest adapter it takes; q, k, v with different A add up [16]"
 	@echo "  PRECISION     fp32, fp16, bf16, int8, fp8 (for sm89 and newer) [fp16]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
-	@echo "                onnxruntime, auto [auto]"
+	@echo "                onnxruntime, openvino, auto [auto]"
+	@echo "  REST          of int8 for openvino: what is not quantised, bf16 or fp32 [bf16]"
 	@echo "  GPU           architectures for tensorrt_rtx [auto: sm86,sm89,sm120; of fp8 sm89,sm120]"
 	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
 	@echo "  PROFILES      short,long: shapes by length, each with its own memory [one for all]"
@@ -97,7 +98,7 @@ COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)
 engine: $(VENV)/.installed ## Build a verified engine bundle
 	@$(ADAPTRT) engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
-	  $(if $(LAYOUT),--layout "$(LAYOUT)") \
+	  $(if $(LAYOUT),--layout "$(LAYOUT)") $(if $(REST),--rest "$(REST)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
 	  $(if $(REFITTABLE),--refittable) \
 	  $(if $(ATTENTION_ACCUMULATION),--attention-accumulation "$(ATTENTION_ACCUMULATION)") \
@@ -238,9 +239,9 @@ COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-a
 lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
-	$(COMPILE) pyproject.toml --group build --extra cpu --extra export -c locks/dev.txt -o locks/base.txt
+	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra export -c locks/dev.txt -o locks/base.txt
 	for name in serve bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
-	  --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
+	  --extra openvino --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt
 	for name in $(CLIENT_NAMES); do $(COMPILE) locks/clients/$$name.in -o locks/clients/$$name.txt || exit; done

@@ -47,6 +47,7 @@ def build(
     interface: Interface | str = "sentence",
     head: HeadName | str = "sentence",
     layout: Layout | str = "auto",
+    rest: Precision | str = "auto",
     revision: str | None = None,
     adapter_path: str | Path | None = None,
     rank: int = 16,
@@ -80,14 +81,16 @@ def build(
         precision: of weights and matrix products: ``fp32``, ``fp16``, ``bf16``, ``int8`` or
             ``fp8``.
         target: ``tensorrt_rtx``, ``tensorrt`` (this machine's GPU), ``tensorrt10`` (built later,
-            on a Jetson), ``onnxruntime`` (no engine), or ``auto``: ``tensorrt`` where it and a GPU
-            are, else ``tensorrt_rtx``, which builds without a GPU.
+            on a Jetson), ``onnxruntime`` or ``openvino`` (CPUs, no engine), or ``auto``:
+            ``tensorrt`` where it and a GPU are, else ``tensorrt_rtx``, which builds without a GPU.
         adapter: ``merged`` (one task in the weights), ``switchable`` (every task, chosen per text)
             or ``slot`` (filled when the bundle is loaded).
         interface: ``sentence``, or ``official``: inputs and outputs of the published ONNX file.
         head: ``sentence`` (a vector per text) or ``chunks`` (late chunking).
         layout: ``hub`` (``onnx/model.onnx`` and what sentence-transformers, Optimum and others read
             beside it), ``flat``, or ``auto``: ``hub`` where such clients understand the bundle.
+        rest: of ``precision="int8"`` with ``target="openvino"``: what is not quantised, ``bf16``
+            (which ``auto`` means) or ``fp32``.
         revision: the hub's branch, tag or commit; None is the newest.
         adapter_path: a LoRA adapter as PEFT saves it, used under ``task``'s name.
         rank: of ``adapter="slot"``: the widest adapter it takes, 1 to 1024.
@@ -138,6 +141,7 @@ def build(
         interface=interface,
         head=head,
         layout=layout,
+        rest=rest,
         revision=revision,
         adapter_path=_path("ADAPTER_PATH", adapter_path),
         rank=rank,

@@ -22,6 +22,7 @@ _CHOICES = (
     "interface",
     "head",
     "layout",
+    "rest",
     "profiles",
     "allow_plan",
     "attention_accumulation",
@@ -51,6 +52,7 @@ class BuildRequest:
     interface: str = BuildSpec.interface
     head: str = BuildSpec.head
     layout: str = AUTO
+    rest: str = AUTO
     rank: int = BuildSpec.rank
     max_batch: int = Limits.max_batch
     max_tokens: int = Limits.max_tokens

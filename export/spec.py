@@ -115,6 +115,7 @@ class BuildSpec:
     revision: str | None = None
     adapter_path: Path | None = None
     requested_target: str = "auto"
+    rest: Precision | None = None  # of what is not quantised, where OpenVINO runs it
     gpus: tuple[str, ...] = ("sm86", "sm89", "sm120")
     limits: Limits = Limits()
     adapter: AdapterMode = AdapterMode.MERGED
@@ -139,7 +140,7 @@ class BuildSpec:
     @property
     def dtype(self) -> str:
         """The element type of the traced graph, as NumPy, ml_dtypes and torch name it."""
-        return self.scheme.dtype_for(self.target)
+        return self.scheme.dtype_for(self.target, self.rest)
 
     @property
     def unfit_gpus(self) -> tuple[str, ...]:
@@ -161,6 +162,7 @@ class BuildSpec:
             interface=self.interface,
             head=self.head,
             layout=self.layout,
+            rest=self.rest,
         )
 
     def __post_init__(self) -> None:

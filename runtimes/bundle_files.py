@@ -19,6 +19,9 @@ GRAPH_FILES = {
     GraphKind.TENSORRT: "model.tensorrt.onnx",
     GraphKind.PRIMITIVE: "model.primitive.onnx",
 }
+# Where sentence-transformers and Optimum look, in every layout. The weights beside it are those of
+# the other graphs: one file by two names.
+OPENVINO_FILE, OPENVINO_WEIGHTS = "openvino/openvino_model.xml", "openvino/openvino_model.bin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class GraphPlaces:
 
     def path(self, kind: GraphKind) -> str:
         """A graph's path inside the bundle."""
+        if kind is GraphKind.OPENVINO:
+            return OPENVINO_FILE
         return f"{self.folder}/{self.names[kind]}" if self.folder else self.names[kind]
 
 

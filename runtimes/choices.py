@@ -49,6 +49,7 @@ class Target(Choice):
     TENSORRT = "tensorrt"
     TENSORRT10 = "tensorrt10"  # a graph and a script; the engine is built on the device
     ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
 
     @property
     def builds_here(self) -> bool:
@@ -58,7 +59,7 @@ class Target(Choice):
     @property
     def runs_engine(self) -> bool:
         """Whether an engine runs in the end, built here or on the device."""
-        return self is not Target.ONNXRUNTIME
+        return self not in (Target.ONNXRUNTIME, Target.OPENVINO)
 
 
 class Device(Choice):
@@ -158,6 +159,7 @@ class GraphKind(Choice):
     ONNXRUNTIME_CUDA = "onnxruntime_cuda"
     TENSORRT = "tensorrt"
     PRIMITIVE = "primitive"
+    OPENVINO = "openvino"  # OpenVINO's own format (IR), on a CPU
 
 
 class FileKind(Choice):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runtimes.choices import AdapterMode, HeadName, Interface, Layout, Precision, Target
-from runtimes.schemes import SCHEMES, Scheme
+from runtimes.schemes import RESTS, SCHEMES, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Combination:
     interface: Interface
     head: HeadName
     layout: Layout
+    rest: Precision | None = None
 
     @property
     def scheme(self) -> Scheme:
@@ -54,6 +55,11 @@ class Rule:
     expected: str
 
 
+def has_rest(precision: Precision, target: Target) -> bool:
+    """Whether the type of what is not quantised is a choice: it is OpenVINO's, not the graph's."""
+    return target is Target.OPENVINO and SCHEMES[precision].storage is not None
+
+
 def fits_hub(adapter: AdapterMode, head: HeadName) -> bool:
     """Whether hub clients, which give a graph ids and a mask, get a text's vector from it."""
     return adapter is AdapterMode.MERGED and head is HeadName.SENTENCE
@@ -78,6 +84,13 @@ RULES = (
         advice="ADAPTER=slot and INTERFACE=official are for ONNX Runtime: add TARGET=onnxruntime",
         key="target",
         expected="onnxruntime where the adapter is a slot or the interface official",
+    ),
+    Rule(
+        refuses=lambda c: (c.rest in RESTS) is not has_rest(c.precision, c.target),
+        advice="REST={c.rest}: expected bf16 or fp32 with PRECISION=int8 TARGET=openvino, and "
+        "nothing elsewhere",
+        key="rest",
+        expected="bf16 or fp32 where OpenVINO runs what is quantised, else null",
     ),
     Rule(
         refuses=lambda c: c.layout is Layout.HUB and not fits_hub(c.adapter, c.head),

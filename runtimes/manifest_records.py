@@ -25,7 +25,7 @@ from runtimes.profiles import DEFAULT, Profile
 from runtimes.tensors import Tensor
 from runtimes.typed_json import Plain
 
-SCHEMA, SCHEMA_MINOR = 1, 4
+SCHEMA, SCHEMA_MINOR = 1, 5
 
 _Number = Annotated[int, Meta(ge=0, le=2**62)]
 _Size = Annotated[int, Meta(ge=1, le=10**7)]
@@ -177,6 +177,8 @@ class Manifest:
     inputs: tuple[Tensor, ...] = ()  # of the graphs; bundles before schema 1.2 have no such entry
     head: HeadName = HeadName.SENTENCE  # the first schema's bundles have no such entry
     layout: Layout = Layout.FLAT  # bundles before schema 1.4 have no such entry
+    # Of what a quantised bundle for OpenVINO does not quantise; since schema 1.5.
+    rest: Precision | None = None
     quantisation: Quantisation | None = None  # where the precision quantises
     plan_waived: tuple[Plain, ...] = ()  # rules that the engines' plans break with the user's leave
     attention_accumulation: Accumulation | None = None  # of engines since schema 1.3

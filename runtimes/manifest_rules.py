@@ -38,6 +38,7 @@ def _choices(m: Manifest) -> Iterator[Rule]:
         interface=m.interface,
         head=m.head,
         layout=m.layout,
+        rest=m.rest,
     )
     for rule in RULES:
         value = getattr(combination, rule.key)

@@ -17,7 +17,7 @@ from runtimes.executors.base import Runtime
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.heads import graph_inputs, head_of
 from runtimes.manifest import Artifact, Manifest
-from runtimes.schemes import SCHEMES
+from runtimes.schemes import RESTS, SCHEMES
 
 CPU_EXECUTOR = "onnxruntime"  # the one that every bundle has a graph for
 
@@ -26,7 +26,7 @@ CPU_EXECUTOR = "onnxruntime"  # the one that every bundle has a graph for
 class OpenOptions:
     """How an executor is opened, beyond what the bundle says.
 
-    ``threads`` are those of ONNX Runtime on a CPU (None: one per core), which go on ``spinning``
+    ``threads`` are those on a CPU (None: one per core), which go on ``spinning``
     between calls or not. ``adapter`` is the file that fills a slot. ``ordinal`` is the GPU's, as
     CUDA counts those that this process sees.
     """
@@ -100,6 +100,23 @@ def _onnxruntime(
     )
 
 
+def _openvino(folder: Path, manifest: Manifest, options: OpenOptions) -> Runtime:
+    from runtimes.executors.openvino_cpu import OpenVinoRuntime
+
+    scheme = SCHEMES[manifest.precision]
+    products = scheme.openvino_type or SCHEMES[manifest.rest or RESTS[0]].openvino_type
+    return OpenVinoRuntime(
+        folder / manifest.artifact(GraphKind.OPENVINO).path,
+        products=products or "f32",
+        inputs=graph_inputs(manifest.adapter, manifest.interface, manifest.head),
+        output=head_of(manifest.interface, manifest.head).output.name,
+        max_tokens=manifest.max_tokens,
+        integer_products=scheme.integer_products,
+        threads=options.threads,
+        tasks=counted_tasks(manifest),
+    )
+
+
 def _engine(folder: Path, manifest: Manifest, options: OpenOptions, *, flavour: Target) -> Runtime:
     from runtimes.executors.tensorrt.runtime import open_engine
 
@@ -118,6 +135,7 @@ def _engine(folder: Path, manifest: Manifest, options: OpenOptions, *, flavour: 
 _ON_CPU = tuple(p for p, scheme in SCHEMES.items() if scheme.runs_on_cpu)
 # Its CUDA provider has no INT8 products: it would dequantise every weight in every call.
 _ON_ORT_CUDA = tuple(p for p, scheme in SCHEMES.items() if scheme.storage is None)
+_IN_OPENVINO = tuple(p for p, scheme in SCHEMES.items() if Target.OPENVINO in scheme.targets)
 _ENGINE_TARGETS = (Target.TENSORRT_RTX, Target.TENSORRT)
 
 EXECUTORS: dict[str, Executor] = {
@@ -130,6 +148,15 @@ EXECUTORS: dict[str, Executor] = {
             fills_slots=True,
             judges=True,
             speaks_for=(Target.ONNXRUNTIME,),
+        ),
+        Executor(
+            name="openvino",
+            graph=GraphKind.OPENVINO,
+            opener=_openvino,
+            precisions=_IN_OPENVINO,
+            judges=True,
+            judged_targets=(Target.OPENVINO,),
+            speaks_for=(Target.OPENVINO,),
         ),
         Executor(
             name="onnxruntime_cuda",

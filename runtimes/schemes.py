@@ -39,7 +39,9 @@ class Scheme:
 
     ``dtype`` is the element type of the traced graph (weights, products and activations that are
     not quantised), as NumPy, ml_dtypes and torch name it; ``cpu_dtype`` the one where the target
-    is ONNX Runtime on a CPU.
+    is ONNX Runtime on a CPU. ``openvino_type`` is that in which OpenVINO multiplies (its
+    INFERENCE_PRECISION_HINT); None where something is quantised, of which the type of the rest
+    is a choice of its own.
 
     ``min_cosine`` is the parity gate: the least cosine to the FP32 reference that any text may
     have; ``mean_cosine`` the least mean over all texts. ``max_score_change`` is the most by which
@@ -49,6 +51,7 @@ class Scheme:
     precision: Precision
     dtype: str
     cpu_dtype: str
+    openvino_type: str | None
     min_cosine: float
     mean_cosine: float
     storage: Storage | None = None  # of the layers' GEMMs; None: nothing is quantised
@@ -82,8 +85,13 @@ class Scheme:
         """The precision in headings and messages: "INT8"."""
         return self.precision.value.upper()
 
-    def dtype_for(self, target: Target) -> str:
-        """The element type of the traced graph of a bundle for ``target``."""
+    def dtype_for(self, target: Target, rest: Precision | None = None) -> str:
+        """The element type of the traced graph of a bundle for ``target``.
+
+        ``rest`` is the precision of what is not quantised, where that is a choice.
+        """
+        if rest is not None:
+            return SCHEMES[rest].dtype
         return self.cpu_dtype if target is Target.ONNXRUNTIME else self.dtype
 
 
@@ -98,6 +106,7 @@ SCHEMES: Mapping[Precision, Scheme] = {
             precision=Precision.FP32,
             dtype="float32",
             cpu_dtype="float32",
+            openvino_type="f32",
             min_cosine=0.999999,
             mean_cosine=0.999999,
             max_score_change=1e-4,
@@ -106,6 +115,7 @@ SCHEMES: Mapping[Precision, Scheme] = {
             precision=Precision.FP16,
             dtype="float16",
             cpu_dtype="float16",
+            openvino_type="f32",  # half-precision weights; a CPU has no FP16 products
             min_cosine=0.9999,
             mean_cosine=0.9999,
             max_score_change=1e-4,
@@ -114,6 +124,7 @@ SCHEMES: Mapping[Precision, Scheme] = {
             precision=Precision.BF16,
             dtype="bfloat16",
             cpu_dtype="bfloat16",
+            openvino_type="bf16",
             min_cosine=0.999,
             mean_cosine=0.999,
             runs_on_cpu=False,
@@ -123,6 +134,7 @@ SCHEMES: Mapping[Precision, Scheme] = {
             precision=Precision.INT8,
             dtype="float16",
             cpu_dtype="float32",  # a CPU has no FP16 products
+            openvino_type=None,
             min_cosine=0.99,
             mean_cosine=0.998,
             storage=INT8,
@@ -135,6 +147,7 @@ SCHEMES: Mapping[Precision, Scheme] = {
             precision=Precision.FP8,
             dtype="float16",
             cpu_dtype="float32",
+            openvino_type=None,
             min_cosine=0.995,
             mean_cosine=0.999,
             storage=FP8,
@@ -147,4 +160,6 @@ SCHEMES: Mapping[Precision, Scheme] = {
     )
 }
 STORAGES = {s.storage.dtype: s.storage for s in SCHEMES.values() if s.storage is not None}
+# What may stand beside quantised products in OpenVINO.
+RESTS = (Precision.BF16, Precision.FP32)
 CALIBRATED = tuple(p for p, scheme in SCHEMES.items() if scheme.needs_calibration)

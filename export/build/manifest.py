@@ -19,6 +19,7 @@ from runtimes.bundle_files import (
     CHUNKS_FILE,
     CLIENT_FILES,
     DEVICE_FILES,
+    OPENVINO_WEIGHTS,
     PARITY_FILE,
     PLACES,
     PLAN_FILE,
@@ -85,6 +86,7 @@ def draft_manifest(
         profiles=(engine_profiles(spec.profiles, spec.limits) if spec.target.runs_engine else ()),
         head=spec.head,
         layout=spec.layout,
+        rest=spec.rest,
         inputs=plan.form.inputs,
         attention_accumulation=spec.attention_accumulation if spec.target.builds_here else None,
     )
@@ -127,6 +129,8 @@ def draft_with_engines(draft: Manifest, folder: Path, spec: BuildSpec, gpu: str 
 
 
 def _weight_files(folder: Path) -> Iterator[str]:
+    if (folder / OPENVINO_WEIGHTS).is_file():
+        yield OPENVINO_WEIGHTS
     for place in PLACES.values():
         for name in (WEIGHT_FILE, SHARED_FILE):
             path = Path(place.folder, name)

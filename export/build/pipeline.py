@@ -66,7 +66,8 @@ def build_bundles(
     """
     chosen = _tasks(inputs, tasks)
     shared = inputs.engines.shared if inputs.engines else None
-    share = len(chosen) > 1 or shared is not None
+    # IR has one file of weights, so bundles with it have nothing in common.
+    share = inputs.spec.target is not Target.OPENVINO and (len(chosen) > 1 or shared is not None)
     plans = [plan_bundle(inputs.spec, inputs.checkpoint, task, shared=share) for task in chosen]
     for plan in plans:
         _check_places(inputs, plan)

@@ -19,10 +19,10 @@ from runtimes.choices import (
     Precision,
     Target,
 )
-from runtimes.combinations import fits_hub
+from runtimes.combinations import fits_hub, has_rest
 from runtimes.errors import MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
-from runtimes.schemes import CALIBRATED, SCHEMES, Scheme
+from runtimes.schemes import CALIBRATED, RESTS, SCHEMES, Scheme
 
 
 def engine_spec(request: BuildRequest) -> BuildSpec:
@@ -35,6 +35,8 @@ def engine_spec(request: BuildRequest) -> BuildSpec:
     target, gpus = resolve_target(request.target, resolve_gpus(request.gpu, SCHEMES[precision]))
     spec = _spec(request, precision, target, gpus)
     log.info("target: %s (asked for: %s)", target, request.target)
+    if spec.rest is not None:
+        log.info("not quantised: %s (REST)", spec.rest.value)
     if target is Target.TENSORRT_RTX and gpus != BuildSpec.gpus and _is_auto(request.gpu):
         log.info("GPU: %s, which multiply %s", ", ".join(gpus), spec.scheme.label)
     return spec
@@ -68,6 +70,7 @@ def _spec(
         interface=Interface.parse("INTERFACE", request.interface),
         head=head,
         layout=resolve_layout(request.layout, adapter, head),
+        rest=resolve_rest(request.rest, precision, target),
         rank=request.rank,
         workspace_gib=request.workspace,
         parity_tokens=request.parity_tokens,
@@ -126,6 +129,13 @@ def resolve_layout(name: str, adapter: AdapterMode, head: HeadName) -> Layout:
     if name == AUTO:
         return Layout.HUB if fits_hub(adapter, head) else Layout.FLAT
     return Layout.parse("LAYOUT", name, AUTO)
+
+
+def resolve_rest(name: str, precision: Precision, target: Target) -> Precision | None:
+    """The concrete precision of what is not quantised; ``auto`` is BF16 where there is a choice."""
+    if name == AUTO:
+        return RESTS[0] if has_rest(precision, target) else None
+    return Precision.parse("REST", name, AUTO)
 
 
 def _listed(text: str) -> tuple[str, ...]:

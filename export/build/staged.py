@@ -24,7 +24,13 @@ from export.graph.trace import PortableGraph
 from export.graph.weights import CastReport, Contents, write_weights
 from export.lowering.pipelines import lower
 from export.spec import BuildSpec
-from runtimes.bundle_files import CONFIG_FILE, PLACES
+from runtimes.bundle_files import (
+    CONFIG_FILE,
+    OPENVINO_FILE,
+    OPENVINO_WEIGHTS,
+    PLACES,
+    WEIGHT_FILE,
+)
 from runtimes.choices import GraphKind, Interface, Layout, Target
 from runtimes.manifest import Manifest
 from runtimes.open import EXECUTORS
@@ -50,7 +56,14 @@ class StagedBundle:
     @property
     def graph_folder(self) -> Path:
         """Where the graphs and their weights are."""
-        return (self.folder / next(iter(self.files.values()))).parent
+        return (self.folder / self.files[GraphKind.ONNXRUNTIME]).parent
+
+
+# Of targets whose bundles hold no others: the graph that it is for, and the one for any CPU.
+_KINDS = {
+    Target.TENSORRT10: (GraphKind.PRIMITIVE, GraphKind.ONNXRUNTIME),
+    Target.OPENVINO: (GraphKind.OPENVINO, GraphKind.ONNXRUNTIME),
+}
 
 
 def graph_files(plan: BundlePlan, spec: BuildSpec) -> dict[GraphKind, str]:
@@ -60,8 +73,7 @@ def graph_files(plan: BundlePlan, spec: BuildSpec) -> dict[GraphKind, str]:
     rows = (*EXECUTORS.values(), *TRACED.values())
     run = {row.graph for row in rows if spec.precision in row.precisions}
     kinds: tuple[GraphKind, ...] = tuple(kind for kind in plan.kinds if kind in run)
-    if spec.target is Target.TENSORRT10:
-        kinds = (GraphKind.PRIMITIVE, GraphKind.ONNXRUNTIME)
+    kinds = _KINDS.get(spec.target, kinds)
     return {kind: places.path(kind) for kind in kinds}
 
 
@@ -84,13 +96,31 @@ def write_model(
     with stage("graphs and weights"):
         staged.graph_folder.mkdir(exist_ok=True)
         for kind, name in staged.files.items():
-            accumulation = staged.draft.attention_accumulation
-            proto = ir.to_proto(lower(graph.model(), kind, accumulation))
-            (staged.folder / name).write_bytes(proto.SerializeToString(deterministic=True))
+            if kind is not GraphKind.OPENVINO:
+                accumulation = staged.draft.attention_accumulation
+                _write_onnx(lower(graph.model(), kind, accumulation), staged.folder / name)
         contents = replace(staged.contents, plan=precision)
-        return write_weights(
+        cast = write_weights(
             staged.graph_folder, graph.slots, contents, staged.max_tokens, staged.shared
         )
+        if GraphKind.OPENVINO in staged.files:
+            _write_openvino(staged, graph)
+        return cast
+
+
+def _write_onnx(model: ir.Model, path: Path) -> None:
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _write_openvino(staged: StagedBundle, graph: PortableGraph) -> None:
+    """IR is made from an ONNX file beside its weights, which is there for that time only."""
+    from export.lowering.openvino_ir import write_ir
+
+    source = staged.graph_folder / "openvino.onnx"
+    _write_onnx(lower(graph.model(), GraphKind.OPENVINO), source)
+    xml, binary = staged.folder / OPENVINO_FILE, staged.folder / OPENVINO_WEIGHTS
+    write_ir(source, graph.slots, staged.graph_folder / WEIGHT_FILE, xml, binary)
+    source.unlink()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from runtimes.choices import (
     Target,
 )
 from runtimes.combinations import fits_hub
+from runtimes.schemes import RESTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ class BundlePlan:
             return (GraphKind.ONNXRUNTIME,)
         if self.form.adapter is AdapterMode.SLOT:
             return (GraphKind.PORTABLE, GraphKind.ONNXRUNTIME)
-        return tuple(GraphKind)
+        return tuple(kind for kind in GraphKind if kind is not GraphKind.OPENVINO)
 
 
 def plan_bundle(spec: BuildSpec, checkpoint: Checkpoint, task: str, *, shared: bool) -> BundlePlan:
@@ -93,6 +94,7 @@ def _name(spec: BuildSpec, stem: str) -> str:
     parts = [
         stem,
         spec.precision.value,
+        *([] if spec.rest in (None, RESTS[0]) else [f"rest-{spec.rest}"]),
         *([] if usual else [spec.target.value]),
         *used_profiles(spec),
         *(["fp16-attention"] if spec.attention_accumulation is Accumulation.FP16 else []),

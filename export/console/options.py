@@ -61,8 +61,8 @@ def engine(command: ArgumentParser) -> None:
         "--target",
         "NAME",
         "tensorrt_rtx (RTX cards; needs no GPU to build), tensorrt (this machine's GPU), "
-        "tensorrt10 (built later, on a Jetson), onnxruntime (no engine) or auto: tensorrt where "
-        "it and a GPU are, else tensorrt_rtx",
+        "tensorrt10 (built later, on a Jetson), onnxruntime and openvino (CPUs, no engine) or "
+        "auto: tensorrt where it and a GPU are, else tensorrt_rtx",
         Default.target,
     )
     add(
@@ -86,6 +86,12 @@ def engine(command: ArgumentParser) -> None:
         "where graphs lie: hub (onnx/model.onnx, as sentence-transformers, Optimum and others look "
         "for it), flat, or auto: hub where such clients understand the bundle",
         Default.layout,
+    )
+    add(
+        "--rest",
+        "TYPE",
+        "of PRECISION=int8 TARGET=openvino: what is not quantised, bf16 or fp32; auto: bf16",
+        Default.rest,
     )
     add(
         "--profiles",

@@ -39,6 +39,7 @@ _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
         GiveTokenVectors,
         partial(SetOpset, 18),  # ONNX Runtime reads newer ones from 1.23 on
     ),
+    GraphKind.OPENVINO: (GiveTokenVectors,),  # export.lowering.openvino_ir makes IR of it
     GraphKind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
     GraphKind.TENSORRT: (
         partial(StackLowRank, saved=2, paid=3),

@@ -36,7 +36,7 @@ ENGINE = {
 def whole() -> Json:
     """Every entry that a manifest can have, as JSON; its one file is there."""
     made = make_manifest(
-        schema_minor=4,
+        schema_minor=5,
         model={
             "name": "m",
             "sha256": "0" * 64,
@@ -272,7 +272,7 @@ def test_unknown_entry_is_for_newer_minor_schemas_alone(folder: Path, at: tuple[
     raw = changed(whole(), at, 1)
     dotted = f"{at[0]}[{at[1]}].{at[2]}" if len(at) == 3 else ".".join(at)
     assert f"'{dotted}': no such entry in a manifest" in refusal(folder, raw)
-    assert read(folder, raw | {"schema_minor": 5}) == replace(read(folder, whole()), schema_minor=5)
+    assert read(folder, raw | {"schema_minor": 6}) == replace(read(folder, whole()), schema_minor=6)
 
 
 def test_newer_value_of_a_newer_minor_schema_says_who_wrote_it(folder: Path) -> None:
@@ -404,7 +404,7 @@ def survives(folder: Path, raw: Json) -> bool:
 def test_real_manifest_is_whole(small_bundle: Path) -> None:
     """What a build writes has this version's minor schema and every entry typed."""
     raw = json.loads((small_bundle / MANIFEST_FILE).read_text())
-    assert (raw["schema"], raw["schema_minor"]) == (1, 4)
+    assert (raw["schema"], raw["schema_minor"]) == (1, 5)
     assert raw.keys() == whole().keys()
     for key in ("model", "architecture", "target", "parity"):
         assert raw[key].keys() == whole()[key].keys()

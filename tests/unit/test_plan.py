@@ -120,7 +120,7 @@ def combinations() -> Iterator[dict[str, Any]]:
             continue
         if refittable and ("adapter" in form or not target.builds_here):
             continue
-        if profiles and ort_only:  # ONNX Runtime has none, so nothing differs
+        if profiles and not target.runs_engine:  # only engines have any, so nothing differs
             continue
         limits = Limits(max_batch=batch, max_tokens=tokens)
         yield form | {
@@ -195,4 +195,10 @@ def test_no_graph_is_written_that_nothing_runs_in_the_precision(
     spec = replace(DEFAULT, target=Target.TENSORRT_RTX, precision=precision, gpus=("sm89",))
     kinds = set(graph_files(plan(small), spec))
     quantised = SCHEMES[precision].storage is not None
-    assert set(GraphKind) - kinds == ({GraphKind.ONNXRUNTIME_CUDA} if quantised else set())
+    left_out = {GraphKind.OPENVINO, *([GraphKind.ONNXRUNTIME_CUDA] if quantised else [])}
+    assert set(GraphKind) - kinds == left_out
+    if Target.OPENVINO not in SCHEMES[precision].targets:
+        return
+    rest = Precision.BF16 if quantised else None
+    spec = replace(spec, target=Target.OPENVINO, rest=rest)
+    assert set(graph_files(plan(small), spec)) == {GraphKind.OPENVINO, GraphKind.ONNXRUNTIME}

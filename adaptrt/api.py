@@ -79,10 +79,12 @@ def build(
             the small sample that comes with the project.
         task: the adapter that is merged, ``base`` for none, ``all`` for a bundle of each.
         precision: of weights and matrix products: ``fp32``, ``fp16``, ``bf16``, ``int8`` or
-            ``fp8``.
+            ``fp8``; ``auto``, with a target for CPUs, is the float precision that is recommended
+            on this CPU.
         target: ``tensorrt_rtx``, ``tensorrt`` (this machine's GPU), ``tensorrt10`` (built later,
-            on a Jetson), ``onnxruntime`` or ``openvino`` (CPUs, no engine), or ``auto``:
-            ``tensorrt`` where it and a GPU are, else ``tensorrt_rtx``, which builds without a GPU.
+            on a Jetson), ``onnxruntime`` or ``openvino`` (CPUs, no engine), ``cpu``: the one of
+            these that is recommended on this CPU, or ``auto``: ``tensorrt`` where it and a GPU
+            are, else ``tensorrt_rtx``, which builds without a GPU.
         adapter: ``merged`` (one task in the weights), ``switchable`` (every task, chosen per text)
             or ``slot`` (filled when the bundle is loaded).
         interface: ``sentence``, or ``official``: inputs and outputs of the published ONNX file.

@@ -12,6 +12,7 @@ from runtimes.choices import ALL_TASKS, Precision
 from runtimes.errors import InputError, shown
 
 AUTO = "auto"
+CPU = "cpu"  # of TARGET: what this CPU is recommended
 _NAMES = ("model", "revision", "name")
 _CHOICES = (
     "task",

@@ -6,7 +6,7 @@ import importlib.util
 
 from export.checkpoint.source import SAMPLE
 from export.console.progress import log
-from export.request import AUTO, BuildRequest
+from export.request import AUTO, CPU, BuildRequest
 from export.spec import BuildSpec, CalibrationSpec, Limits
 from runtimes.choices import (
     Accumulation,
@@ -20,7 +20,8 @@ from runtimes.choices import (
     Target,
 )
 from runtimes.combinations import fits_hub, has_rest
-from runtimes.errors import MissingError
+from runtimes.cpu_kinds import CpuKind, cpu_kind, read_cpu
+from runtimes.errors import InputError, MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.schemes import CALIBRATED, RESTS, SCHEMES, Scheme
 
@@ -31,8 +32,8 @@ def engine_spec(request: BuildRequest) -> BuildSpec:
     Raises :class:`MissingError` where the target needs a GPU that is not there.
     """
     _announce_sample(request)
-    precision = Precision.parse("PRECISION", request.precision)
-    target, gpus = resolve_target(request.target, resolve_gpus(request.gpu, SCHEMES[precision]))
+    name, precision = resolve_on_cpu(request.target, request.precision)
+    target, gpus = resolve_target(name, resolve_gpus(request.gpu, SCHEMES[precision]))
     spec = _spec(request, precision, target, gpus)
     log.info("target: %s (asked for: %s)", target, request.target)
     if spec.rest is not None:
@@ -92,6 +93,38 @@ def _spec(
     )
 
 
+def resolve_on_cpu(target: str, precision: str) -> tuple[str, Precision]:
+    """``cpu`` and the precision ``auto`` as this machine's CPU has them; others as they were asked.
+
+    Raises :class:`InputError` for ``auto`` with a target that is not for CPUs.
+    """
+    if target != CPU and precision != AUTO:
+        return target, Precision.parse("PRECISION", precision, AUTO)
+    kind = cpu_kind(read_cpu())
+    if precision == AUTO:
+        chosen = _precision_on(kind, target)
+    else:
+        chosen = Precision.parse("PRECISION", precision, AUTO)
+    name = kind.target_for(chosen).value if target == CPU else target
+    log.info("CPU: %s; built for %s in %s (%s)", kind.label, name, chosen.value, kind.basis)
+    if SCHEMES[chosen].integer_products and kind.int8 is None:
+        log.info("CPU: INT8 is not recommended on it; %s is", kind.floats)
+    return name, chosen
+
+
+def _precision_on(kind: CpuKind, target: str) -> Precision:
+    """The float precision that is recommended on a CPU."""
+    if target == CPU:
+        return kind.floats.precision
+    if target == AUTO or Target.parse("TARGET", target, AUTO, CPU).runs_engine:
+        known = ", ".join([CPU, *(name for name in Target if not name.runs_engine)])
+        raise InputError(
+            f"PRECISION=auto: got TARGET={target}, expected one that is for CPUs ({known}); name "
+            "a precision, or add TARGET=cpu"
+        )
+    return kind.precision_for(Target(target))
+
+
 def resolve_gpus(gpu_list: str, scheme: Scheme) -> str:
     """The list of architectures; ``auto`` is the usual ones, or of those what the scheme fits."""
     return ",".join(filter(scheme.fits, BuildSpec.gpus)) if _is_auto(gpu_list) else gpu_list
@@ -111,7 +144,7 @@ def resolve_target(name: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
     if name == AUTO:
         library = importlib.util.find_spec("tensorrt") is not None
         name = Target.TENSORRT if library and device_sm() else Target.TENSORRT_RTX
-    target = Target.parse("TARGET", name, AUTO)
+    target = Target.parse("TARGET", name, AUTO, CPU)
     if target is Target.TENSORRT:
         present = device_sm()
         if present is None:

@@ -56,13 +56,18 @@ def engine(command: ArgumentParser) -> None:
     _form(command)
     options = Options(command, "how it is built")
     add = options.add
-    add("--precision", "NAME", _one_of(Precision), Default.precision)
+    add(
+        "--precision",
+        "NAME",
+        f"{_one_of(Precision)}; auto, with a target for CPUs: what is fastest on this one",
+        Default.precision,
+    )
     add(
         "--target",
         "NAME",
         "tensorrt_rtx (RTX cards; needs no GPU to build), tensorrt (this machine's GPU), "
-        "tensorrt10 (built later, on a Jetson), onnxruntime and openvino (CPUs, no engine) or "
-        "auto: tensorrt where it and a GPU are, else tensorrt_rtx",
+        "tensorrt10 (built later, on a Jetson), onnxruntime or openvino (CPUs), cpu: the one of "
+        "these that suits this CPU, or auto: tensorrt where it and a GPU are, else tensorrt_rtx",
         Default.target,
     )
     add(

@@ -7,12 +7,10 @@ right, the speed of INT8 is gone.
 
 from __future__ import annotations
 
-import platform
 import warnings
 from pathlib import Path
 
-CPUINFO = Path("/proc/cpuinfo")
-_FLAGS = {"avx512_vnni", "avx_vnni", "avx_vnni_int8", "amx_int8"}
+from runtimes.cpu_kinds import CPUINFO, VNNI_FLAGS, read_cpu
 
 
 class SlowInt8Warning(UserWarning):
@@ -21,14 +19,10 @@ class SlowInt8Warning(UserWarning):
 
 def has_vnni(cpuinfo: Path = CPUINFO, machine: str | None = None) -> bool | None:
     """True on x86 with VNNI (or AMX) and on other machines; None where nothing says."""
-    if (machine or platform.machine()).lower() not in ("x86_64", "amd64"):
+    cpu = read_cpu(cpuinfo, machine)
+    if not cpu.x86:
         return True  # ARM's dot products accumulate in 32 bits
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()[1:]}
-    return bool(flags & _FLAGS)
+    return None if cpu.flags is None else bool(cpu.flags & VNNI_FLAGS)
 
 
 def warn_without_vnni(cpuinfo: Path = CPUINFO, machine: str | None = None) -> None:

@@ -61,7 +61,7 @@ def test_packages_say_that_they_have_types(package: str) -> None:
         ({"max_batch": "8"}, "MAX_BATCH: got '8', expected a whole number"),
         ({"max_batch": 0}, "MAX_BATCH: got 0, expected at least 1"),
         ({"precision": None}, "PRECISION: got None, expected text"),
-        ({"precision": "fp4"}, "PRECISION: got 'fp4', expected one of fp32"),
+        ({"precision": "fp4"}, "PRECISION: got 'fp4', expected one of auto, fp32"),
         ({"gpu": 89}, "GPU: got 89, expected names"),
         ({"gpu": ["sm89", "89"]}, "GPU: got '89', expected a name such as sm86"),
         ({"out": b"build"}, "OUT: got b'build', expected a path"),

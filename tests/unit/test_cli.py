@@ -40,8 +40,8 @@ def failed(capsys: pytest.CaptureFixture[str], out: Path) -> str:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--precision", "int4"], "PRECISION: got 'int4', expected one of fp32, fp16, bf16"),
-        (["--target", "coreml"], "TARGET: got 'coreml', expected one of auto, tensorrt_rtx"),
+        (["--precision", "int4"], "PRECISION: got 'int4', expected one of auto, fp32, fp16, bf16"),
+        (["--target", "coreml"], "TARGET: got 'coreml', expected one of auto, cpu, tensorrt_rtx"),
         (["--gpu", "sm90"], "GPU: sm90 is not one TensorRT-RTX"),
         (["--gpu", "rtx4090"], "GPU: got 'rtx4090', expected a name such as sm86"),
         (["--gpu", ","], "GPU: the list is empty"),

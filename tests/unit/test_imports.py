@@ -31,6 +31,7 @@ FLOORS = (
         "runtimes.bundle_files",
         "runtimes.choices",
         "runtimes.combinations",
+        "runtimes.cpu_kinds",
         "runtimes.files",
         "runtimes.manifest",
         "runtimes.manifest_records",

@@ -103,6 +103,11 @@ def _onnxruntime(
 def _openvino(folder: Path, manifest: Manifest, options: OpenOptions) -> Runtime:
     from runtimes.executors.openvino_cpu import OpenVinoRuntime
 
+    if manifest.target.name is not Target.OPENVINO:
+        raise InputError(
+            f"runtime: openvino runs bundles that were compared in it, this one is for "
+            f"{manifest.target.name}; build one with TARGET=openvino, or use runtime='onnxruntime'"
+        )
     scheme = SCHEMES[manifest.precision]
     products = scheme.openvino_type or SCHEMES[manifest.rest or RESTS[0]].openvino_type
     return OpenVinoRuntime(

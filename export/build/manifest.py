@@ -173,7 +173,7 @@ def _artifacts(
 
 
 def _versions(inputs: BuildInputs) -> dict[str, str]:
-    packages = ("adaptrt", "torch", "transformers", "peft", "onnx", "onnxruntime")
+    packages = ("adaptrt", "torch", "transformers", "peft", "onnx", "onnxruntime", "openvino")
     versions = {name: _version(name) for name in packages}
     if (trt := inputs.trt) is not None:
         versions["tensorrt"] = f"{trt.__name__} {trt.__version__}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class OpenVinoRuntime(RuntimeBase):
             for result in model.get_results():
                 if output not in result.input_value(0).get_names():
                     model.remove_result(result)
+            quantised = _quantised_weights(model)
             compiled = core.compile_model(model, "CPU", _settings(products, threads))
             self._request = compiled.create_infer_request()
         except RuntimeError as error:
@@ -84,6 +86,8 @@ class OpenVinoRuntime(RuntimeBase):
         self.outputs = (output,)
         del model
         self._release()
+        self.products = _products(compiled)
+        _require_products(self.products, products, quantised)
 
     @while_open
     def run(self, inputs: Arrays) -> Arrays:
@@ -149,6 +153,33 @@ def _require(core: ov.Core, products: str, *, integer_products: bool) -> None:
         raise MissingError(
             "this CPU has no VNNI, and OpenVINO's INT8 products would saturate; use "
             "runtime='onnxruntime', which is exact there, or build with PRECISION=fp32"
+        )
+
+
+def _quantised_weights(model: ov.Model) -> int:
+    """How many matrices are stored in INT8."""
+    constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
+    return sum(c.get_element_type() == ov.Type.i8 and len(c.shape) == 2 for c in constants)
+
+
+def _products(compiled: ov.CompiledModel) -> Mapping[str, int]:
+    """How many products with weights the compiled model has, by the type they are made in."""
+    found: Counter[str] = Counter()
+    for node in compiled.get_runtime_model().get_ops():
+        facts = node.get_rt_info()
+        if facts["layerType"].astype(str) in ("FullyConnected", "MatMul"):
+            found[facts["runtimePrecision"].astype(str)] += 1
+    return found
+
+
+def _require_products(found: Mapping[str, int], products: str, quantised: int) -> None:
+    """Raise :class:`AdaptrtError` unless products are made in the types that the graph says."""
+    others = {kind: n for kind, n in found.items() if kind not in ("i8", products)}
+    if others or found.get("i8", 0) != quantised or not found:
+        told = ", ".join(f"{n} in {kind}" for kind, n in sorted(found.items())) or "none"
+        raise AdaptrtError(
+            f"OpenVINO {ov.__version__} compiled products {told}; expected {quantised} in i8 and "
+            f"the others in {products}; use the OpenVINO that the project names"
         )
 
 

@@ -17,7 +17,7 @@ from runtimes.executors.base import Runtime
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.heads import graph_inputs, head_of
 from runtimes.manifest import Artifact, Manifest
-from runtimes.schemes import RESTS, SCHEMES
+from runtimes.schemes import SCHEMES, openvino_products
 
 CPU_EXECUTOR = "onnxruntime"  # the one that every bundle has a graph for
 
@@ -108,15 +108,13 @@ def _openvino(folder: Path, manifest: Manifest, options: OpenOptions) -> Runtime
             f"runtime: openvino runs bundles that were compared in it, this one is for "
             f"{manifest.target.name}; build one with TARGET=openvino, or use runtime='onnxruntime'"
         )
-    scheme = SCHEMES[manifest.precision]
-    products = scheme.openvino_type or SCHEMES[manifest.rest or RESTS[0]].openvino_type
     return OpenVinoRuntime(
         folder / manifest.artifact(GraphKind.OPENVINO).path,
-        products=products or "f32",
+        products=openvino_products(manifest.precision, manifest.rest),
         inputs=graph_inputs(manifest.adapter, manifest.interface, manifest.head),
         output=head_of(manifest.interface, manifest.head).output.name,
         max_tokens=manifest.max_tokens,
-        integer_products=scheme.integer_products,
+        integer_products=SCHEMES[manifest.precision].integer_products,
         threads=options.threads,
         tasks=counted_tasks(manifest),
     )

@@ -159,6 +159,15 @@ SCHEMES: Mapping[Precision, Scheme] = {
         ),
     )
 }
+
+
+def openvino_products(precision: Precision, rest: Precision | None) -> str:
+    """The type in which OpenVINO makes the products that are not quantised: ``f32`` or ``bf16``."""
+    if (products := SCHEMES[rest or precision].openvino_type) is None:
+        raise ValueError(f"{precision}: OpenVINO needs the precision of what is not quantised")
+    return products
+
+
 STORAGES = {s.storage.dtype: s.storage for s in SCHEMES.values() if s.storage is not None}
 # What may stand beside quantised products in OpenVINO.
 RESTS = (Precision.BF16, Precision.FP32)

@@ -19,6 +19,7 @@ from runtimes.choices import Target
 from runtimes.errors import InputError, MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.executors.tensorrt.library import check_release, load_tensorrt
+from runtimes.schemes import openvino_products
 from runtimes.text.tokens import TextTokenizer
 
 
@@ -45,8 +46,18 @@ def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> BuildInp
     ``engines`` are taken over instead of built.
     """
     check_installed()
+    if spec.target is Target.OPENVINO:
+        _require_openvino(spec)
     with stage("checkpoint"):
         return _open(spec, engines)
+
+
+def _require_openvino(spec: BuildSpec) -> None:
+    """The gate runs in OpenVINO on this CPU, so it has to have both."""
+    from runtimes.executors.openvino_cpu import require_types
+
+    products = openvino_products(spec.precision, spec.rest)
+    require_types(products, integer_products=spec.scheme.integer_products)
 
 
 def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:

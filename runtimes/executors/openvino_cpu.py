@@ -65,8 +65,8 @@ class OpenVinoRuntime(RuntimeBase):
         self.name = f"openvino-cpu-{products}"
         self._inputs, self._tasks, self._max_tokens = tuple(inputs), tuple(tasks), max_tokens
         self._lock = threading.Lock()  # one request; two would share the same threads
+        require_types(products, integer_products=integer_products)
         core = ov.Core()
-        _require(core, products, integer_products=integer_products)
         self._mapped = _map(graph.with_suffix(".bin"))
         try:
             model = core.read_model(
@@ -141,9 +141,9 @@ def _settings(products: str, threads: int | None) -> Mapping[str, str]:
     return settings if threads is None else {**settings, "INFERENCE_NUM_THREADS": str(threads)}
 
 
-def _require(core: ov.Core, products: str, *, integer_products: bool) -> None:
+def require_types(products: str, *, integer_products: bool) -> None:
     """Raise :class:`MissingError` where the CPU does not multiply the types that are needed."""
-    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if products == "bf16" and "BF16" not in capabilities:
         raise MissingError(
             "this CPU has no BF16 (AVX512_BF16 or AMX), and OpenVINO would multiply in FP32; use "

@@ -153,8 +153,8 @@ def test_damaged_files_are_named(merged: Path, tmp_path: Path, damage: Any, erro
         Embedder.load(folder, runtime="openvino")
 
 
-class _Cpu:
-    """OpenVINO's core on a CPU with some capabilities only."""
+class _Core:
+    """OpenVINO on a CPU with some capabilities only."""
 
     def __init__(self, *capabilities: str) -> None:
         self.capabilities = capabilities
@@ -163,14 +163,24 @@ class _Cpu:
         return self.capabilities
 
 
-def test_cpu_without_the_types_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    openvino_cpu._require(_Cpu("FP32", "BF16"), "bf16", integer_products=False)
+def test_cpu_without_the_types_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    small_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By the executor, and by a build before any work."""
+    monkeypatch.setattr(ov, "Core", lambda: _Core("FP32", "INT8"))
+    openvino_cpu.require_types("f32", integer_products=True)
     with pytest.raises(MissingError, match="no BF16"):
-        openvino_cpu._require(_Cpu("FP32", "INT8"), "bf16", integer_products=False)
+        openvino_cpu.require_types("bf16", integer_products=False)
+    assert openvino(tmp_path, small_folder, precision="bf16") == 4
+    assert "this CPU has no BF16" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(openvino_cpu, "has_vnni", lambda: False)
-    openvino_cpu._require(_Cpu("FP32"), "f32", integer_products=False)
+    openvino_cpu.require_types("f32", integer_products=False)
     with pytest.raises(MissingError, match="no VNNI"):
-        openvino_cpu._require(_Cpu("FP32", "INT8"), "f32", integer_products=True)
+        openvino_cpu.require_types("f32", integer_products=True)
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,20 @@
-"""What is timed: texts of exact token counts, and a corpus of mixed lengths."""
+"""What is timed: texts of exact token counts, and a corpus of mixed lengths.
+
+Workers read the texts from a file: some run where this project's dependencies are not installed.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import cycle
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from export.checkpoint.source import SAMPLE
-from export.gate.texts import TEXTS
-from runtimes.text.tokens import TextTokenizer
+if TYPE_CHECKING:
+    from runtimes.text.tokens import TextTokenizer
 
 LENGTHS = (128, 512, 2048, 8192)
 CASES = ("1x128", "1x512", "1x2048", "8x512", "corpus", "1x8192")  # by rising memory
@@ -18,16 +22,28 @@ CASES = ("1x128", "1x512", "1x2048", "8x512", "corpus", "1x8192")  # by rising m
 
 @dataclass(frozen=True)
 class Case:
-    """Texts to embed in one call. ``heavy`` cases run once per process, the others thrice."""
+    """Texts to embed in one call, and their tokens together."""
 
     name: str
     texts: tuple[str, ...]
     tokens: int
-    heavy: bool
+
+
+def save(cases: list[Case], path: Path) -> None:
+    path.write_text(json.dumps([asdict(case) for case in cases]), encoding="utf-8")
+
+
+def load(path: Path) -> list[Case]:
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    return [Case(c["name"], tuple(c["texts"]), c["tokens"]) for c in stored]
 
 
 def all_cases(corpus_texts: int) -> list[Case]:
     """Every case, in the order of ``CASES``: one process can report peak memory case by case."""
+    from export.checkpoint.source import SAMPLE
+    from export.gate.texts import TEXTS
+    from runtimes.text.tokens import TextTokenizer
+
     tokenizer = TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=8192, pad_id=1)
     words = [
         w
@@ -42,7 +58,7 @@ def all_cases(corpus_texts: int) -> list[Case]:
 
 def _case(name: str, texts: list[str], tokenizer: TextTokenizer) -> Case:
     tokens = sum(len(ids) for ids in tokenizer.encode(texts))
-    return Case(name, tuple(texts), tokens, heavy=tokens >= LENGTHS[2])
+    return Case(name, tuple(texts), tokens)
 
 
 def text_of(tokens: int, words: list[str], tokenizer: TextTokenizer) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tests.bench.contenders import CONTENDERS
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "benchmarks"
 OURS, INT8 = "adaptrt", "adaptrt INT8"
 NOT_MEASURED = "not measured"
+COLUMNS = ("1x128", "1x512", "1x2048", "8x512", "1x8192", "corpus")  # in the order of columns
 _SIZES = {"sample": "sample", "mid": "mid size (6 layers)", "full": "full size (24 layers)"}
 Report = dict[str, Any]
 Row = dict[str, Any]
@@ -43,11 +45,22 @@ def machine(report: Report) -> str:
 
 def model(report: Report) -> str:
     """What was run."""
-    int8 = any(row["contender"] == INT8 for row in report["rows"])
-    types = "FP32 and INT8" if int8 else "FP32"
+    used = {CONTENDERS[row["contender"]].precision for row in report["rows"]}
+    types = " and ".join(name for name in ("FP32", "BF16", "INT8") if name in used)
     return (
         f"{_SIZES[report['size']]}, {report['weights']} weights, {types}, {report['rounds']} rounds"
     )
+
+
+def caption(report: Report) -> str:
+    return f"*{machine(report)}; {model(report)}*"
+
+
+def case_title(report: Report | None, case: str) -> str:
+    """A column's head; of the corpus how many texts it had, where a report says that."""
+    if case != "corpus":
+        return case.replace("x", " × ")
+    return f"{report['corpus_texts']} texts" if report else case
 
 
 def row_of(report: Report, contender: str, case: str) -> Row | None:
@@ -78,12 +91,16 @@ def not_measured(report: Report, rows: Iterable[Row]) -> list[str]:
 def ratio(report: Report, contender: str, base: str, case: str) -> float | None:
     """A contender's time in multiples of the base's; None where one of them did not run the case.
 
-    Against adaptrt in FP32 it is the median over rounds, which the machine's drift moves least.
-    Between two others the report holds no rounds: there it is the quotient of their medians.
+    The median over rounds, which the machine's drift moves least, where the report holds the
+    rounds: all do against adaptrt in FP32, those of 2026-11-21 against no other. There it is the
+    quotient of medians.
     """
     above, below = row_of(report, contender, case), row_of(report, base, case)
     if above is None or below is None:
         return None
     if base == OURS:
         return float(above["times_ours"])
+    rounds, others = (row.get("seconds_by_round", {}) for row in (above, below))
+    if ratios := [rounds[number] / others[number] for number in rounds if number in others]:
+        return float(median(ratios))
     return float(above["seconds"] / below["seconds"])

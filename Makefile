@@ -21,7 +21,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify eval inspect triton serve test check docs check-newest test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -64,6 +64,8 @@ help: ## This list
 	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
 	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 (FP8) [0.25]"
 	@echo "make verify takes BUNDLE, a bundle's folder."
+	@echo "make tune takes BUNDLE, a bundle's folder; TEXTS, a file of texts like yours [the project's own];"
+	@echo "  MAX_TEXTS [64], ROUNDS [3], MINUTES [10]; THREADS=1: fewer threads too; FORGET=1."
 	@echo "make eval takes BUNDLE, one or several folders [FP16 and INT8 of the sample]; PRESET: fast, release"
 	@echo "  [fast]; TASKS, names of MTEB's tasks; REFERENCE, the checkpoint; REVISION of it; DIMENSIONS;"
 	@echo "  OUTPUT_TYPE [float32]; PREFIX=0; RUNTIME [onnxruntime]; GATE=1; JSON=1."
@@ -110,6 +112,11 @@ calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISI
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
 	@$(ADAPTRT) verify --bundle "$(BUNDLE)"
+
+tune: $(VENV)/.installed ## Time what can run a bundle here, and keep the fastest (BUNDLE=...)
+	@$(ADAPTRT) tune --bundle "$(BUNDLE)" $(if $(TEXTS),--texts "$(TEXTS)") \
+	  $(if $(MAX_TEXTS),--max-texts "$(MAX_TEXTS)") $(if $(ROUNDS),--rounds "$(ROUNDS)") \
+	  $(if $(MINUTES),--minutes "$(MINUTES)") $(if $(THREADS),--threads) $(if $(FORGET),--forget)
 
 # Without BUNDLE, what the sample's two bundles lack is built.
 EVALUATED = $(or $(BUNDLE),$(addprefix $(OUT)/sample/switchable-,fp16-onnxruntime int8-onnxruntime))

@@ -41,8 +41,8 @@ class Pair:
     passage: str
 
 
-def load_corpus(path: Path | None) -> list[Text]:
-    """The project's calibration texts, or those of a user's file.
+def load_corpus(path: Path | None, source: str = "CALIBRATION_DATA") -> list[Text]:
+    """The project's calibration texts, or those of a user's file, which ``source`` named.
 
     ``.txt`` holds a text per line, ``.jsonl`` an object per line with ``text`` and perhaps
     ``language``, ``.parquet`` columns of these names. Blank texts are skipped. Raises
@@ -53,19 +53,18 @@ def load_corpus(path: Path | None) -> list[Text]:
         return _own("calibration")
     readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if path.suffix not in readers:
-        raise InputError(
-            f"CALIBRATION_DATA: got {path.name}, expected a name in {', '.join(readers)}"
-        )
+        raise InputError(f"{source}: got {path.name}, expected a name in {', '.join(readers)}")
+    place = f"{source}: {path}"
     if not path.is_file():
-        raise InputError(f"CALIBRATION_DATA: {path}: no such file")
+        raise InputError(f"{place}: no such file")
     if (size := path.stat().st_size) > MAX_BYTES:
         raise InputError(
-            f"CALIBRATION_DATA: {path}: {size} bytes, expected at most {MAX_BYTES}; "
+            f"{place}: {size} bytes, expected at most {MAX_BYTES}; "
             "some thousand texts are enough, take a sample"
         )
-    texts = [text for text in readers[path.suffix](path) if text.text.strip()]
+    texts = [text for text in readers[path.suffix](path, place) if text.text.strip()]
     if not texts:
-        raise InputError(f"CALIBRATION_DATA: {path}: no text in it, expected at least one")
+        raise InputError(f"{place}: no text in it, expected at least one")
     return texts
 
 
@@ -76,7 +75,10 @@ def held_back() -> list[Text]:
 
 def retrieval_pairs() -> list[Pair]:
     """Queries and passages in several languages, in a fixed order."""
-    return [Pair(r["language"], r["query"], r["passage"]) for _, r in _objects(RETRIEVAL)]
+    return [
+        Pair(r["language"], r["query"], r["passage"])
+        for _, r in _objects(RETRIEVAL, str(RETRIEVAL))
+    ]
 
 
 def corpus_sha256(texts: Iterable[Text]) -> str:
@@ -88,36 +90,40 @@ def corpus_sha256(texts: Iterable[Text]) -> str:
 
 
 def _own(split: str) -> list[Text]:
-    return [Text(r["language"], r["text"]) for _, r in _objects(TEXTS) if r["split"] == split]
+    return [
+        Text(r["language"], r["text"])
+        for _, r in _objects(TEXTS, str(TEXTS))
+        if r["split"] == split
+    ]
 
 
-def _read_txt(path: Path) -> Iterator[Text]:
-    for place, line in _lines(path):
-        yield _text({"text": line}, place)
+def _read_txt(path: Path, place: str) -> Iterator[Text]:
+    for where, line in _lines(path, place):
+        yield _text({"text": line}, where)
 
 
-def _read_jsonl(path: Path) -> Iterator[Text]:
-    for place, row in _objects(path):
-        yield _text(row, place)
+def _read_jsonl(path: Path, place: str) -> Iterator[Text]:
+    for where, row in _objects(path, place):
+        yield _text(row, where)
 
 
-def _read_parquet(path: Path) -> Iterator[Text]:
+def _read_parquet(path: Path, place: str) -> Iterator[Text]:
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise MissingError(
-            "CALIBRATION_DATA: a .parquet file needs pyarrow; pip install pyarrow, "
-            "or give the texts as .jsonl"
+            f"{place}: a .parquet file needs pyarrow; pip install pyarrow, or give the texts as "
+            ".jsonl"
         ) from error
     try:
         with ParquetFile(path) as file:
             columns = [c for c in ("text", "language") if c in file.schema_arrow.names]
             rows = file.read(columns).to_pylist()
     except (ArrowException, OSError) as error:
-        raise InputError(f"CALIBRATION_DATA: {path}: not a Parquet file ({error})") from error
+        raise InputError(f"{place}: not a Parquet file ({error})") from error
     for number, row in enumerate(rows, 1):
-        yield _text(row, f"CALIBRATION_DATA: {path}, row {number}")
+        yield _text(row, f"{place}, row {number}")
 
 
 def _text(row: Mapping[str, Any], place: str) -> Text:
@@ -135,12 +141,12 @@ def _text(row: Mapping[str, Any], place: str) -> Text:
     return Text(str(language), str(text))
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for place, line in _lines(path):
+def _objects(path: Path, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for where, line in _lines(path, place):
         if line.strip():
-            yield place, parse_object(line, place)
+            yield where, parse_object(line, where)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
+def _lines(path: Path, place: str) -> Iterator[tuple[str, str]]:
     with path.open("rb") as stream:
-        yield from read_lines(stream, f"CALIBRATION_DATA: {path}")
+        yield from read_lines(stream, place)

@@ -168,6 +168,20 @@ def _encode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(arguments: argparse.Namespace) -> int:
+    from export.tuning.table import text_lines
+    from export.tuning.tune import TuneSpec, forget, tune
+
+    if arguments.forget:
+        found = forget(arguments.bundle)
+        print(f"{arguments.bundle}: {'forgotten' if found else 'nothing was chosen here'}")
+        return 0
+    names = [field.name for field in fields(TuneSpec)]
+    tuning = tune(TuneSpec(**{name: getattr(arguments, name) for name in names}))
+    print(*text_lines(tuning), sep="\n")
+    return 0
+
+
 def _eval(arguments: argparse.Namespace) -> int:
     _require_builder()
     if find_spec("mteb") is None:
@@ -274,6 +288,7 @@ def _parser() -> argparse.ArgumentParser:
             "triton": _triton,
             "serve": _serve,
             "encode": _encode,
+            "tune": _tune,
             "eval": _eval,
         }
     )

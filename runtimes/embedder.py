@@ -19,13 +19,14 @@ from runtimes.arguments import (
     list_texts,
 )
 from runtimes.arrays import Arrays, Encoded, Ids, Vectors
+from runtimes.auto import AUTO, choose
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName, OutputType
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
 from runtimes.manifest import Manifest, read_manifest
-from runtimes.open import find_executor, open_runtime
+from runtimes.open import Executor, open_runtime
 from runtimes.outputs import converter
 from runtimes.schemes import SCHEMES
 from runtimes.tensors import SENTENCE_EMBEDDING, TASK_ID
@@ -70,7 +71,7 @@ class Embedder(RuntimeBase):
         cls,
         bundle: str | Path,
         *,
-        runtime: str = "onnxruntime",
+        runtime: str = AUTO,
         device: str | None = None,
         threads: int | None = None,
         adapter: str | Path | None = None,
@@ -81,11 +82,15 @@ class Embedder(RuntimeBase):
         Args:
             bundle: its folder.
             runtime: the executor, never replaced by another: ``onnxruntime`` runs the bundle's CPU
-                graph (half-precision weights, FP32 arithmetic), ``onnxruntime_cuda`` its graph for
-                NVIDIA GPUs, ``tensorrt_rtx`` and ``tensorrt`` its engine for the GPU present.
+                graph (half-precision weights, FP32 arithmetic), ``openvino`` that of a bundle built
+                for OpenVINO, ``onnxruntime_cuda`` its graph for NVIDIA GPUs, ``tensorrt_rtx`` and
+                ``tensorrt`` its engine for the GPU present.
+                ``auto`` is what ``adaptrt tune`` chose for this bundle on this machine, or else
+                what runs it on a CPU (:mod:`runtimes.auto`). ``embedder.runtime.name`` says which
+                it is.
             device: ``cpu``, ``cuda`` (the first GPU) or ``cuda:1`` (the second); refused where the
                 executor runs elsewhere. None is the executor's own.
-            threads: of ONNX Runtime on a CPU; None is one per core.
+            threads: of an executor on a CPU; None is what was tuned, else one per core.
             adapter: an ``.onnx_adapter`` file for a bundle with a slot.
             max_bytes: a text of more bytes of UTF-8 is refused; tokenising 1 MB takes up to 1.1 s
                 and 360 MB.
@@ -102,9 +107,15 @@ class Embedder(RuntimeBase):
         check_whole("max_bytes", max_bytes, 1)
         manifest = read_manifest(folder)
         tokenizer = load_tokenizer(folder, manifest, max_bytes)  # first: it takes no GPU memory
-        _warn_of_slow_int8(manifest, runtime)
+        chosen = choose(folder, manifest, runtime, device=device, threads=threads, adapter=file)
+        _warn_of_slow_int8(manifest, chosen.executor)
         executing = open_runtime(
-            folder, manifest, runtime, device=device, threads=threads, adapter=file
+            folder,
+            manifest,
+            chosen.executor,
+            device=device,
+            threads=chosen.threads,
+            adapter=file,
         )
         embedder = cls(manifest, tokenizer, executing, folder)
         embedder._reload = partial(
@@ -284,9 +295,9 @@ def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES)
     )
 
 
-def _warn_of_slow_int8(manifest: Manifest, runtime: object) -> None:
+def _warn_of_slow_int8(manifest: Manifest, executor: Executor) -> None:
     """Where INT8's CPU graph is about to run on a CPU without its instructions."""
-    on_cpu = find_executor(runtime).graph is GraphKind.ONNXRUNTIME
+    on_cpu = executor.graph is GraphKind.ONNXRUNTIME
     if on_cpu and SCHEMES[manifest.precision].integer_products:
         warn_without_vnni()
 

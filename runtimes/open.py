@@ -211,10 +211,13 @@ EXECUTORS: dict[str, Executor] = {
 }
 
 
-def find_executor(name: object) -> Executor:
-    """The row of a name; :class:`InputError` for any other value."""
+def find_executor(name: object, *more: str) -> Executor:
+    """The row of a name; :class:`InputError` for any other value.
+
+    ``more`` are names that the caller handles itself.
+    """
     if not isinstance(name, str) or name not in EXECUTORS:
-        known = ", ".join(row.name for row in EXECUTORS.values() if row.offered)
+        known = ", ".join([*more, *(row.name for row in EXECUTORS.values() if row.offered)])
         raise InputError(f"runtime: got {shown(name)}, expected one of {known}")
     return EXECUTORS[name]
 

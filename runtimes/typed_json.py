@@ -24,14 +24,18 @@ _REFUSAL = re.compile(
 _STEP = re.compile(r"\[(\d+)\]|([^.\[\]]+)")
 
 
-def read_object(path: Path) -> JsonObject:
-    """The JSON object in ``path``; NaN and infinite numbers are no JSON."""
+def read_object(path: Path, hint: str = "copy the bundle again") -> JsonObject:
+    """The JSON object in ``path``; NaN and infinite numbers are no JSON.
+
+    ``hint`` is what to do about a file that holds none.
+    """
     try:
         value = msgspec.json.decode(read_small(path))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"{path}: not valid JSON ({error}); copy the bundle again") from error
+        raise InputError(f"{path}: not valid JSON ({error}); {hint}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: got a JSON {type(value).__name__}, expected an object")
+        kind = type(value).__name__
+        raise InputError(f"{path}: got a JSON {kind}, expected an object; {hint}")
     return value
 
 

@@ -31,6 +31,14 @@ def untimed_stages() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def untuned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What was tuned on the machine that runs the tests decides nothing in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADAPTRT_TUNE_FILE", str(tmp_path_factory.mktemp("tuned") / "tune.json"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint, 64 wide with 2 layers, in the original format. Not to be changed."""

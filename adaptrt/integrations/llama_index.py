@@ -31,7 +31,7 @@ class BundleEmbedding(BaseEmbedding):
     bundle: _Folder
     passages: _Folder | None = None
     dimensions: int | None = None
-    runtime: str = "onnxruntime"
+    runtime: str = "auto"
     device: str | None = None
     threads: int | None = None
     _query: Encoder = PrivateAttr()

@@ -257,9 +257,29 @@ def encode(command: ArgumentParser) -> None:
         "NAME",
         "what the texts are for; needed where a bundle has several (default: the bundle's)",
     )
-    _vectors(options)
+    _vectors(
+        options, "auto", "; auto: what adaptrt tune chose here, else what runs the bundle on a CPU"
+    )
     add("--adapter", "FILE", "an .onnx_adapter file, for a bundle with a slot", kind=path)
     options.flag("--strict", "refuse texts that are too long (default: cut them and warn)")
+
+
+def tune(command: ArgumentParser) -> None:
+    """``adaptrt tune``: which bundle is timed, on which texts, and for how long."""
+    options = Options(command)
+    add = options.add
+    add("--bundle", "FOLDER", "the bundle to tune for", kind=path, required=True)
+    add(
+        "--texts",
+        "FILE",
+        "texts like yours as .txt, .jsonl or .parquet (default: the project's)",
+        kind=path,
+    )
+    add("--max-texts", "N", "how many of them are run", 64, kind=whole, dest="most_texts")
+    add("--rounds", "N", "how often each executor is timed", 3, kind=whole)
+    add("--minutes", "N", "no round begins after so many", 10.0, kind=number)
+    options.flag("--threads", "try 1, 2, 4 and so on too, up to one per core")
+    options.flag("--forget", "remove what was chosen for the bundle on this machine instead")
 
 
 def evaluate(command: ArgumentParser) -> None:
@@ -290,7 +310,7 @@ def evaluate(command: ArgumentParser) -> None:
         "fast",
     )
     add("--tasks", "LIST", "names of MTEB's tasks instead, separated by commas")
-    _vectors(options)
+    _vectors(options, "onnxruntime")
     add("--out", "FOLDER", "where MTEB's result files go", Path("build/eval"), kind=path)
     options.flag("--json", "print JSON")
     options.flag(
@@ -299,8 +319,8 @@ def evaluate(command: ArgumentParser) -> None:
     )
 
 
-def _vectors(options: Options) -> None:
-    """What a bundle makes of texts, and what runs it."""
+def _vectors(options: Options, runtime: str, more: str = "") -> None:
+    """What a bundle makes of texts, and what runs it: ``runtime`` unless named."""
     add = options.add
     add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
     add(
@@ -312,8 +332,9 @@ def _vectors(options: Options) -> None:
     add(
         "--runtime",
         "NAME",
-        "what runs the model: onnxruntime (CPU), onnxruntime_cuda, tensorrt_rtx or tensorrt",
-        "onnxruntime",
+        "what runs the model: onnxruntime or openvino (CPU), onnxruntime_cuda, tensorrt_rtx or "
+        f"tensorrt{more}",
+        runtime,
     )
     options.flag(
         "--no-prefix",

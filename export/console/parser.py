@@ -99,6 +99,14 @@ COMMANDS = {
         "row per text, in the order of the texts.",
         'adaptrt encode --bundle build/sample/classification-fp16 "Guten Morgen"',
     ),
+    "tune": Command(
+        options.tune,
+        "--bundle FOLDER [options]",
+        "choose the fastest executor for a bundle on this machine",
+        "Times everything here that can run a bundle on texts like yours, and keeps the\n"
+        "fastest in a file of yours, which Embedder.load and `adaptrt encode` read.",
+        "adaptrt tune --bundle build/sample/classification-fp16 --texts texts.txt",
+    ),
     "eval": Command(
         options.evaluate,
         "--bundle FOLDER [--bundle FOLDER ...] [options]",

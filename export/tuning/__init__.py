@@ -1,0 +1,1 @@
+"""Which executor is fastest for a bundle on this machine."""

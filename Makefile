@@ -174,7 +174,7 @@ bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on
 bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, OpenVINO, a naive export and others (BENCH_SIZE=sample, mid or full)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \
 	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_CASES),--cases "$(BENCH_CASES)") \
-	  $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)")
+	  $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)") $(if $(BENCH_TEXTS),--corpus-texts "$(BENCH_TEXTS)")
 
 figures: $(VENV)/.installed-bench ## Write the documents' tables and pictures anew from the committed reports
 	$(BIN)/python -m tests.bench.tables

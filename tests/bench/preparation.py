@@ -1,9 +1,13 @@
-"""What the contenders need, each made once per work folder: checkpoint, bundles, exports."""
+"""What the contenders need, each made once per work folder: checkpoint, bundles, exports.
+
+The texts (``cases.json``) are there before.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import warnings
 from collections.abc import Callable, Collection
 from importlib.util import find_spec
@@ -11,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 from export.checkpoint.source import SAMPLE
-from tests.bench.contenders import CONTENDERS
+from tests.bench.contenders import CONTENDERS, ROOT
 from tests.bench.own import BUNDLES, Bundle, bundle_folder
-from tests.bench.rivals import CLIENT_FOLDER, NAIVE_FILE, NATIVE_FOLDER
+from tests.bench.rivals import CLIENT_FOLDER, NAIVE_FILE, NAIVE_INT8_FILE, NATIVE_FOLDER
 
-_NAIVE = {"naive ONNX export", "OpenVINO naive FP32", "OpenVINO naive BF16"}
+_NAIVE_INT8 = "OpenVINO naive INT8"
+_NAIVE = {"naive ONNX export", "OpenVINO naive FP32", "OpenVINO naive BF16", _NAIVE_INT8}
 _LIBRARY = {"sentence-transformers", "sentence-transformers BF16"}
-_CLIENTS = {"sentence-transformers ONNX", "sentence-transformers OpenVINO"}
+_CLIENT_OPENVINO = "sentence-transformers OpenVINO"
+_CLIENTS = {"sentence-transformers ONNX", _CLIENT_OPENVINO}
 
 
 def missing(contender: str) -> str | None:
     """Why one cannot be run here, before anything is made for it; None where it can."""
-    environment = CONTENDERS[contender].environment
-    if environment is not None and not CONTENDERS[contender].python.is_file():
+    maker = _CLIENT_OPENVINO if contender == _NAIVE_INT8 else contender  # it brings NNCF
+    environment = CONTENDERS[maker].environment
+    if environment is not None and not CONTENDERS[maker].python.is_file():
         return f"{environment} is not there: make {environment}/.installed"
     if "OpenVINO" in contender and find_spec("openvino") is None:
         return "openvino is not installed"
@@ -49,6 +56,8 @@ def prepare(work: Path, size: str, contenders: Collection[str]) -> dict[str, str
         _once(work / NATIVE_FOLDER, lambda: _save_native(work))
     if wanted & (_NAIVE | _CLIENTS):
         _once(work / NAIVE_FILE, lambda: _export_naive(work))
+    if _NAIVE_INT8 in wanted and (reason := _quantise_naive(work)):
+        failed[_NAIVE_INT8] = reason
     if wanted & _CLIENTS:
         _once(work / CLIENT_FOLDER, lambda: _arrange_for_clients(work))
     if "rebuild per call" in wanted:
@@ -117,6 +126,17 @@ def _export_naive(work: Path) -> None:
             external_data=True,
             verbose=False,
         )
+
+
+def _quantise_naive(work: Path) -> str | None:
+    """Why it could not be; None where the file is there."""
+    if (work / NAIVE_INT8_FILE).is_file():
+        return None
+    python = str(CONTENDERS[_CLIENT_OPENVINO].python)
+    command = [python, "-m", "tests.bench.quantise_naive", str(work)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    last = process.stderr.strip().splitlines()[-1:] or ["no reason given"]
+    return f"NNCF could not quantise it: {last[0]}" if process.returncode else None
 
 
 def _arrange_for_clients(work: Path) -> None:

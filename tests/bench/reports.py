@@ -46,7 +46,8 @@ def machine(report: Report) -> str:
 def model(report: Report) -> str:
     """What was run."""
     used = {CONTENDERS[row["contender"]].precision for row in report["rows"]}
-    types = " and ".join(name for name in ("FP32", "BF16", "INT8") if name in used)
+    *first, last = (name for name in ("FP32", "BF16", "INT8") if name in used)
+    types = " and ".join([", ".join(first), last] if first else [last])
     return (
         f"{_SIZES[report['size']]}, {report['weights']} weights, {types}, {report['rounds']} rounds"
     )

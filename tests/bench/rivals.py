@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Encode = Callable[[Sequence[str]], NDArray[np.float32]]
 PADDED_BATCH = 32  # sentence-transformers' default
 NAIVE_FILE = "naive.onnx"
+NAIVE_INT8_FILE = "naive-int8.xml"
 NATIVE_FOLDER = "native"  # the checkpoint as transformers saves it
 CLIENT_FOLDER = "naive-client"  # the naive export where sentence-transformers looks for one
 
@@ -98,14 +99,17 @@ def naive(work: Path) -> Encode:
     return _one_by_one(work, lambda row: _mean(session.run(None, dict(row))[0]))
 
 
-def naive_openvino(products: str) -> Callable[[Path], Encode]:
-    """The same export in OpenVINO, multiplying in ``products``: f32 or bf16."""
+def naive_openvino(products: str, file: str = NAIVE_FILE) -> Callable[[Path], Encode]:
+    """The same export in OpenVINO, multiplying in ``products``: f32 or bf16.
+
+    ``file`` may be the one that NNCF quantised, where that is what the rest is computed in.
+    """
 
     def load(work: Path) -> Encode:
         import openvino as ov
 
         settings = {"INFERENCE_PRECISION_HINT": products, "PERFORMANCE_HINT": "LATENCY"}
-        compiled = ov.Core().compile_model(work / NAIVE_FILE, "CPU", settings)
+        compiled = ov.Core().compile_model(work / file, "CPU", settings)
         request = compiled.create_infer_request()
         return _one_by_one(work, lambda row: _mean(request.infer(dict(row))[0]))
 

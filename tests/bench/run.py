@@ -42,6 +42,7 @@ class Plan:
     seed: int
     contenders: Sequence[str]
     cases: Sequence[str]
+    corpus_texts: int
     timeout: float
 
     def order(self, number: int) -> list[str]:
@@ -123,7 +124,7 @@ def report_of(plan: Plan, size: str, samples: Samples, skipped: dict[str, str]) 
         "rounds": plan.rounds,
         "seed": plan.seed,
         "order": samples.order,
-        "corpus_texts": SIZES[size],
+        "corpus_texts": plan.corpus_texts,
         "skipped": skipped,
         "stopped": samples.stopped,
         "contenders": summary.per_contender(samples),
@@ -136,6 +137,8 @@ def main() -> None:
     arguments = _arguments()
     work = Path(arguments.out).resolve() / arguments.size
     work.mkdir(parents=True, exist_ok=True)
+    corpus_texts = arguments.corpus_texts or SIZES[arguments.size]
+    texts.save(texts.all_cases(corpus_texts), work / "cases.json")
     skipped = {name: why for name in arguments.only if (why := missing(name)) is not None}
     skipped |= prepare(work, arguments.size, [n for n in arguments.only if n not in skipped])
     for name, why in skipped.items():
@@ -146,9 +149,9 @@ def main() -> None:
         seed=arguments.seed,
         contenders=[name for name in arguments.only if name not in skipped],
         cases=arguments.cases,
+        corpus_texts=corpus_texts,
         timeout=arguments.timeout,
     )
-    texts.save(texts.all_cases(SIZES[arguments.size]), work / "cases.json")
     report = report_of(plan, arguments.size, measure(plan), skipped)
     (work / "bench.json").write_text(json.dumps(report, indent=2) + "\n")
     (work / "bench.md").write_text(every(report) + "\n")
@@ -166,6 +169,7 @@ def _arguments() -> argparse.Namespace:
     groups = ", ".join(f"{name} for {len(members)} of them" for name, members in GROUPS.items())
     parser.add_argument("--only", type=named, default="all", help=f"contenders; {groups}")
     parser.add_argument("--cases", type=lambda text: text.split(","), default=",".join(CASES))
+    parser.add_argument("--corpus-texts", type=int, help=f"by size: {SIZES}")
     parser.add_argument("--timeout", type=float, default=3600, help="seconds for one process")
     arguments = parser.parse_args()
     for names, known in ((arguments.only, CONTENDERS), (arguments.cases, CASES)):

@@ -30,7 +30,13 @@ def about(*vector: float) -> dict[str, Any]:
 
 def plan(work: Path, *names: str, rounds: int = 2, seed: int = 0) -> run.Plan:
     return run.Plan(
-        work=work, rounds=rounds, seed=seed, contenders=names, cases=["1x128"], timeout=9.0
+        work=work,
+        rounds=rounds,
+        seed=seed,
+        contenders=names,
+        cases=["1x128"],
+        corpus_texts=8,
+        timeout=9.0,
     )
 
 
@@ -63,7 +69,7 @@ def test_a_run_times_each_contender_where_it_belongs_and_says_where_it_ran(
     )
     monkeypatch.setattr(run, "prepare", lambda *_: {"adaptrt INT8": "not built"})
     monkeypatch.setattr(run, "save", lambda *_: None)
-    monkeypatch.setattr(sys, "argv", ["run", "--size", "mid", "--out", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["run", "--out", str(tmp_path), "--corpus-texts", "9"])
     run.main()
     left = {n: list(c.cases) for n, c in CONTENDERS.items()}
     del left["naive ONNX export"], left["adaptrt INT8"]
@@ -80,6 +86,7 @@ def test_a_run_times_each_contender_where_it_belongs_and_says_where_it_ran(
     stored = cases.load(tmp_path / "mid" / "cases.json")
     assert [case.name for case in stored] == list(cases.CASES)
     assert (stored[0].tokens, len(stored[3].texts)) == (128, 8)
+    assert len(stored[4].texts) == report["corpus_texts"] == 9
 
 
 def test_each_round_has_an_order_of_its_own_that_the_seed_gives_again(tmp_path: Path) -> None:
@@ -134,6 +141,7 @@ def test_an_environment_that_was_not_made_is_named(
 ) -> None:
     monkeypatch.setattr(contenders, "ROOT", tmp_path)
     assert preparation.missing("adaptrt") is None
+    assert "openvino" in str(preparation.missing("OpenVINO naive INT8"))  # NNCF is there
     reason = preparation.missing("sentence-transformers ONNX")
     assert reason == ".venv-clients/optimum is not there: make .venv-clients/optimum/.installed"
     python = tmp_path / ".venv-clients" / "optimum" / "bin" / "python"

@@ -283,6 +283,16 @@ def judging_executors(
     return tuple(sorted(rows, key=lambda row: target not in row.speaks_for))
 
 
+def cpu_executor(manifest: Manifest) -> Executor:
+    """What runs a bundle on a CPU when nothing is said: the row that speaks for its target there.
+
+    An engine's bundle has the graph for ONNX Runtime besides.
+    """
+    target = manifest.target.name
+    rows = (e for e in EXECUTORS.values() if e.offered and e.device is Device.CPU)
+    return next((e for e in rows if target in e.speaks_for), EXECUTORS[CPU_EXECUTOR])
+
+
 def judged_file(executor: Executor, manifest: Manifest) -> Artifact | None:
     """The graph, or the engine for the GPU present, that an executor runs; None without one."""
     if executor.engine is not None:

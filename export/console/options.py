@@ -200,7 +200,7 @@ def triton(command: ArgumentParser) -> None:
     add(
         "--encoder",
         "NAME",
-        "what runs the model: tensorrt, onnxruntime, python, or auto to fit each bundle",
+        "what runs the model: tensorrt, onnxruntime, openvino, python, or auto to fit each bundle",
         "auto",
     )
     add(

@@ -20,10 +20,13 @@ from runtimes.choices import Choice, Interface, Target
 from runtimes.errors import InputError
 from runtimes.heads import HEADS, graph_inputs
 from runtimes.manifest import Manifest
+from runtimes.open import cpu_executor
+from runtimes.schemes import openvino_products
 from runtimes.serving import requests
 from runtimes.tensors import BATCH, HIDDEN, SEQUENCE, Tensor
 
 GRAPH_FILE = "model.onnx"  # Triton's own default name
+IR_FILE, IR_WEIGHTS = "model.xml", "model.bin"  # its OpenVINO backend's
 _OLDEST = (24, 10)  # what the tests run
 # When the TensorRT backend learned to allocate by profile.
 _ALLOCATION_SINCE = (25, 5)
@@ -37,7 +40,8 @@ class Backend(Choice):
 
     TENSORRT = "tensorrt"
     ONNXRUNTIME = "onnxruntime"
-    PYTHON = "python"  # ONNX Runtime inside a Python model, for servers with neither of the two
+    OPENVINO = "openvino"
+    PYTHON = "python"  # the bundle's CPU executor inside a Python model, for servers with no other
 
 
 @dataclass(frozen=True, order=True)
@@ -129,10 +133,13 @@ def encoder_config(
 ) -> pb.ModelConfig:
     """An encoder: the same tensors whatever executes it."""
     chosen = settings.encoder
-    config = pb.ModelConfig(name=name, backend=backend.value, max_batch_size=manifest.max_batch)
+    # OpenVINO's backend would make the batch axis as long as max_batch_size for every call.
+    batched = backend is not Backend.OPENVINO
+    rows = manifest.max_batch if batched else 0
+    config = pb.ModelConfig(name=name, backend=backend.value, max_batch_size=rows)
     config.version_policy.latest.num_versions = settings.versions
-    _encoder_tensors(config, manifest)
-    cpu = backend is not Backend.TENSORRT  # our ONNX Runtime graphs are those for CPUs
+    _encoder_tensors(config, manifest, batched=batched)
+    cpu = backend is not Backend.TENSORRT  # our other graphs are those for CPUs
     if chosen.batching is Batching.ALWAYS or (chosen.batching is Batching.GPU and not cpu):
         _batching(config.dynamic_batching, chosen)
     kinds = pb.ModelInstanceGroup
@@ -148,12 +155,15 @@ def encoder_config(
             _tensorrt(config, manifest, chosen.allocation, release)
         case Backend.ONNXRUNTIME:
             _onnxruntime(config, manifest, release)
+        case Backend.OPENVINO:
+            _openvino(config, manifest, chosen)
         case Backend.PYTHON:
-            _parameters(config, {"threads": str(chosen.threads)})
+            executor = cpu_executor(manifest).name
+            _parameters(config, {"executor": executor, "threads": str(chosen.threads)})
     # The first call of a shape is slow (kernels are chosen, memory is taken): before it is ready.
     for tokens in chosen.warmup_tokens:
         if tokens <= manifest.max_tokens:
-            config.model_warmup.append(_warmup(manifest, tokens))
+            config.model_warmup.append(_warmup(manifest, tokens, batched=batched))
     return config
 
 
@@ -176,18 +186,22 @@ def _python(name: str, settings: Settings, instances: int) -> pb.ModelConfig:
     return config
 
 
-def _encoder_tensors(config: pb.ModelConfig, manifest: Manifest) -> None:
-    """The tensors of the encoder's contract, the batch apart: Triton's batcher adds it."""
+def _encoder_tensors(config: pb.ModelConfig, manifest: Manifest, *, batched: bool) -> None:
+    """The tensors of the encoder's contract; where ``batched``, Triton's batcher adds the batch."""
     fixed = {HIDDEN.name: manifest.architecture.hidden}
     for tensor in _inputs(manifest):
-        if tensor.axes == (BATCH,):  # a tensor of no axes must be sent as one of an axis of 1
+        if batched and tensor.axes == (
+            BATCH,
+        ):  # a tensor of no axes must be sent as one of an axis of 1
             value = _tensor(tensor.name, _TYPES[tensor.dtype], [1])
             value.reshape.SetInParent()
         else:
-            value = _tensor(tensor.name, _TYPES[tensor.dtype], _dims(tensor, fixed))
+            dims = _dims(tensor, fixed, batched=batched)
+            value = _tensor(tensor.name, _TYPES[tensor.dtype], dims)
         config.input.append(value)
     output = HEADS[manifest.head].output
-    config.output.append(_output(output.name, _TYPES[output.dtype], _dims(output, fixed)))
+    dims = _dims(output, fixed, batched=batched)
+    config.output.append(_output(output.name, _TYPES[output.dtype], dims))
 
 
 def _inputs(manifest: Manifest) -> tuple[Tensor, ...]:
@@ -196,9 +210,9 @@ def _inputs(manifest: Manifest) -> tuple[Tensor, ...]:
     return graph_inputs(adapter, Interface.SENTENCE, head)
 
 
-def _dims(tensor: Tensor, sizes: Mapping[str, int]) -> list[int]:
-    """The sizes after the batch; -1 where they differ from call to call."""
-    return [sizes.get(axis.name, -1) for axis in tensor.axes[1:]]
+def _dims(tensor: Tensor, sizes: Mapping[str, int], *, batched: bool) -> list[int]:
+    """The sizes, after the batch where ``batched``; -1 where they differ from call to call."""
+    return [sizes.get(axis.name, -1) for axis in tensor.axes[batched:]]
 
 
 def _batching(batching: pb.ModelDynamicBatching, chosen: EncoderSettings) -> None:
@@ -251,13 +265,44 @@ def _onnxruntime(config: pb.ModelConfig, manifest: Manifest, release: Release) -
     config.default_model_filename = GRAPH_FILE
 
 
-def _warmup(manifest: Manifest, tokens: int) -> pb.ModelWarmup:
+def _openvino(config: pb.ModelConfig, manifest: Manifest, chosen: EncoderSettings) -> None:
+    """Its parameters: all that the backend can be told of what the executor sets.
+
+    It knows of the type of products only HINT_BF16=YES, and OpenVINO takes BF16 by default where
+    the CPU has it: that a graph is to be multiplied in FP32 cannot be said.
+    """
+    if manifest.target.name is not Target.OPENVINO:
+        raise InputError(
+            "ENCODER=openvino: the bundle is not for it; build it with TARGET=openvino"
+        )
+    if manifest.interface is not Interface.SENTENCE:
+        raise InputError("ENCODER=openvino: needs INTERFACE=sentence; take ENCODER=python")
+    if openvino_products(manifest.precision, manifest.rest) != "bf16":
+        raise InputError(
+            "ENCODER=openvino: Triton's backend cannot be told to multiply in FP32, and OpenVINO "
+            "takes BF16 where the CPU has it; build with PRECISION=bf16, or int8 with REST=bf16, "
+            "or take ENCODER=python"
+        )
+    if chosen.batching is Batching.ALWAYS:
+        raise InputError(
+            "ENCODER=openvino: Triton's backend joins no requests of changing sizes; leave out "
+            'batching = "always", or take ENCODER=python'
+        )
+    values = {"HINT_BF16": "YES", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
+    if chosen.threads:
+        values["INFERENCE_NUM_THREADS"] = str(chosen.threads)
+    _parameters(config, values)
+    config.default_model_filename = IR_FILE
+
+
+def _warmup(manifest: Manifest, tokens: int, *, batched: bool) -> pb.ModelWarmup:
     sample = pb.ModelWarmup(name=f"{tokens} tokens", batch_size=1)
     for tensor in _inputs(manifest):
         value = sample.inputs[tensor.name]
         value.data_type = _TYPES[tensor.dtype]
         value.input_data_file = f"{tensor.name}-{tokens}"
-        value.dims.extend(1 if a is not SEQUENCE else tokens for a in tensor.axes[1:] or (BATCH,))
+        axes = tensor.axes[batched:] or (BATCH,)
+        value.dims.extend(1 if axis is not SEQUENCE else tokens for axis in axes)
     return sample
 
 

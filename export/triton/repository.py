@@ -23,6 +23,8 @@ from export.bundle.staging import write_json
 from export.spec import check_task_name
 from export.triton.configs import (
     GRAPH_FILE,
+    IR_FILE,
+    IR_WEIGHTS,
     Backend,
     Release,
     encoder_config,
@@ -31,10 +33,11 @@ from export.triton.configs import (
     warmup_files,
 )
 from export.triton.settings import Settings
-from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName, Target
+from runtimes.bundle_files import MANIFEST_FILE, OPENVINO_FILE, OPENVINO_WEIGHTS
+from runtimes.choices import AdapterMode, FileKind, HeadName, Target
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest, read_manifest
+from runtimes.open import CPU_EXECUTOR, EXECUTORS, cpu_executor
 
 MODELS = Path(__file__).parent / "models"
 # What the Python models import. NumPy 2 breaks string inputs in the test server's Python backend.
@@ -149,8 +152,12 @@ def _encoder(
         for path in config.cc_model_filenames.values():
             _place(bundle / path, version / path)
         return
-    graph = manifest.artifact(GraphKind.ONNXRUNTIME)
-    needed = [graph, *(a for a in manifest.artifacts if a.kind == FileKind.WEIGHTS)]
+    executor = EXECUTORS[CPU_EXECUTOR] if backend is Backend.ONNXRUNTIME else cpu_executor(manifest)
+    graph = manifest.artifact(executor.graph)
+    # The weights of OpenVINO's graph lie beside it, under a name of their own.
+    beside = Path(graph.path).parent
+    weights = [a for a in manifest.artifacts if a.kind == FileKind.WEIGHTS]
+    needed = [graph, *(a for a in weights if Path(a.path).parent == beside)]
     if backend is Backend.PYTHON:
         _python_model(folder, config, "encoder")
         version = folder / config.name / "1"
@@ -159,9 +166,10 @@ def _encoder(
             _place(bundle / entry.path, version / entry.path)
         return
     version = _model(folder, config)
+    names = {OPENVINO_FILE: IR_FILE, OPENVINO_WEIGHTS: IR_WEIGHTS}
     for entry in needed:
-        name = GRAPH_FILE if entry is graph else Path(entry.path).name
-        _place(bundle / entry.path, version / name)
+        kept = GRAPH_FILE if entry is graph else Path(entry.path).name
+        _place(bundle / entry.path, version / names.get(entry.path, kept))
 
 
 def _model(folder: Path, config: pb.ModelConfig) -> Path:

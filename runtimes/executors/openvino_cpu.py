@@ -28,7 +28,10 @@ from runtimes.text.batching import Budget
 try:
     import openvino as ov
 except ModuleNotFoundError as error:  # an install without it
-    raise MissingError("OpenVINO is not installed; pip install 'adaptrt[openvino]'") from error
+    raise MissingError(
+        "OpenVINO is not installed; pip install 'adaptrt[openvino]', or for a Triton server "
+        "pip install -r the repository's requirements.txt"
+    ) from error
 
 # Lengths are padded to a multiple of this: 33 tokens take as long as 48 in INT8 (Zen 4), where 48
 # are three whole tiles, and a corpus has fewer shapes, each of which costs a compilation.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ from typing import Any
 import numpy as np
 import openvino as ov
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
 
 import export.lowering.openvino_ir
+from adaptrt import TritonEmbedder
+from export.triton.server import serve
 from runtimes.bundle_files import OPENVINO_FILE, OPENVINO_WEIGHTS
 from runtimes.embedder import Embedder
 from runtimes.errors import AdaptrtError, InputError, MissingError
 from runtimes.executors import openvino_cpu
 from runtimes.manifest import read_manifest
 from runtimes.text.tokens import TruncationWarning
-from tests.support import build, run_cli
+from tests.support import build, cosines, run_cli
+from tests.triton_support import Served, server_spec
 
 TEXTS = ["Guten Tag", "short", *(("word " * n).strip() for n in (3, 14, 15, 16, 31, 40))]
 BF16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -47,6 +53,46 @@ def chunks(tmp_path_factory: pytest.TempPathFactory, small_folder: Path) -> Path
 def encoded(bundle: Path, runtime: str, texts: list[str] = TEXTS, **options: Any) -> Any:
     with Embedder.load(bundle, runtime=runtime) as embedder:
         return embedder.encode(texts, **options)
+
+
+def test_triton_serves_what_openvino_computes(
+    tmp_path: Path, chunks: Path, triton_environment: Path
+) -> None:
+    """By the Python encoder, which holds no graph for ONNX Runtime here."""
+    assert run_cli("triton", "--bundle", chunks, "--out", tmp_path / "r") == 0
+    (version,) = tmp_path.glob("r/encoder-*/1")
+    held = {p.relative_to(version).as_posix() for p in version.glob("*/openvino_model.*")}
+    assert held == {OPENVINO_FILE, OPENVINO_WEIGHTS}
+    assert not [p for p in version.rglob("*") if "onnx" in p.suffix]
+    assert (version / OPENVINO_WEIGHTS).samefile(chunks / OPENVINO_WEIGHTS)
+    spec = server_spec(tmp_path / "r", triton_environment)
+    with serve(spec, tmp_path / "log"), TritonEmbedder(Served(spec).url("grpc")) as client:
+        served = client.encode(TEXTS, task="separation")
+    assert cosines(served, encoded(chunks, "openvino", task="separation")).min() >= 0.99999
+    assert cosines(served, encoded(chunks, "openvino", task="base")).max() < 0.99999
+
+
+def test_tritons_openvino_backend_gets_the_graph_by_its_names(tmp_path: Path, chunks: Path) -> None:
+    """It is not in the test server; this is what it reads, by its source."""
+    done = run_cli("triton", "--bundle", chunks, "--out", tmp_path / "r", "--encoder", "openvino")
+    assert done == (0 if BF16 else 2)
+    if BF16:
+        (version,) = tmp_path.glob("r/encoder-*/1")
+        assert {p.name for p in version.iterdir()} == {"model.xml", "model.bin"}
+        text = (version.parent / "config.pbtxt").read_text()
+        config = text_format.Parse(text, pb.ModelConfig())
+        graph = ov.Core().read_model(version / "model.xml")
+        shapes = {t.any_name: t.partial_shape for t in (*graph.inputs, *graph.outputs)}
+        for tensor in (*config.input, *config.output):
+            assert shapes[tensor.name].compatible(ov.PartialShape(list(tensor.dims)))
+        assert len(config.input) == len(graph.inputs)
+
+
+def test_a_library_that_is_missing_is_said(chunks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.delitem(sys.modules, "runtimes.executors.openvino_cpu")
+    with pytest.raises(MissingError, match=r"adaptrt\[openvino\].*requirements\.txt"):
+        Embedder.load(chunks, runtime="openvino")
 
 
 def test_openvino_speaks_for_its_target(merged: Path) -> None:

@@ -32,6 +32,7 @@ from runtimes.manifest import Artifact, Manifest
 from tests.support import edit_json, listing, make_manifest, run_cli
 
 OLD, NEW = Release.parse("24.10"), Release.parse("25.08")
+FOR_OPENVINO = {"target": {"name": "openvino"}, "precision": "bf16"}
 STRATEGY = "execution_context_allocation_strategy"
 
 
@@ -45,6 +46,8 @@ def manifest(**changes: Any) -> Manifest:
 
 def config(backend: Backend, release: Release = NEW, **changes: Any) -> pb.ModelConfig:
     settings = Settings(encoder=EncoderSettings(gpus=(0, 1), queue_size=7, warmup_tokens=(16, 65)))
+    if backend is Backend.OPENVINO:
+        changes = FOR_OPENVINO | changes
     made = encoder_config("e", manifest(**changes), backend, settings, release)
     return text_format.Parse(text_format.MessageToString(made), pb.ModelConfig())
 
@@ -54,19 +57,22 @@ def config(backend: Backend, release: Release = NEW, **changes: Any) -> pb.Model
 def test_every_encoder_has_the_same_tensors(backend: Backend, changes: dict[str, Any]) -> None:
     made = config(backend, **changes)
     inputs = {i.name: (pb.DataType.Name(i.data_type), list(i.dims)) for i in made.input}
-    expected: dict[str, Any] = {n: ("TYPE_INT64", [-1]) for n in ("input_ids", "attention_mask")}
+    batch = [-1] if backend is Backend.OPENVINO else []  # the others' is added by Triton
+    names = ("input_ids", "attention_mask")
+    expected: dict[str, Any] = {n: ("TYPE_INT64", [*batch, -1]) for n in names}
     if "adapter" in changes:
-        expected["task_id"] = ("TYPE_INT64", [1])
-        assert made.input[-1].HasField("reshape")
+        expected["task_id"] = ("TYPE_INT64", batch or [1])
+        assert made.input[-1].HasField("reshape") == (not batch)
         assert list(made.input[-1].reshape.shape) == []
     if "head" in changes:
-        expected["chunk_weights"] = ("TYPE_FP32", [-1, -1])
+        expected["chunk_weights"] = ("TYPE_FP32", [*batch, -1, -1])
     assert inputs == expected
     (output,) = made.output
     chunks = "head" in changes
     assert output.name == ("chunk_embedding" if chunks else "sentence_embedding")
-    assert list(output.dims) == ([-1, 8] if chunks else [8])
-    assert (made.backend, made.max_batch_size, made.platform) == (backend.value, 4, "")
+    assert list(output.dims) == [*batch, *([-1, 8] if chunks else [8])]
+    rows = 0 if batch else 4
+    assert (made.backend, made.max_batch_size, made.platform) == (backend.value, rows, "")
 
 
 def test_scheduling_is_what_the_settings_say() -> None:
@@ -87,14 +93,64 @@ def test_scheduling_is_what_the_settings_say() -> None:
 
 @pytest.mark.parametrize(
     ("batching", "backends"),
-    [("gpu", {Backend.TENSORRT}), ("always", set(Backend)), ("never", set())],
+    [("gpu", {Backend.TENSORRT}), ("always", set(Backend) - {Backend.OPENVINO}), ("never", set())],
 )
 def test_batching_joins_requests_where_the_settings_say(
     batching: str, backends: set[Backend]
 ) -> None:
     settings = Settings(encoder=EncoderSettings(batching=Batching(batching)))
-    made = {b: encoder_config("e", manifest(), b, settings, NEW) for b in Backend}
+    made = {}
+    for backend in Backend:
+        changes = FOR_OPENVINO if backend is Backend.OPENVINO else {}
+        if changes and batching == "always":
+            with pytest.raises(InputError, match="joins no requests"):
+                encoder_config("e", manifest(**changes), backend, settings, NEW)
+        else:
+            made[backend] = encoder_config("e", manifest(**changes), backend, settings, NEW)
     assert {b for b, c in made.items() if c.HasField("dynamic_batching")} == backends
+
+
+@pytest.mark.parametrize(("precision", "rest"), [("bf16", None), ("int8", "bf16")])
+def test_openvino_is_told_the_type_of_products(precision: str, rest: str | None) -> None:
+    """All that Triton's backend can be told; it makes a positive max_batch_size the batch axis."""
+    changes = FOR_OPENVINO | {"precision": precision, "rest": rest, "adapter": "switchable"}
+    settings = Settings(encoder=EncoderSettings(threads=3, warmup_tokens=(16,)))
+    made = encoder_config("e", manifest(**changes), Backend.OPENVINO, settings, NEW)
+    assert {name: p.string_value for name, p in made.parameters.items()} == {
+        "HINT_BF16": "YES",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": "3",
+    }
+    assert (made.max_batch_size, made.default_model_filename) == (0, "model.xml")
+    files = {name: values.shape for name, values in warmup_files(made).items()}
+    assert files == {"input_ids-16": (1, 16), "attention_mask-16": (1, 16), "task_id-16": (1,)}
+    assert "INFERENCE_NUM_THREADS" not in config(Backend.OPENVINO).parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"precision": "fp32"}, "cannot be told to multiply in FP32.*ENCODER=python"),
+        ({"precision": "fp16"}, "cannot be told to multiply in FP32.*ENCODER=python"),
+        ({"precision": "int8", "rest": "fp32"}, "cannot be told to multiply in FP32.*REST=bf16"),
+        ({"target": {"name": "onnxruntime"}}, "build it with TARGET=openvino"),
+        ({"interface": "official"}, "INTERFACE=sentence"),
+    ],
+    ids=["fp32", "fp16", "int8-rest-fp32", "target", "interface"],
+)
+def test_openvino_does_not_become_bf16_unasked(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        config(Backend.OPENVINO, **changes)
+
+
+def test_a_python_encoder_runs_what_speaks_for_the_bundles_target() -> None:
+    executors = {
+        target: config(Backend.PYTHON, target={"name": target}).parameters["executor"].string_value
+        for target in ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
+    }
+    expected = dict.fromkeys(executors, "onnxruntime") | {"openvino": "openvino"}
+    assert executors == expected
 
 
 def test_tensorrt_picks_the_engine_of_the_gpu() -> None:

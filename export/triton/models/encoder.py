@@ -1,4 +1,4 @@
-"""An encoder run by ONNX Runtime on the CPU, for servers without a backend for the bundle."""
+"""An encoder on the CPU, run as in process, for servers without a backend for the bundle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from triton_io import Arrays, answer, inputs_of, outputs
 
 from runtimes.errors import AdaptrtError, InputError
 from runtimes.manifest import read_manifest
-from runtimes.open import CPU_EXECUTOR, open_runtime
+from runtimes.open import open_runtime
 
 
 class TritonPythonModel:
@@ -22,9 +22,9 @@ class TritonPythonModel:
         folder = Path(args["model_repository"]) / args["model_version"]
         manifest = read_manifest(folder)
         parameters = json.loads(args["model_config"])["parameters"]
-        threads = int(parameters["threads"]["string_value"])
+        executor, threads = (parameters[n]["string_value"] for n in ("executor", "threads"))
         self._runtime = open_runtime(
-            folder, manifest, CPU_EXECUTOR, threads=threads or None, spinning=False
+            folder, manifest, executor, threads=int(threads) or None, spinning=False
         )
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -68,7 +68,7 @@ help: ## This list
 	@echo "  MAX_TEXTS [64], ROUNDS [3], MINUTES [10]; THREADS=1: fewer threads too; FORGET=1."
 	@echo "make eval takes BUNDLE, one or several folders [FP16 and INT8 of the sample]; PRESET: fast, release"
 	@echo "  [fast]; TASKS, names of MTEB's tasks; REFERENCE, the checkpoint; REVISION of it; DIMENSIONS;"
-	@echo "  OUTPUT_TYPE [float32]; PREFIX=0; RUNTIME [onnxruntime]; GATE=1; JSON=1."
+	@echo "  OUTPUT_TYPE [float32]; PREFIX=0; RUNTIME [that of the target]; GATE=1; JSON=1."
 	@echo "make inspect takes BUNDLE; GPU, one architecture [all that differ]; BATCH [8] and TOKENS [512] of"
 	@echo "  the call that is counted; JSON=1; HTML, a file to write a page to."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"

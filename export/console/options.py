@@ -310,7 +310,7 @@ def evaluate(command: ArgumentParser) -> None:
         "fast",
     )
     add("--tasks", "LIST", "names of MTEB's tasks instead, separated by commas")
-    _vectors(options, "onnxruntime")
+    _vectors(options, None, " (default: on a CPU, what each bundle was built for)")
     add("--out", "FOLDER", "where MTEB's result files go", Path("build/eval"), kind=path)
     options.flag("--json", "print JSON")
     options.flag(
@@ -319,8 +319,8 @@ def evaluate(command: ArgumentParser) -> None:
     )
 
 
-def _vectors(options: Options, runtime: str, more: str = "") -> None:
-    """What a bundle makes of texts, and what runs it: ``runtime`` unless named."""
+def _vectors(options: Options, runtime: str | None, more: str = "") -> None:
+    """What a bundle makes of texts, and what runs it: ``runtime`` unless another is named."""
     add = options.add
     add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
     add(

@@ -19,6 +19,7 @@ from export.evaluation.results import WholeFilesCache, open_cache, score
 from export.evaluation.scores import REFERENCE, Column, Evaluation, Row, check_gateable
 from export.evaluation.spec import EvaluationSpec
 from export.evaluation.tasks import TaskMaker, find_tasks
+from runtimes.auto import untuned
 from runtimes.choices import OutputType, Precision
 from runtimes.embedder import Embedder
 from runtimes.manifest import Manifest
@@ -31,7 +32,8 @@ def evaluate(spec: EvaluationSpec) -> Evaluation:
     Results lie in ``spec.out`` as mteb's own files, task by task; those that are there already
     are taken as they are. Raises :class:`InputError` before any work for what cannot be scored.
     """
-    find_executor(spec.runtime)
+    if spec.runtime is not None:
+        find_executor(spec.runtime)
     contenders = open_contenders(spec.bundles)
     makers = find_tasks(spec.tasks, spec.preset)
     types = {(task := make()).metadata.name: task.metadata.type for make in makers}
@@ -100,16 +102,17 @@ def _scored(
 
 def _bundle_entry(contender: Contender, spec: EvaluationSpec) -> _Entry:
     by_task = contender.by_task
+    runtime = spec.runtime or untuned(contender.manifest).name
     return _entry(
         spec,
         contender.manifest,
         Embedders(
             place=lambda task: by_task[task].folder,
-            load=partial(Embedder.load, runtime=spec.runtime),
+            load=partial(Embedder.load, runtime=runtime),
         ),
         label=contender.label,
         precision=contender.manifest.precision,
-        name=f"{contender.name}-{spec.runtime}",
+        name=f"{contender.name}-{runtime}",
         revision=contender.revision,
         output=spec.output,
     )

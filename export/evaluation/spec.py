@@ -9,7 +9,6 @@ from pathlib import Path
 
 from runtimes.choices import Choice, OutputType
 from runtimes.errors import InputError
-from runtimes.open import CPU_EXECUTOR
 
 
 class Preset(Choice):
@@ -37,7 +36,7 @@ class EvaluationSpec:
     dimensions: int | None = None
     prefix: bool = True
     output: OutputType = OutputType.FLOAT32
-    runtime: str = CPU_EXECUTOR
+    runtime: str | None = None  # None: on a CPU, what each bundle was built for
     out: Path = Path("build/eval")
     gate: bool = False
 

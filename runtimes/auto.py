@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtimes.choices import Device, parse_device
+from runtimes.choices import parse_device
 from runtimes.cpu_kinds import read_cpu
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest
-from runtimes.open import CPU_EXECUTOR, EXECUTORS, Executor, find_executor
+from runtimes.open import CPU_EXECUTOR, EXECUTORS, Executor, cpu_executor, find_executor
 from runtimes.tuned import Tuned, read_choice, tune_file
 
 AUTO = "auto"
@@ -39,7 +39,8 @@ def choose(
     """The executor called ``runtime``, and the threads it gets.
 
     ``auto`` is what was tuned for this bundle on this machine, where it runs on ``device`` and
-    takes an adapter that is given; otherwise :func:`untuned`. ``threads`` that are given are used.
+    takes an adapter that is given; otherwise :func:`~runtimes.open.cpu_executor`. ``threads``
+    that are given are used.
     Raises :class:`InputError` for another name, and for a choice that cannot be read.
     """
     if runtime != AUTO:
@@ -50,18 +51,8 @@ def choose(
         if kind in (None, executor.device) and (adapter is None or executor.fills_slots):
             given = tuned.threads if threads is None else threads
             return Chosen(executor=executor, threads=given)
-    executor = untuned(manifest) if adapter is None else EXECUTORS[CPU_EXECUTOR]
+    executor = cpu_executor(manifest) if adapter is None else EXECUTORS[CPU_EXECUTOR]
     return Chosen(executor=executor, threads=threads)
-
-
-def untuned(manifest: Manifest) -> Executor:
-    """The executor on a CPU that speaks for the bundle's target; ONNX Runtime where none does."""
-    speaking = (
-        row
-        for row in EXECUTORS.values()
-        if row.offered and row.device is Device.CPU and manifest.target.name in row.speaks_for
-    )
-    return next(speaking, EXECUTORS[CPU_EXECUTOR])
 
 
 def _tuned_executor(tuned: Tuned) -> Executor:

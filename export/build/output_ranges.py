@@ -21,7 +21,7 @@ from runtimes.embedder import truncate
 from runtimes.errors import GateError
 from runtimes.executors.base import Runtime
 from runtimes.manifest import Manifest
-from runtimes.open import CPU_EXECUTOR, open_runtime
+from runtimes.open import cpu_executor, open_runtime
 from runtimes.text.tokens import TextTokenizer, shorten
 
 # Of the whole corpus, 888 texts in full, at most 1 value in 3,000 lies beyond the sample's ranges.
@@ -33,7 +33,7 @@ def output_ranges(
     folder: Path, manifest: Manifest, tokenizer: TextTokenizer, corpus: Sequence[Text]
 ) -> dict[str, dict[str, float]]:
     """By task and length in digits, the greatest magnitude, rounded up to four digits."""
-    with open_runtime(folder, manifest, CPU_EXECUTOR) as runtime:
+    with open_runtime(folder, manifest, cpu_executor(manifest)) as runtime:
         return measured(runtime, manifest, tokenizer, corpus)
 
 

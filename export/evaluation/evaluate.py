@@ -19,11 +19,10 @@ from export.evaluation.results import WholeFilesCache, open_cache, score
 from export.evaluation.scores import REFERENCE, Column, Evaluation, Row, check_gateable
 from export.evaluation.spec import EvaluationSpec
 from export.evaluation.tasks import TaskMaker, find_tasks
-from runtimes.auto import untuned
 from runtimes.choices import OutputType, Precision
 from runtimes.embedder import Embedder
 from runtimes.manifest import Manifest
-from runtimes.open import find_executor
+from runtimes.open import cpu_executor, find_executor
 
 
 def evaluate(spec: EvaluationSpec) -> Evaluation:
@@ -102,7 +101,7 @@ def _scored(
 
 def _bundle_entry(contender: Contender, spec: EvaluationSpec) -> _Entry:
     by_task = contender.by_task
-    runtime = spec.runtime or untuned(contender.manifest).name
+    runtime = spec.runtime or cpu_executor(contender.manifest).name
     return _entry(
         spec,
         contender.manifest,

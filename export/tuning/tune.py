@@ -14,7 +14,6 @@ from pathlib import Path
 from calibration.corpus import load_corpus
 from export.console.progress import log, stage
 from export.tuning.sample import Request, Sample, take_sample
-from runtimes.auto import untuned
 from runtimes.choices import AdapterMode, Device
 from runtimes.cpu_kinds import Cpu, read_cpu
 from runtimes.embedder import load_tokenizer
@@ -22,7 +21,7 @@ from runtimes.errors import InputError, MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.files import require_file_place
 from runtimes.manifest import Manifest, read_manifest
-from runtimes.open import EXECUTORS, Executor, judged_file
+from runtimes.open import EXECUTORS, Executor, cpu_executor, judged_file
 from runtimes.text.tokens import TruncationWarning
 from runtimes.tuned import Key, Tuned, read_choice, require_tune_file, write_choice
 
@@ -156,7 +155,7 @@ def candidates(manifest: Manifest, cores: int, *, threads: bool = False) -> Iter
 
     With ``threads`` those on a CPU come with 1, 2, 4 … below one per core too.
     """
-    first = untuned(manifest)
+    first = cpu_executor(manifest)
     rows = [row for row in EXECUTORS.values() if row.offered and _fits(row, manifest)]
     for row in sorted(rows, key=lambda row: row is not first):
         yield Candidate(executor=row)

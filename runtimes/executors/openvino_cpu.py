@@ -27,7 +27,9 @@ from runtimes.text.batching import Budget
 
 try:
     import openvino as ov
-except ModuleNotFoundError as error:  # an install without it
+
+    _ = ov.Core  # a bundle's folder of that name passes for a package, where Python starts in it
+except (ModuleNotFoundError, AttributeError) as error:  # an install without it
     raise MissingError(
         "OpenVINO is not installed; pip install 'adaptrt[openvino]', or for a Triton server "
         "pip install -r the repository's requirements.txt"

@@ -21,6 +21,8 @@ RECORD = PAGE.with_suffix(".json")
 RUN = ROOT / "build" / "interop" / "clients.json"
 MERGED = ("FP32", "FP32 with instruction", "FP32 in two files", "FP16", "INT8")
 BUNDLES = (*MERGED, "switchable", "slot", "official")
+OPENVINO = ("OpenVINO",)  # FP32, built with TARGET=openvino
+COLUMNS = (*BUNDLES, *OPENVINO)
 LARGEST = 1e-5
 # An activation that is rounded to the next of 256 steps, in another version or another batch, moves
 # a vector by more than 1e-5: up to 5e-3 in a number, 2e-4 in the cosine.
@@ -61,6 +63,13 @@ CLIENTS = (
             bundles=BUNDLES,
         )
         for version in ("1.20", "newest")
+    ),
+    *(
+        Client(name=name, environment="openvino", program=program, bundles=OPENVINO)
+        for name, program in (
+            ("sentence-transformers, OpenVINO", "sentence_transformers_openvino"),
+            ("Optimum Intel", "optimum_intel"),
+        )
     ),
 )
 
@@ -127,12 +136,12 @@ def table() -> str:
     rows = read(RECORD)
     clients = list(dict.fromkeys((row["client"], row["version"]) for row in rows))
     lines = [
-        f"| client | {' | '.join(BUNDLES)} |",
-        "|---" + "|---:" * len(BUNDLES) + "|",
+        f"| client | {' | '.join(COLUMNS)} |",
+        "|---" + "|---:" * len(COLUMNS) + "|",
     ]
     for client in clients:
         found = {r["bundle"]: r for r in rows if (r["client"], r["version"]) == client}
-        cells = [_cell(found.get(bundle)) for bundle in BUNDLES]
+        cells = [_cell(found.get(bundle)) for bundle in COLUMNS]
         lines.append(f"| {' '.join(client)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

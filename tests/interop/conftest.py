@@ -19,6 +19,7 @@ KINDS = {
     "INT8": ("int8", "--task", "classification"),
     "switchable": ("fp32", "--adapter", "switchable"),
     "slot": ("fp32", "--adapter", "slot", "--task", "base"),
+    "OpenVINO": ("fp32", "--task", "classification", "--target", "openvino"),
     "official": ("fp32", "--adapter", "switchable", "--interface", "official"),
 }
 
@@ -85,7 +86,7 @@ def bundle_of(
 ) -> Callable[[str], Path]:
     """A bundle of each kind in the table of clients, built when first asked for. Not to be changed.
 
-    All but FP32, FP16 and INT8 are of the random checkpoint, which is built in less time.
+    All but FP32, FP16, INT8 and OpenVINO are of the random checkpoint, which is built in less time.
     """
     small = write_original(tmp_path_factory.mktemp("zoo") / "small")
     ready = {"FP32": sample_classification, "FP32 with instruction": sample_query}
@@ -96,7 +97,7 @@ def bundle_of(
             return ready[kind]
         precision, *arguments = KINDS[kind]
         out = tmp_path_factory.mktemp("kind")
-        if kind not in ("FP16", "INT8"):
+        if kind not in ("FP16", "INT8", "OpenVINO"):
             arguments += ["--model", str(small)]
         with pytest.MonkeyPatch.context() as patch:
             few_gate_texts(patch)

@@ -24,9 +24,11 @@ PASSAGES = {p.query: p.passage for p in retrieval_pairs() if p.query in QUESTION
 ANSWERS = [PASSAGES[question] for question in QUESTIONS]  # the right passage of each, in order
 
 
-def embed(bundle: Path, texts: Sequence[str], **options: Any) -> np.ndarray[Any, Any]:
+def embed(
+    bundle: Path, texts: Sequence[str], *, runtime: str = "onnxruntime", **options: Any
+) -> np.ndarray[Any, Any]:
     """What the embedder gives."""
-    with Embedder.load(bundle) as embedder:
+    with Embedder.load(bundle, runtime=runtime) as embedder:
         return embedder.encode(texts, **options)
 
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import openvino as ov
 import pytest
 
 from runtimes.choices import AdapterMode
 from runtimes.manifest import read_manifest
+from runtimes.open import cpu_executor
 from tests.interop.client_table import (
     BUNDLES,
     CLIENTS,
@@ -77,12 +79,19 @@ def command(client: Client) -> list[str]:
 
 
 def ask(
-    client: Client, bundle: Path, folder: Path, texts: list[str] = TEXTS
+    client: Client,
+    bundle: Path,
+    folder: Path,
+    texts: list[str] = TEXTS,
+    hint: str | None = "f32",
 ) -> subprocess.CompletedProcess[str]:
-    """Run a client's program; it writes ``answer.json`` in ``folder``."""
+    """Run a client's program; it writes ``answer.json`` in ``folder``.
+
+    ``hint`` is OpenVINO's INFERENCE_PRECISION_HINT, None its default.
+    """
     manifest = read_manifest(bundle)
     inputs = {"task_id": NUMBER} if manifest.adapter is AdapterMode.SWITCHABLE else {}
-    request = {"texts": texts, "prefix": manifest.prefix or "", "inputs": inputs}
+    request = {"texts": texts, "prefix": manifest.prefix or "", "inputs": inputs, "hint": hint}
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
     program, script, *rest = command(client)
     files = [bundle, folder / "request.json", folder / "answer.json"]
@@ -124,8 +133,10 @@ def ours(bundle_of: Callable[[str], Path]) -> Callable[[str], Array]:
     @functools.cache
     def encode(kind: str) -> Array:
         folder = bundle_of(kind)
-        every = read_manifest(folder).adapter is AdapterMode.SWITCHABLE
-        return embed(folder, TEXTS, **({"task": TASK} if every else {}))
+        manifest = read_manifest(folder)
+        every = manifest.adapter is AdapterMode.SWITCHABLE
+        executor = cpu_executor(manifest).name
+        return embed(folder, TEXTS, runtime=executor, **({"task": TASK} if every else {}))
 
     return encode
 
@@ -211,6 +222,20 @@ def drop_token_vectors(graph: onnx.GraphProto) -> None:
     kept = [output for output in graph.output if output.name != "last_hidden_state"]
     del graph.output[:]
     graph.output.extend(kept)
+
+
+@pytest.mark.parametrize("name", ["sentence-transformers, OpenVINO", "Optimum Intel"])
+def test_openvinos_clients_take_bf16_unless_told_otherwise(
+    name: str, bundle_of: Callable[[str], Path], ours: Callable[[str], Array], tmp_path: Path
+) -> None:
+    """What the page says of leaving the hint out; it also shows that the table tells them apart."""
+    if "BF16" not in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU has no BF16")
+    done = ask(by_name(name), bundle_of("OpenVINO"), tmp_path, hint=None)
+    assert done.returncode == 0, done.stderr[-2000:]
+    row = outcome(name, "", "OpenVINO", np.array(answer(tmp_path)["vectors"]), ours("OpenVINO"))
+    assert not row.works
+    assert row.cosine > 0.9999
 
 
 @pytest.mark.parametrize("kind", BUNDLES)

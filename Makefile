@@ -225,11 +225,12 @@ $(INTEROP_VENV)/.installed: locks/interop.txt pyproject.toml
 	$(INTEROP_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# One environment for each client that wants versions of its own.
+# One environment for each client that wants versions of its own. Without torchvision, which
+# Optimum Intel asks for: it is for torch's CUDA build, and breaks transformers beside the CPU build.
 $(CLIENTS)/%/.installed: locks/clients/%.txt
 	rm -rf $(@D)
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python $(PIP_INSTALL) -r $<
+	$(@D)/bin/python $(PIP_INSTALL) --no-deps -r $<
 	@touch $@
 
 $(CLIENTS)/transformers.js/.installed: locks/clients/transformers.js/package-lock.json
@@ -252,7 +253,8 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	  --extra openvino --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt
-	for name in $(CLIENT_NAMES); do $(COMPILE) locks/clients/$$name.in -o locks/clients/$$name.txt || exit; done
+	for name in $(CLIENT_NAMES); do $(COMPILE) --no-emit-package torchvision \
+	  locks/clients/$$name.in -o locks/clients/$$name.txt || exit; done
 	cd locks/clients/transformers.js && npm install --package-lock-only --ignore-scripts --no-audit \
 	  --no-fund --omit-lockfile-registry-resolved
 

@@ -2,8 +2,8 @@
 
 OpenVINO's reader of ONNX makes of each Attention a ScaledDotProductAttention under the whole mask,
 ``[batch, 1, sequence, sequence]``, and a guard against rows without any key. Neither is wanted: a
-row of the mask serves all queries, and every text has a token. At 8192 tokens the masks alone take
-0.3 GB.
+row of the mask serves all queries, and every text has a token. At 8192 tokens a call of
+six layers takes 0.16 GB less without them (1024 wide, BF16: 0.37 for 0.53).
 
 IR is an XML file with one line per constant, which says where in a second file its bytes begin.
 OpenVINO's writer makes that second file anew; here the lines are pointed into the bundle's own

@@ -310,7 +310,8 @@ def test_engine_runtime_takes_no_adapter_file(fp16_bundle: Path) -> None:
 
 
 def test_unknown_runtime_lists_the_known(fp16_bundle: Path) -> None:
-    with pytest.raises(InputError, match="auto, onnxruntime, openvino, onnxruntime_cuda, tensorrt_rtx, tensorrt"):
+    known = "auto, onnxruntime, openvino, onnxruntime_cuda, tensorrt_rtx, tensorrt"
+    with pytest.raises(InputError, match=known):
         Embedder.load(fp16_bundle, runtime="tensorflow")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from runtimes.arrays import Arrays
@@ -24,7 +24,9 @@ class ReferenceRuntime(RuntimeBase):
     name = "onnx-reference-cpu"
 
     def __init__(self, graph: Path) -> None:
-        self._evaluator = ReferenceEvaluator(onnx.load(graph))
+        # onnx.load refuses weights with a second hard link, as a Triton repository makes one.
+        model = ir.external_data.load_to_model(ir.load(graph))
+        self._evaluator = ReferenceEvaluator(ir.to_proto(model))
 
     @while_open
     def run(self, inputs: Arrays) -> Arrays:

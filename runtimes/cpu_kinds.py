@@ -148,7 +148,7 @@ CPU_KINDS = (
         flags=(frozenset({"avx512_bf16"}), frozenset({"avx512_vnni"})),
         floats=_BF16,
         int8=_INT8_BF16,
-        measured="Zen 4",
+        measured="Zen 4 and Zen 5",
     ),
     CpuKind(
         label="VNNI without BF16",

@@ -114,10 +114,9 @@ AIMS: dict[str, tuple[str, tuple[Aim, ...]]] = {
             Aim(f"{_ST}, INT8", INT8, _ST, {"corpus": None}),
         ),
     ),
-    # BF16 and INT8 in OpenVINO, INT8 with BF16 for what is not quantised. The report is of
-    # make bench BENCH_SIZE=full; until it is there, the table has the targets alone.
+    # BF16 and INT8 in OpenVINO, INT8 with BF16 for what is not quantised.
     "cpu-targets": (
-        "zen4-openvino-full",
+        "zen5-full",
         (
             Aim(
                 f"BF16 over {_BF16}; of the corpus, over {_ST_BF16}",

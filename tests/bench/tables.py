@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +39,14 @@ _COLUMNS = (
     "the share of the time that the layers' matrix products would take at the large one's speed"
 )
 _PYTORCH, _NAIVE, _ST = ("PyTorch FlashAttention", "naive ONNX export", "sentence-transformers")
+_BF16_RUN = (
+    "adaptrt OpenVINO BF16",
+    INT8,
+    "adaptrt OpenVINO INT8",
+    "PyTorch BF16",
+    "PyTorch BF16 compiled",
+    "sentence-transformers BF16",
+)
 
 
 def every(report: Report) -> str:
@@ -111,6 +119,20 @@ def beside(name: str, contenders: Sequence[str]) -> str:
     )
 
 
+def speeds(name: str, commands: Mapping[str, str]) -> str:
+    """Tokens per second and the memory held, a row per contender and what makes it."""
+    report = load(name)
+    cases = [case for case in COLUMNS if case in _SPEEDS]
+    rows = []
+    for contender, command in commands.items():
+        found = [row_of(report, contender, case) for case in cases]
+        held = report["contenders"][contender]["loaded_gb"]
+        told = (f"{row['tokens_per_s']:.0f}" if row else "" for row in found)
+        rows.append((contender, command, *told, f"{held:.2f} GB"))
+    head = ("", "made by", *(case_title(report, case) for case in cases), "memory held")
+    return "\n\n".join([markdown(head, rows), f"Tokens per second. {caption(report)}"])
+
+
 def _time(report: Report, row: Row | None) -> str:
     if row is None:
         return ""
@@ -129,10 +151,21 @@ def _below(report: Report, rows: Iterable[Row]) -> list[str]:
     return [f"Memory not measured: {'; '.join(reasons)}."] if reasons else []
 
 
+_SPEEDS = {"1x128", "1x512", "1x2048", "1x8192", "corpus"}
+_CHOICES = {
+    "adaptrt OpenVINO INT8": "`TARGET=cpu PRECISION=int8`",
+    "adaptrt OpenVINO BF16": "`TARGET=cpu PRECISION=auto`",
+    INT8: "`TARGET=onnxruntime PRECISION=int8`",
+    OURS: "`TARGET=onnxruntime PRECISION=fp32`",
+    "PyTorch BF16 compiled": "`torch.compile`",
+    "sentence-transformers BF16": "",
+}
 BLOCKS: dict[str, Callable[[], str]] = {
     **{name: partial(whole, name) for name in names()},
     "cpu-full-beside": partial(beside, "cpu-full", (_PYTORCH, _NAIVE, _ST)),
     "zen4-full-beside": partial(beside, "zen4-full", (_PYTORCH, INT8)),
+    "cpu-speeds": partial(speeds, "zen5-full", _CHOICES),
+    "zen5-full-beside": partial(beside, "zen5-full", _BF16_RUN),
     **{name: partial(against, *table) for name, table in AIMS.items()},
     "clients": client_table.table,
     "prediction-errors": prediction.table,
@@ -153,7 +186,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def documents() -> list[Path]:
     """Those whose tables are made here."""
-    return [*sorted(FOLDER.glob("*.md")), outputs.PAGE, client_table.PAGE]
+    return [ROOT / "README.md", *sorted(FOLDER.glob("*.md")), outputs.PAGE, client_table.PAGE]
 
 
 def updated(text: str) -> str:

@@ -131,7 +131,7 @@ def test_what_there_is_not_is_refused(target: str, precision: str, message: str)
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (ZEN4, "AVX512_BF16 and VNNI; built for openvino in bf16 (measured on Zen 4)"),
+        (ZEN4, "AVX512_BF16 and VNNI; built for openvino in bf16 (measured on Zen 4 and Zen 5)"),
         (AMX, "AMX; built for openvino in bf16 (predicted)"),
     ],
 )

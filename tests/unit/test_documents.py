@@ -6,7 +6,7 @@ import ast
 import importlib
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -171,13 +171,26 @@ def test_every_decision_is_dated_and_in_the_index() -> None:
         assert f"| {date} | [{title.removeprefix('# ')}]({page.name}) |" in index
 
 
-def test_the_readmes_figures_are_those_of_the_reports() -> None:
-    text = " ".join(README.read_text(encoding="utf-8").split())
-    forms = {"cpu-full": "{:.1f} to {:.1f} times", "zen4-full": "{:.2f} to {:.2f} times"}
-    for name, form in forms.items():
-        rows = reports.load(name)["rows"]
-        times = [r["times_ours"] for r in rows if r["contender"] == "PyTorch FlashAttention"]
-        assert form.format(min(times), max(times)) in text
+def test_figures_in_words_are_those_of_the_reports() -> None:
+    text = " ".join((DOCS / "benchmarks" / "cpu.md").read_text(encoding="utf-8").split())
+    zen4 = [
+        reports.ratio(reports.load("zen4-full"), "PyTorch FlashAttention", reports.OURS, case)
+        for case in reports.COLUMNS[:-1]
+    ]
+    assert _range(zen4, 2) in text
+    zen5 = reports.load("zen5-full")
+    for ours in ("adaptrt OpenVINO BF16", "adaptrt OpenVINO INT8"):
+        others = ("PyTorch BF16", "PyTorch BF16 compiled")
+        times = [reports.ratio(zen5, o, ours, case) for o in others for case in reports.COLUMNS]
+        assert _range(times, 1) in text
+        corpus = reports.ratio(zen5, "sentence-transformers BF16", ours, "corpus")
+        assert corpus is not None
+        assert f" {corpus:.1f} " in text
+
+
+def _range(times: Iterable[float | None], digits: int) -> str:
+    known = [time for time in times if time is not None]
+    return f"{min(known):.{digits}f} to {max(known):.{digits}f} times"
 
 
 def test_designs_table_has_every_package_in_the_order_of_imports() -> None:

@@ -5,10 +5,12 @@ All there is to a new executor: this file, and the row of ``EXECUTORS`` that nam
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx_ir as ir
+import onnx
 from onnx.reference import ReferenceEvaluator
 
 from runtimes.arrays import Arrays
@@ -24,9 +26,10 @@ class ReferenceRuntime(RuntimeBase):
     name = "onnx-reference-cpu"
 
     def __init__(self, graph: Path) -> None:
-        # onnx.load refuses weights with a second hard link, as a Triton repository makes one.
-        model = ir.external_data.load_to_model(ir.load(graph))
-        self._evaluator = ReferenceEvaluator(ir.to_proto(model))
+        # Of a copy: onnx refuses weights with a second hard link, as a Triton repository makes one.
+        with TemporaryDirectory() as folder:
+            copy = Path(shutil.copytree(graph.parent, Path(folder) / "graph")) / graph.name
+            self._evaluator = ReferenceEvaluator(onnx.load(copy))
 
     @while_open
     def run(self, inputs: Arrays) -> Arrays:

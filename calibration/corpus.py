@@ -19,6 +19,8 @@ from runtimes.text.tokens import check_text
 
 TEXTS = Path(__file__).parent / "data" / "texts.jsonl"
 RETRIEVAL = Path(__file__).parent / "data" / "retrieval.jsonl"
+QUESTIONS = Path(__file__).parent / "data" / "questions.jsonl"
+GRADED = Path(__file__).parent / "data" / "graded.jsonl"
 UNDETERMINED = "und"  # ISO 639-2's code, for texts whose language is not given
 MAX_BYTES = 256 << 20  # a few thousand texts are enough; this many fit beside the model
 _LONGEST = 1 << 20  # characters of one text; 8192 tokens are a tenth of that
@@ -39,6 +41,27 @@ class Pair:
     language: str
     query: str
     passage: str
+
+
+@dataclass(frozen=True)
+class Question:
+    """A query, the one passage that answers it, and passages on its subject that do not."""
+
+    language: str
+    topic: str
+    query: str
+    passage: str
+    negatives: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class GradedPair:
+    """Two sentences, and how much they mean the same: 0, unrelated, to 5."""
+
+    language: str
+    score: int
+    first: str
+    second: str
 
 
 def load_corpus(path: Path | None, source: str = "CALIBRATION_DATA") -> list[Text]:
@@ -78,6 +101,22 @@ def retrieval_pairs() -> list[Pair]:
     return [
         Pair(r["language"], r["query"], r["passage"])
         for _, r in _objects(RETRIEVAL, str(RETRIEVAL))
+    ]
+
+
+def questions() -> list[Question]:
+    """In a fixed order: a multiple of 24 from the beginning has every language as often."""
+    return [
+        Question(r["language"], r["topic"], r["query"], r["passage"], tuple(r["negatives"]))
+        for _, r in _objects(QUESTIONS, str(QUESTIONS))
+    ]
+
+
+def graded_pairs() -> list[GradedPair]:
+    """In a fixed order, as :func:`questions`."""
+    return [
+        GradedPair(r["language"], r["score"], r["first"], r["second"])
+        for _, r in _objects(GRADED, str(GRADED))
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from calibration import corpus
 from calibration.corpus import (
     Text,
     corpus_sha256,
+    graded_pairs,
     held_back,
     load_corpus,
+    questions,
     retrieval_pairs,
 )
 from export.gate.texts import TEXTS as PARITY_TEXTS
@@ -56,6 +59,60 @@ def test_retrieval_pairs_are_distinct() -> None:
     pairs = retrieval_pairs()
     assert Counter(pair.language for pair in pairs).most_common()[-1][1] == 10
     assert len({pair.query for pair in pairs}) == len({pair.passage for pair in pairs}) == 120
+
+
+def test_evaluation_sets_have_every_language_as_often_from_the_beginning() -> None:
+    asked, graded = questions(), graded_pairs()
+    languages = {text.language for text in load_corpus(None)}
+    assert (len(asked), len(graded)) == (26 * 24, 24 * 24)
+    for rows in (asked, graded):
+        for size in (24, 144, 312, len(rows)):
+            assert Counter(row.language for row in rows[: size // 24 * 24]) == dict.fromkeys(
+                languages, size // 24
+            )
+    assert set(Counter(pair.score for pair in graded).values()) == {96}
+    assert min(Counter(question.topic for question in asked).values()) >= 48
+    assert {len(question.negatives) for question in asked} == {3}
+
+
+def test_every_row_of_the_evaluation_sets_says_where_it_is_from() -> None:
+    for file in (corpus.QUESTIONS, corpus.GRADED):
+        text = file.read_text(encoding="utf-8")
+        rows = [json.loads(line) for line in text.splitlines()]
+        assert {row["source"] for row in rows} == {"written for adaptrt"}
+        assert unicodedata.is_normalized("NFC", text)
+
+
+def test_evaluation_sets_repeat_nothing() -> None:
+    """Negatives share words with their query on purpose; other questions' rows share no phrase."""
+    texts = [(q.language, t) for q in questions() for t in (q.query, q.passage, *q.negatives)]
+    texts += [(p.language, t) for p in graded_pairs() for t in (p.first, p.second)]
+    assert len({" ".join(text.casefold().split()) for _, text in texts}) == len(texts)
+    groups = [(q.language, (q.query, q.passage, *q.negatives)) for q in questions()]
+    groups += [(p.language, (p.first, p.second)) for p in graded_pairs()]
+    owners: dict[str, int] = {}
+    for number, (language, group) in enumerate(groups):
+        for phrase in phrases(language, *group):
+            assert owners.setdefault(phrase, number) == number, phrase
+
+
+def test_nothing_of_the_evaluation_sets_is_calibrated_on() -> None:
+    mine = [*load_corpus(None), *held_back()]
+    calibrated = {phrase for text in mine for phrase in phrases(text.language, text.text)}
+    longest = max(mine, key=lambda text: len(text.text))
+    assert phrases(longest.language, longest.text[3:]) & calibrated  # a leak would be found
+    for question in questions():
+        texts = (question.query, question.passage, *question.negatives)
+        assert not phrases(question.language, *texts) & calibrated
+    for pair in graded_pairs():
+        assert not phrases(pair.language, pair.first, pair.second) & calibrated
+
+
+def phrases(language: str, *texts: str) -> set[str]:
+    """Every run of so many characters: some words of scripts with letters, fewer of the others."""
+    size = 24 if language in ("zh", "ja", "ko", "th") else 40
+    flat = [" ".join(text.casefold().split()) for text in texts]
+    return {text[i : i + size] for text in flat for i in range(len(text) - size + 1)}
 
 
 def test_plain_text_is_a_text_per_line(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -170,6 +170,9 @@ bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
 	$(BIN)/python -m tests.bench.tables
+
+verdicts: $(OUT)/sample/switchable-fp32-onnxruntime/manifest.json ## How verdicts on quality by intervals would end, by simulation
+	$(BIN)/python -m tests.bench.operating --bundle $(dir $<) --out "$(OUT)/verdicts"
 
 bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, OpenVINO, a naive export and others (BENCH_SIZE=sample, mid or full)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \

@@ -21,6 +21,7 @@ TOP = 10
 TIE = 2e-3
 
 Doubles = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,10 @@ def compare_scores(exact: Doubles, ours: Doubles) -> Retrieval:
     """
     if not (np.isfinite(exact).all() and np.isfinite(ours).all()):
         return Retrieval(np.nan, np.nan, np.nan, np.nan)
-    before, after = _ndcg(exact), _ndcg(ours)
+    answers = np.arange(len(exact))
+    before, after = (float(gains(scores, answers).mean()) for scores in (exact, ours))
     ratio = after / before if before else 1.0
-    return Retrieval(after, before, ratio, _overlap(exact, ours))
+    return Retrieval(after, before, ratio, float(overlaps(exact, ours).mean()))
 
 
 def _scores(queries: Vectors, passages: Vectors) -> Doubles:
@@ -58,21 +60,23 @@ def _scores(queries: Vectors, passages: Vectors) -> Doubles:
     return scores
 
 
-def _ndcg(scores: Doubles) -> float:
-    """Mean nDCG@10 where passage i is the one relevant for query i: 1 / log2(1 + its rank)."""
-    own = np.diag(scores)[:, None]
+def gains(scores: Doubles, answers: Indices) -> Doubles:
+    """nDCG@10 of each query, where passage ``answers[i]`` is the one relevant for query i."""
+    own = np.take_along_axis(scores, answers[:, None], axis=1)
     better = (scores > own + TIE).sum(axis=1)
     tied = (np.abs(scores - own) <= TIE).sum(axis=1)  # itself too
     discounts = np.zeros(scores.shape[1] + 1)
     ranks = np.arange(1, min(TOP, scores.shape[1]) + 1)
     discounts[ranks] = 1 / np.log2(1 + ranks)
     until = np.cumsum(discounts)
-    return float(((until[better + tied] - until[better]) / tied).mean())
+    gained: Doubles = (until[better + tied] - until[better]) / tied
+    return gained
 
 
-def _overlap(exact: Doubles, ours: Doubles) -> float:
-    """Mean share of the ten best that are, by FP32's scores, as good as FP32's ten best."""
+def overlaps(exact: Doubles, ours: Doubles) -> Doubles:
+    """Of each query, the share of its ten best that FP32 scores as well as its own ten best."""
     top = min(TOP, exact.shape[1])
     least = np.sort(exact, axis=1)[:, -top][:, None] - TIE
     best = np.argsort(-ours, axis=1, kind="stable")[:, :top]
-    return float((np.take_along_axis(exact, best, axis=1) >= least).mean())
+    kept: Doubles = (np.take_along_axis(exact, best, axis=1) >= least).mean(axis=1)
+    return kept

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.bench import conditions, outputs, plan_tables, prediction
+from tests.bench import conditions, operating, outputs, plan_tables, prediction
 from tests.bench.aims import AIMS, against
 from tests.bench.plan_tables import markdown
 from tests.bench.reports import (
@@ -171,6 +171,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "prediction-errors": prediction.table,
     "gpus": plan_tables.gpus,
     "vector-types": outputs.grid_table,
+    "verdicts": operating.table,
     "vector-ranges": outputs.ranges_table,
     **{
         f"{name}-{size}": partial(plan_tables.block, size, table)

@@ -1,0 +1,180 @@
+"""How verdicts on quality by intervals would end: ``make verdicts``.
+
+Simulated schemes: FP32 vectors of the project's sets, each moved by the same angle in a direction
+drawn at random. 1 - its cosine is the level. And controls, schemes that are broken outright. What
+is counted is how their verdicts end, and after how many draws of texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from calibration.corpus import graded_pairs, questions
+from calibration.evidence import Loss, Outcome, worst
+from calibration.looks import LOOKS, confidence
+from calibration.quality import SetVectors, losses
+from export.console.progress import progress_bar
+from runtimes import Embedder
+from runtimes.arrays import Vectors
+from runtimes.embedder import truncate
+from runtimes.manifest import read_manifest
+from tests.bench.plan_tables import markdown
+from tests.bench.reports import FOLDER
+from tests.bench.summary import machine
+
+# The sides of the vectors, and the task that is made for each.
+OWNERS: Mapping[str, str] = {
+    "queries": "retrieval.query",
+    "passages": "retrieval.passage",
+    "negatives": "retrieval.passage",
+    "first": "text-matching",
+    "second": "text-matching",
+    "classed": "classification",
+    "clustered": "separation",
+}
+FILE = FOLDER / "verdicts" / "sample.json"  # the committed report
+LEVELS = (5e-5, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 1e-2)
+Change = Callable[[Vectors, np.random.Generator], Vectors]
+CONTROLS: Mapping[str, Change] = {
+    "all vectors the same": lambda rows, _: np.repeat(rows[:1], len(rows), axis=0),
+    "every second text's vector is another's": lambda rows, _: np.where(
+        (np.arange(len(rows)) % 2 == 0)[:, None], rows, np.roll(rows, 1, axis=0)
+    ),
+    "no sign of a quarter of the numbers": lambda rows, _: np.concatenate(
+        [np.abs(rows[:, ::4]), *(rows[:, k::4] for k in (1, 2, 3))], axis=1
+    ),
+    "NaN in one vector": lambda rows, _: np.where(
+        (np.arange(len(rows)) == 5)[:, None], np.nan, rows
+    ).astype(np.float32),
+}
+
+
+def exact_vectors(bundle: Path) -> SetVectors:
+    """Each side by the task made for it, with a bundle of all tasks."""
+    asked, graded = questions(), graded_pairs()
+    passages = [q.passage for q in asked]
+    texts = {
+        "queries": [q.query for q in asked],
+        "negatives": [text for q in asked for text in q.negatives],
+        "first": [p.first for p in graded],
+        "second": [p.second for p in graded],
+    }
+    with Embedder.load(bundle) as embedder:
+        return SetVectors(
+            **{s: embedder.encode(texts.get(s, passages), task=task) for s, task in OWNERS.items()}
+        )
+
+
+def moved(level: float) -> Change:
+    """Unit rows at 1 - cosine ``level`` from the given ones."""
+
+    def change(rows: Vectors, rng: np.random.Generator) -> Vectors:
+        noise = rng.standard_normal(rows.shape)
+        noise -= (noise * rows).sum(axis=1, keepdims=True) * rows
+        noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+        found: Vectors = ((1 - level) * rows + np.sqrt(level * (2 - level)) * noise).astype("f4")
+        return found
+
+    return change
+
+
+def verdict(exact: SetVectors, ours: SetVectors, widths: Sequence[int]) -> tuple[str, int]:
+    """How it ends, and after how many looks."""
+    for look, (asked, graded) in enumerate(LOOKS, 1):
+        found: list[Loss] = []
+        for width in widths:
+            before, after = (_cut(vectors, asked, graded, width) for vectors in (exact, ours))
+            sets = questions()[:asked], graded_pairs()[:graded]
+            found += losses(before, after, *sets, confidence())
+        if worst(found, Outcome.REFUSED):
+            return Outcome.REFUSED, look
+        if not worst(found, Outcome.UNDECIDED):
+            return Outcome.ACCEPTED, look
+    return Outcome.UNDECIDED, len(LOOKS)
+
+
+def _cut(vectors: SetVectors, asked: int, graded: int, width: int) -> SetVectors:
+    sizes = {"negatives": 3 * asked, "first": graded, "second": graded}
+    return _mapped(vectors, lambda side, rows: truncate(rows[: sizes.get(side, asked)], width))
+
+
+def _mapped(vectors: SetVectors, change: Callable[[str, Vectors], Vectors]) -> SetVectors:
+    return SetVectors(**{f.name: change(f.name, getattr(vectors, f.name)) for f in fields(vectors)})
+
+
+def simulate(
+    name: str, exact: SetVectors, widths: Sequence[int], change: Change, schemes: int
+) -> Mapping[str, Any]:
+    """Shares of outcomes and of looks over so many schemes."""
+    ends = []
+    for seed in progress_bar(range(schemes), name, "scheme"):
+        rng = np.random.default_rng(seed)
+        ours = _mapped(exact, lambda _, rows, rng=rng: change(rows, rng))  # type: ignore[misc]
+        ends.append(verdict(exact, ours, widths))
+    outcomes, seen = (Counter(values) for values in zip(*ends, strict=True))
+    return {
+        "schemes": schemes,
+        "outcomes": {str(outcome): outcomes[outcome] / schemes for outcome in Outcome},
+        "looks": {str(n): seen[n] / schemes for n in range(1, len(LOOKS) + 1)},
+    }
+
+
+def table() -> str:
+    """The committed report."""
+    report = json.loads(FILE.read_text(encoding="utf-8"))
+    rows = [
+        (name, str(found["schemes"]), *_shares(found["outcomes"]), *_shares(found["looks"]))
+        for name, found in {
+            **{f"1 − cosine {level}": row for level, row in report["levels"].items()},
+            **report["controls"],
+        }.items()
+    ]
+    head = ("scheme", "simulated", *map(str, Outcome), *(f"at look {n}" for n in report["looks"]))
+    widths = " and ".join(map(str, report["widths"]))
+    caption = f"*{report['model']}, {widths} dimensions; {report['machine']}, {report['date']}*"
+    return "\n\n".join([caption, markdown(head, rows)])
+
+
+def _shares(shares: Mapping[str, float]) -> list[str]:
+    return [f"{share:.0%}" if share else "" for share in shares.values()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, required=True, help="of all tasks, in FP32")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--schemes", type=int, default=50, help="simulated per level")
+    arguments = parser.parse_args()
+    dimensions = read_manifest(arguments.bundle).dimensions
+    widths = (dimensions[-1], dimensions[0])
+    exact = exact_vectors(arguments.bundle)
+    report = {
+        "machine": machine(),
+        "date": date.today().isoformat(),
+        "model": "the sample",
+        "widths": widths,
+        "looks": [asked for asked, _ in LOOKS],
+        "levels": {
+            f"{level:g}": simulate(f"{level:g}", exact, widths, moved(level), arguments.schemes)
+            for level in LEVELS
+        },
+        "controls": {
+            name: simulate(name, exact, widths, change, 1) for name, change in CONTROLS.items()
+        },
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "verdicts.json").write_text(json.dumps(report, indent=2) + "\n")
+    print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+"""What the integration tests have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+import calibration.looks
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_looks() -> Iterator[None]:
+    """Half the texts of the first look, then those of the usual; they decide the sample's INT8.
+
+    The usual looks are those of ``tests/interop``.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(calibration.looks, "LOOKS", ((48, 48), (96, 96)))
+        yield

@@ -171,7 +171,7 @@ bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
 	$(BIN)/python -m tests.bench.tables
 
-verdicts: $(OUT)/sample/switchable-fp32-onnxruntime/manifest.json ## How often verdicts on quality are right, by simulation
+verdicts: $(OUT)/sample/switchable-fp32-onnxruntime/manifest.json ## How verdicts on quality by intervals would end, by simulation
 	$(BIN)/python -m tests.bench.operating --bundle $(dir $<) --out "$(OUT)/verdicts"
 
 bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, OpenVINO, a naive export and others (BENCH_SIZE=sample, mid or full)

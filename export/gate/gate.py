@@ -9,18 +9,18 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibration import looks
-from calibration.evidence import Loss, Outcome, worst
+from calibration.retrieval import Retrieval
 from export.console.progress import log, stage
 from export.gate.chunks import chunk_names, embed_chunks, texts_in_chunks
 from export.gate.compare import ParityReport, compare, embed, parity_failure, row_cosines
-from export.gate.quality import quality_losses
-from export.gate.texts import ParityText, look_texts
+from export.gate.retrieval import retrieval_by_task, retrieval_failure
+from export.gate.texts import ParityText
 from export.gate.traced import gate_executors
 from runtimes.arrays import Vectors
 from runtimes.choices import HeadName, Interface
@@ -55,34 +55,26 @@ class Reference:
     name: str
     chunks: Vectors | None = None
     bf16_min_cosine: float | None = None
-    looks: int = 1  # how often texts were drawn to judge quality by
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Reports by label, the one that speaks for the target first; ``losses`` by label.
+    """Reports by label, the one that speaks for the target first; ``retrieval`` by label and task.
 
     ``executors`` are the labels of those that judged, ``executed`` what ran each of the bundle's
-    files. ``failure`` says why the last report did not pass; None where all passed. ``undecided``
-    says which loss more texts are needed for; None where all are decided.
+    files. ``failure`` says why the last report did not pass; None where all passed.
     """
 
     reports: Mapping[str, ParityReport]
     executors: tuple[str, ...] = ()
     executed: Mapping[str, str] = field(default_factory=dict)
-    losses: Mapping[str, tuple[Loss, ...]] = field(default_factory=dict)
+    retrieval: Mapping[str, Mapping[str, Retrieval]] = field(default_factory=dict)
     failure: str | None = None
-    undecided: str | None = None
 
     @property
     def main(self) -> ParityReport:
         """The report that speaks for the target."""
         return next(iter(self.reports.values()))
-
-    @property
-    def passed(self) -> bool:
-        """Whether nothing failed and all is decided."""
-        return self.failure is None and self.undecided is None
 
     def joined(self, later: Verdict) -> Verdict:
         """This verdict, which passed, and that of other executors on the same bundle."""
@@ -90,9 +82,8 @@ class Verdict:
             reports={**self.reports, **later.reports},
             executors=self.executors + later.executors,
             executed={**self.executed, **later.executed},
-            losses={**self.losses, **later.losses},
+            retrieval={**self.retrieval, **later.retrieval},
             failure=later.failure,
-            undecided=self.undecided or later.undecided,
         )
 
     def require_passed(self) -> None:
@@ -107,51 +98,32 @@ def reference_of(
     tokenizer: TextTokenizer,
     texts: Sequence[ParityText],
 ) -> Reference:
-    """The reference in FP32 on texts of the gate, task by task, in the texts' order."""
+    """The reference in FP32 on the texts of :func:`export.gate.texts.gate_texts`, task by task."""
     from export.gate.reference import reference_model
     from runtimes.executors.torch_reference import FlashReference, reference_place
 
     device, kernel = reference_place()
-    vectors: dict[int, Vectors] = {}
+    vectors: list[Vectors] = []
     chunks: list[Vectors] = []
     name, bf16_min_cosine = "", None
-    for task, rows in _rows_by_task(texts).items():
-        plain = [replace(texts[row], task_id=None) for row in rows]
+    for task, group in groupby(texts, key=lambda text: text.task):
+        plain = [replace(text, task_id=None) for text in group]
         with stage(f"reference {task}"):
             model = reference_model(checkpoint, task)
             reference = FlashReference(model, device=device, kernel=kernel)
-            found = embed(reference, plain, tokenizer)
-            vectors |= dict(zip(rows, found, strict=True))
-            if manifest.head is HeadName.CHUNKS and (cut := texts_in_chunks(plain)):
-                chunks.append(embed_chunks(reference, cut, tokenizer))
+            vectors.append(embed(reference, plain, tokenizer))
+            if manifest.head is HeadName.CHUNKS:
+                chunks.append(embed_chunks(reference, texts_in_chunks(plain), tokenizer))
         if bf16_min_cosine is None:
             some = plain[:_BF16_TEXTS]
-            bf16_min_cosine = _bf16_cosine(model, reference, some, found, tokenizer)
+            bf16_min_cosine = _bf16_cosine(model, reference, some, vectors[0], tokenizer)
         name = reference.name
     return Reference(
         texts=texts,
-        vectors=np.stack([vectors[row] for row in range(len(texts))]),
+        vectors=np.concatenate(vectors),
         name=name,
         chunks=np.concatenate(chunks) if chunks else None,
         bf16_min_cosine=bf16_min_cosine,
-    )
-
-
-def looked_again(
-    checkpoint: Checkpoint, manifest: Manifest, tokenizer: TextTokenizer, reference: Reference
-) -> Reference | None:
-    """The reference with the texts of the next look; None where all have been looked at."""
-    if reference.looks == len(looks.LOOKS):
-        return None
-    more = reference_of(
-        checkpoint, manifest, tokenizer, look_texts(manifest, tokenizer, reference.looks)
-    )
-    both = (reference, more)
-    return replace(
-        reference,
-        texts=[text for part in both for text in part.texts],
-        vectors=np.concatenate([part.vectors for part in both]),
-        looks=reference.looks + 1,
     )
 
 
@@ -188,9 +160,8 @@ def judge(
     speaker = gate_executors(manifest)[0].report_label
     labels = tuple(executor.report_label for executor in executors)
     reports: dict[str, ParityReport] = {}
-    losses: dict[str, tuple[Loss, ...]] = {}
+    retrieval: dict[str, Mapping[str, Retrieval]] = {}
     executed: dict[str, str] = {}
-    undecided: str | None = None
     for executor in executors:
         label = executor.report_label
         with open_runtime(folder, manifest, executor) as runtime:
@@ -200,66 +171,48 @@ def judge(
             orders = _orders(label, manifest, reference.texts, apart=label == speaker)
             for result in _compare_runtime(runtime, label, orders, manifest, tokenizer, reference):
                 reports[result.label] = result.report
-                if result.losses:
-                    losses[result.label] = result.losses
-                undecided = undecided or result.undecided
+                if result.retrieval is not None:
+                    retrieval[result.label] = result.retrieval
                 if (failure := result.failure) is not None:
                     return Verdict(
                         reports=reports,
                         executors=labels,
                         executed=executed,
-                        losses=losses,
+                        retrieval=retrieval,
                         failure=failure,
                     )
         gc.collect()
-    return Verdict(
-        reports=reports,
-        executors=labels,
-        executed=executed,
-        losses=losses,
-        undecided=undecided,
-    )
+    return Verdict(reports=reports, executors=labels, executed=executed, retrieval=retrieval)
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """One comparison; ``losses`` where quality is judged too."""
+    """One comparison; ``retrieval`` where rankings are judged too."""
 
     label: str
     report: ParityReport
-    losses: tuple[Loss, ...] = ()
+    retrieval: Mapping[str, Retrieval] | None
 
     @property
     def failure(self) -> str | None:
-        if (failure := parity_failure(self.report, self.label)) is not None:
-            return failure
-        refused = worst(self.losses, Outcome.REFUSED)
-        return None if refused is None else f"quality was not kept by {self.label}: {refused}"
-
-    @property
-    def undecided(self) -> str | None:
-        open_ = worst(self.losses, Outcome.UNDECIDED)
-        return None if open_ is None else f"quality kept by {self.label} is in doubt: {open_}"
+        return parity_failure(self.report, self.label) or retrieval_failure(
+            self.retrieval or {}, self.label
+        )
 
 
 def _orders(
     label: str, manifest: Manifest, texts: Sequence[ParityText], *, apart: bool
 ) -> Iterator[tuple[str, list[list[int]]]]:
     """Orders to run the texts in: all together, tasks mixed; with ``apart`` also task by task."""
-    by_task = _rows_by_task(texts)
+    by_task: dict[str, list[int]] = {}
+    for index, text in enumerate(texts):
+        by_task.setdefault(text.task, []).append(index)
     if manifest.interface is Interface.OFFICIAL:
         yield label, list(by_task.values())  # all its scalar task_id can say
         return
     yield label, [list(range(len(texts)))]
     if len(by_task) > 1 and apart:
         yield f"{label}, one task at a time", list(by_task.values())
-
-
-def _rows_by_task(texts: Sequence[ParityText]) -> dict[str, list[int]]:
-    by_task: dict[str, list[int]] = {}
-    for row, text in enumerate(texts):
-        by_task.setdefault(text.task, []).append(row)
-    return by_task
 
 
 def _compare_runtime(
@@ -295,12 +248,12 @@ def _at_lengths(
 ) -> Iterator[_Comparison]:
     """The reference's and our vectors at full length.
 
-    Where the scheme gates quality, at the shortest Matryoshka length too, and with ``rank`` the
-    quality on the texts' sets has to be kept.
+    Where the scheme gates retrieval, at the shortest Matryoshka length too, and with ``rank`` the
+    ranking of the texts' retrieval pairs has to be kept.
     """
     scheme = SCHEMES[manifest.precision]
     shortest, full = manifest.dimensions[0], manifest.dimensions[-1]
-    for width in dict.fromkeys((full, shortest) if scheme.gates_quality else (full,)):
+    for width in dict.fromkeys((full, shortest) if scheme.gates_retrieval else (full,)):
         exact, ours = (truncate(vectors, width) for vectors in both)
         report = compare(
             exact,
@@ -310,11 +263,11 @@ def _at_lengths(
             threshold=scheme.min_cosine,
             mean_threshold=scheme.mean_cosine,
         )
-        judged = rank and scheme.gates_quality and report.passed
+        ranks = rank and scheme.gates_retrieval
         yield _Comparison(
             label if width == full else f"{label}, {width} dimensions",
             report,
-            quality_losses(exact, ours, texts) if judged else (),
+            retrieval_by_task(exact, ours, texts) if ranks and report.passed else None,
         )
 
 

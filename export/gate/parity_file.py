@@ -10,8 +10,7 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from calibration.evidence import Loss
-from calibration.looks import LOOKS
+from calibration.retrieval import Retrieval
 from export.bundle.staging import write_json
 from export.gate.gate import Reference, Verdict
 from export.gate.texts import texts_sha256
@@ -47,14 +46,10 @@ class ReportRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QualityRecord:
-    """A quantised bundle's losses by report, and how often texts were drawn for them.
+class RetrievalRecord:
+    """A quantised bundle's figures, by report and task."""
 
-    Bundles of versions before have neither; their other texts are refused.
-    """
-
-    losses: Mapping[str, tuple[Loss, ...]] = field(default_factory=dict)
-    looks: Annotated[int, Meta(ge=1, le=len(LOOKS))] = 1
+    retrieval: Mapping[str, Mapping[str, Retrieval]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,7 @@ class ParityRecord:
     parity_tokens: Annotated[int, Meta(ge=1, le=10**7)]
     graphs: Annotated[Mapping[Plain, ReportRecord], Meta(min_length=1)]
     executors: tuple[Plain, ...] = ("onnxruntime", "portable", "primitive")  # before the entry
-    quantisation: QualityRecord | None = None
+    quantisation: RetrievalRecord | None = None
     emulation: Mapping[Plain, tuple[Plain, ...]] = field(default_factory=dict)
 
 

@@ -84,6 +84,7 @@ def draw(report: Report) -> Figure:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    figure: Figure
     figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), layout="constrained")
     for line in lines(report):
         style = {"color": line.colour, "marker": line.marker, "label": line.contender}

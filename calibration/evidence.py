@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
+
+from calibration.retrieval import Doubles, Indices
 
 RESAMPLES = 2000
 _LEAST_SPREAD = 1e-6  # a variance of ranks
 
-Doubles = NDArray[np.float64]
 # From how often each unit is drawn, [resamples, units], to the figure of each resample.
 Statistic = Callable[[Doubles], Doubles]
 
@@ -36,8 +36,7 @@ class Outcome(StrEnum):
 class Loss:
     """One figure: FP32's, the scheme's, and what is lost between them.
 
-    ``low`` and ``high`` are one-sided bounds of the loss, each at ``confidence``. ``task`` embedded
-    the texts; empty where each set has one of its own.
+    ``low`` and ``high`` are one-sided bounds of the loss, each at ``confidence``.
     """
 
     figure: str
@@ -49,7 +48,6 @@ class Loss:
     low: float
     high: float
     limit: float
-    task: str = ""
 
     @property
     def outcome(self) -> Outcome:
@@ -58,24 +56,13 @@ class Loss:
             return Outcome.ACCEPTED
         return Outcome.UNDECIDED if self.low <= self.limit < self.high else Outcome.REFUSED
 
-    def __str__(self) -> str:
-        by = f" by {self.task}" if self.task else ""
-        return (
-            f"{self.figure}{by}: {self.ours:.4f} of {self.exact:.4f}, loss {self.loss:.4f}, below "
-            f"{self.high:.4f} with {self.confidence:.1%} confidence (limit {self.limit}): "
-            f"{self.outcome}"
-        )
-
 
 def worst(losses: Sequence[Loss], outcome: Outcome) -> Loss | None:
     """The loss with this outcome that is furthest above its limit; None where none has it."""
     having = [loss for loss in losses if loss.outcome is outcome]
-    return nearest(having) if having else None
-
-
-def nearest(losses: Sequence[Loss]) -> Loss:
-    """The one that is nearest to its limit, or furthest above it."""
-    return max(losses, key=lambda loss: np.nan_to_num(loss.high / loss.limit, nan=np.inf))
+    return max(
+        having, key=lambda loss: np.nan_to_num(loss.high / loss.limit, nan=np.inf), default=None
+    )
 
 
 def paired_loss(
@@ -151,7 +138,7 @@ def ranks(values: Doubles) -> Doubles:
     return middle[which]
 
 
-def v_measure_of(labels: NDArray[np.int64], clusters: NDArray[np.int64]) -> Statistic:
+def v_measure_of(labels: Indices, clusters: Indices) -> Statistic:
     """Rosenberg and Hirschberg's V-measure (2007): homogeneity and completeness, balanced."""
     cells, which = np.unique(np.stack([labels, clusters]), axis=1, return_inverse=True)
     members = np.eye(cells.shape[1])[which]

@@ -15,7 +15,6 @@ import numpy as np
 
 from calibration.corpus import GradedPair, Question
 from calibration.evidence import (
-    Doubles,
     Loss,
     Statistic,
     correlation_of,
@@ -24,7 +23,7 @@ from calibration.evidence import (
     paired_loss,
     v_measure_of,
 )
-from calibration.retrieval import Indices, gains, overlaps
+from calibration.retrieval import Doubles, Indices, gains, overlaps
 from runtimes.arrays import Vectors
 
 # By figure, the most that may be lost. Those of the first kind are judged by the labels, those of

@@ -21,7 +21,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts recipes deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -79,7 +79,7 @@ help: ## This list
 	@echo "  [sample,full] and GPU_PRECISIONS [fp16,bf16,int8]."
 	@echo "make bench takes BENCH_SIZE: sample, mid, full [mid]; BENCH_ONLY, contenders, and BENCH_CASES,"
 	@echo "  such as 1x512, both separated by commas [all]."
-	@echo "make plans takes PLAN_SIZES [sample,full]."
+	@echo "make plans takes PLAN_SIZES [sample,full]; make deep DESCRIPTIONS, a folder of Translation-*.bz2 files."
 	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
 	@echo "Every adaptrt command: QUIET=1, nothing but warnings and errors on standard error;"
 	@echo "  VERBOSE=1, short stages too, and how things are run; ADAPTRT_DEBUG=1: tracebacks."
@@ -131,6 +131,9 @@ eval: $(VENV)/.installed-eval $(if $(BUNDLE),,$(addsuffix /manifest.json,$(EVALU
 $(OUT)/sample/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
 
+$(OUT)/deep/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --model tests/data/deep --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
+
 inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
 	@$(ADAPTRT) inspect --bundle "$(BUNDLE)" $(if $(filter command,$(origin GPU)),--gpu "$(GPU)") \
 	  $(if $(BATCH),--batch "$(BATCH)") $(if $(TOKENS),--tokens "$(TOKENS)") $(if $(JSON),--json) \
@@ -171,8 +174,16 @@ bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
 	$(BIN)/python -m tests.bench.tables
 
-verdicts: $(OUT)/sample/switchable-fp32-onnxruntime/manifest.json ## How verdicts on quality by intervals would end, by simulation
-	$(BIN)/python -m tests.bench.operating --bundle $(dir $<) --out "$(OUT)/verdicts"
+TRAINED = $(foreach model,sample deep,$(OUT)/$(model)/switchable-fp32-onnxruntime)
+
+verdicts: $(addsuffix /manifest.json,$(TRAINED)) ## How often verdicts on quality are right, by simulation
+	$(BIN)/python -m tests.bench.operating $(addprefix --bundle ,$(TRAINED)) --out "$(OUT)/verdicts"
+
+recipes: $(VENV)/.installed-dev ## Recipes of quantisation on two trained checkpoints (about 20 minutes)
+	$(BIN)/python -m tests.bench.recipes --out "$(OUT)/recipes"
+
+deep: $(VENV)/.installed-dev ## Train the tests' second checkpoint anew (DESCRIPTIONS=folder; about half an hour)
+	$(BIN)/python -m tests.bench.train_deep "$(DESCRIPTIONS)" tests/data/deep
 
 bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, OpenVINO, a naive export and others (BENCH_SIZE=sample, mid or full)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \

@@ -30,13 +30,16 @@ class Outcome(StrEnum):
     ACCEPTED = "accepted"
     REFUSED = "refused"
     UNDECIDED = "not decided"
+    NOT_JUDGED = "not judged"  # FP32 itself finds too little for a loss to mean anything
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
     """One figure: FP32's, the scheme's, and what is lost between them.
 
-    ``low`` and ``high`` are one-sided bounds of the loss, each at ``confidence``.
+    ``low`` and ``high`` are one-sided bounds of the loss, each at ``confidence``. It is judged
+    where FP32 reaches ``least``. ``task`` embedded the texts; empty where each set has one of its
+    own.
     """
 
     figure: str
@@ -48,21 +51,41 @@ class Loss:
     low: float
     high: float
     limit: float
+    least: float = 0.0
+    task: str = ""
 
     @property
     def outcome(self) -> Outcome:
         """Numbers that are not finite are refused."""
+        if self.exact < self.least:
+            return Outcome.NOT_JUDGED
         if self.high <= self.limit:
             return Outcome.ACCEPTED
         return Outcome.UNDECIDED if self.low <= self.limit < self.high else Outcome.REFUSED
+
+    @property
+    def allowed(self) -> bool:
+        """Whether nothing speaks against the scheme."""
+        return self.outcome in (Outcome.ACCEPTED, Outcome.NOT_JUDGED)
+
+    @property
+    def closeness(self) -> float:
+        """The upper bound as a share of the limit: above 1 it is not accepted."""
+        return float(np.nan_to_num(self.high / self.limit, nan=np.inf))
+
+    def __str__(self) -> str:
+        by = f" by {self.task}" if self.task else ""
+        return (
+            f"{self.figure}{by}: {self.ours:.4f} of {self.exact:.4f}, loss {self.loss:.4f}, below "
+            f"{self.high:.4f} with {self.confidence:.1%} confidence (limit {self.limit}): "
+            f"{self.outcome}"
+        )
 
 
 def worst(losses: Sequence[Loss], outcome: Outcome) -> Loss | None:
     """The loss with this outcome that is furthest above its limit; None where none has it."""
     having = [loss for loss in losses if loss.outcome is outcome]
-    return max(
-        having, key=lambda loss: np.nan_to_num(loss.high / loss.limit, nan=np.inf), default=None
-    )
+    return max(having, key=lambda loss: loss.closeness, default=None)
 
 
 def paired_loss(
@@ -71,6 +94,7 @@ def paired_loss(
     sides: tuple[Statistic, Statistic],
     limit: float,
     confidence: float = 0.95,
+    least: float = 0.0,
 ) -> Loss:
     """The loss from the first side (FP32's) to the second, in the figure's own unit."""
     rng = np.random.default_rng(0)
@@ -89,6 +113,7 @@ def paired_loss(
         low=float(low),
         high=float(high),
         limit=limit,
+        least=least,
     )
 
 

@@ -56,7 +56,7 @@ class Scheme:
     mean_cosine: float
     storage: Storage | None = None  # of the layers' GEMMs; None: nothing is quantised
     needs_calibration: bool = False  # the ranges of activations are measured on texts
-    gates_retrieval: bool = False  # held-back texts and rankings too, also at the least dimensions
+    gates_quality: bool = False  # held-back texts and quality too, also at the least dimensions
     integer_products: bool = False  # slow on x86 CPUs without VNNI
     runs_on_cpu: bool = True  # ONNX Runtime's CPU provider has kernels for the portable graph
     max_score_change: float = 2e-3
@@ -139,7 +139,7 @@ SCHEMES: Mapping[Precision, Scheme] = {
             mean_cosine=0.998,
             storage=INT8,
             needs_calibration=True,
-            gates_retrieval=True,
+            gates_quality=True,
             integer_products=True,
             slot_refusal=f"INT8's {_RANGES}",
         ),
@@ -152,7 +152,7 @@ SCHEMES: Mapping[Precision, Scheme] = {
             mean_cosine=0.999,
             storage=FP8,
             needs_calibration=True,
-            gates_retrieval=True,
+            gates_quality=True,
             slot_refusal=f"FP8's {_RANGES}",
             targets=(Target.TENSORRT_RTX, Target.TENSORRT),
             least_sm=89,

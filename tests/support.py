@@ -17,9 +17,10 @@ import pytest
 from onnx import numpy_helper
 from safetensors.numpy import load_file, save_file
 
-import export.gate.retrieval
+import calibration.looks
+import calibration.quality
 import export.gate.texts
-from calibration.corpus import held_back, retrieval_pairs
+from calibration.corpus import held_back
 from export.checkpoint.lora import Adapter
 from export.checkpoint.reader import Checkpoint
 from export.checkpoint.source import SAMPLE
@@ -45,6 +46,7 @@ from runtimes.manifest import (
 from runtimes.text.tokens import TextTokenizer
 
 SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
+DEEP = Path(__file__).parent / "data" / "deep"  # see docs/benchmarks/recipes.md
 PAD_ID = 1
 PREFIX = "query: "
 ARCHITECTURE: dict[str, Any] = {
@@ -85,10 +87,10 @@ def build(out: Path, *arguments: object, precision: str = "fp32", tokens: int = 
 
 
 def few_gate_texts(patch: pytest.MonkeyPatch) -> None:
-    """A twelfth of a quantised build's texts. Random weights hardly rank: nDCG is judged mildly."""
+    """Few of a quantised build's texts. Random weights hardly rank: quality is judged mildly."""
     patch.setattr(export.gate.texts, "held_back", lambda: held_back()[::12])
-    patch.setattr(export.gate.texts, "retrieval_pairs", lambda: retrieval_pairs()[::12])
-    patch.setattr(export.gate.retrieval, "MIN_NDCG", 0.5)
+    patch.setattr(calibration.looks, "LOOKS", ((12, 12),))
+    patch.setattr(calibration.quality, "LIMITS", dict.fromkeys(calibration.quality.LIMITS, 2.0))
 
 
 def listing(folder: Path) -> dict[str, bytes]:

@@ -26,7 +26,7 @@ from export.console.progress import log, stage
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
 from export.gate.emulated import emulated_labels, judge_engines
-from export.gate.gate import Reference, Verdict, judge, reference_of
+from export.gate.gate import Reference, Verdict, judge, looked_again, reference_of
 from export.gate.parity_file import write_parity
 from export.gate.texts import gate_texts
 from export.gate.traced import gate_executors
@@ -183,19 +183,25 @@ def _build_quantised(
     precision = quantise_everything(calibration, spec.scheme, spec.dtype)
     cast = write_model(staged, quantise_graph(graph, precision), precision)
     reference = _reference(inputs, staged.draft, position)
+    engines = None
     while True:
         verdict = _judge(inputs, staged, reference)
-        if verdict.failure is None:
+        if verdict.passed:
             quantised = tuple(precision.quantised)
-            engines = make_engines(staged, spec, inputs.trt, inputs.engines, quantised)
+            engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, quantised)
             verdict = _judge_plans(inputs, staged, reference, verdict, engines)
-        if verdict.failure is None:
-            break
-        precision = fall_back(
-            precision, verdict.failure, calibration, gemms, spec.calibration.fallback_max
-        )
+        if engines is not None and verdict.passed:
+            verdict = _judge_engine(inputs, staged, reference, verdict)
+            if verdict.passed:
+                break
+        if verdict.failure is None and (more := _looked_again(inputs, staged, reference)):
+            log.info("  %s; %d texts now", verdict.undecided, len(more.texts))
+            reference = more
+            continue
+        why = verdict.failure or f"{verdict.undecided}, on all texts there are"
+        precision = fall_back(precision, why, calibration, gemms, spec.calibration.fallback_max)
         cast = write_model(staged, quantise_graph(graph, precision), precision)
-    verdict = _judge_engine(inputs, staged, reference, verdict)
+        engines = None
     return Passed(
         reference=reference, verdict=verdict, cast=cast, engines=engines, precision=precision
     )
@@ -206,6 +212,12 @@ def _reference(inputs: BuildInputs, draft: Manifest, position: int) -> Reference
     return reference_of(inputs.checkpoint, draft, inputs.tokenizer, texts)
 
 
+def _looked_again(
+    inputs: BuildInputs, staged: StagedBundle, reference: Reference
+) -> Reference | None:
+    return looked_again(inputs.checkpoint, staged.draft, inputs.tokenizer, reference)
+
+
 def _judge(inputs: BuildInputs, staged: StagedBundle, reference: Reference) -> Verdict:
     executors = gate_executors(staged.draft)
     return judge(staged.folder, staged.draft, inputs.tokenizer, reference, executors)
@@ -214,7 +226,7 @@ def _judge(inputs: BuildInputs, staged: StagedBundle, reference: Reference) -> V
 def _judge_engine(
     inputs: BuildInputs, staged: StagedBundle, reference: Reference, verdict: Verdict
 ) -> Verdict:
-    """The verdict on the graphs, with that on the engine where its GPU is; both passed."""
+    """The verdict on the graphs, which passed, with that on the engine where its GPU is."""
     draft = draft_with_engines(staged.draft, staged.folder, inputs.spec, device_sm())
     executors = [row for row in gate_executors(draft) if row.engine is not None]
     if not executors:
@@ -249,7 +261,9 @@ def _write_results(
     spec, verdict, figures = inputs.spec, passed.verdict, None
     if calibration is not None and passed.precision is not None:
         gemms = gemm_modules(inputs.checkpoint.config)
-        figures = quantisation_figures(passed.precision, calibration, gemms, verdict.retrieval)
+        figures = quantisation_figures(
+            passed.precision, calibration, gemms, verdict.losses, passed.reference.looks
+        )
         data = ReportData(
             model=inputs.source.name,
             task=", ".join(plan.tasks),

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from export.gate.compare import batch_inputs, batches
+from export.gate.quality_texts import side_of
 from export.gate.texts import ParityText, thin
 from runtimes.arrays import Vectors
 from runtimes.executors.base import Runtime
@@ -20,7 +21,11 @@ CHUNKS = 4  # of each text
 
 
 def texts_in_chunks(texts: Sequence[ParityText]) -> list[ParityText]:
-    """The texts of which chunks are compared: every third one and a document of each task."""
+    """The texts of which chunks are compared: every third one and a document of each task.
+
+    Not those that quality is judged by.
+    """
+    texts = [text for text in texts if side_of(text.name) is None]
     tasks = dict.fromkeys(text.task for text in texts)
     return [t for task in tasks for t in thin([x for x in texts if x.task == task], 0)]
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from calibration.retrieval import Retrieval
+from calibration import looks
+from calibration.evidence import Loss, Outcome, worst
 from export.console.progress import log, stage
 from export.gate.chunks import chunk_names, embed_chunks, texts_in_chunks
 from export.gate.compare import ParityReport, compare, embed, parity_failure, row_cosines
-from export.gate.retrieval import retrieval_by_task, retrieval_failure
-from export.gate.texts import ParityText
+from export.gate.quality import quality_losses
+from export.gate.quality_texts import side_of
+from export.gate.texts import ParityText, look_texts
 from export.gate.traced import gate_executors
 from runtimes.arrays import Vectors
 from runtimes.choices import HeadName, Interface
@@ -55,26 +56,34 @@ class Reference:
     name: str
     chunks: Vectors | None = None
     bf16_min_cosine: float | None = None
+    looks: int = 1  # how often texts were drawn to judge quality by
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Reports by label, the one that speaks for the target first; ``retrieval`` by label and task.
+    """Reports by label, the one that speaks for the target first; ``losses`` by label.
 
     ``executors`` are the labels of those that judged, ``executed`` what ran each of the bundle's
-    files. ``failure`` says why the last report did not pass; None where all passed.
+    files. ``failure`` says why the last report did not pass; None where all passed. ``undecided``
+    says which loss more texts are needed for; None where all are decided.
     """
 
     reports: Mapping[str, ParityReport]
     executors: tuple[str, ...] = ()
     executed: Mapping[str, str] = field(default_factory=dict)
-    retrieval: Mapping[str, Mapping[str, Retrieval]] = field(default_factory=dict)
+    losses: Mapping[str, tuple[Loss, ...]] = field(default_factory=dict)
     failure: str | None = None
+    undecided: str | None = None
 
     @property
     def main(self) -> ParityReport:
         """The report that speaks for the target."""
         return next(iter(self.reports.values()))
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing failed and all is decided."""
+        return self.failure is None and self.undecided is None
 
     def joined(self, later: Verdict) -> Verdict:
         """This verdict, which passed, and that of other executors on the same bundle."""
@@ -82,8 +91,9 @@ class Verdict:
             reports={**self.reports, **later.reports},
             executors=self.executors + later.executors,
             executed={**self.executed, **later.executed},
-            retrieval={**self.retrieval, **later.retrieval},
+            losses={**self.losses, **later.losses},
             failure=later.failure,
+            undecided=self.undecided or later.undecided,
         )
 
     def require_passed(self) -> None:
@@ -98,32 +108,51 @@ def reference_of(
     tokenizer: TextTokenizer,
     texts: Sequence[ParityText],
 ) -> Reference:
-    """The reference in FP32 on the texts of :func:`export.gate.texts.gate_texts`, task by task."""
+    """The reference in FP32 on texts of the gate, task by task, in the texts' order."""
     from export.gate.reference import reference_model
     from runtimes.executors.torch_reference import FlashReference, reference_place
 
     device, kernel = reference_place()
-    vectors: list[Vectors] = []
+    vectors: dict[int, Vectors] = {}
     chunks: list[Vectors] = []
     name, bf16_min_cosine = "", None
-    for task, group in groupby(texts, key=lambda text: text.task):
-        plain = [replace(text, task_id=None) for text in group]
+    for task, rows in _rows_by_task(texts).items():
+        plain = [replace(texts[row], task_id=None) for row in rows]
         with stage(f"reference {task}"):
             model = reference_model(checkpoint, task)
             reference = FlashReference(model, device=device, kernel=kernel)
-            vectors.append(embed(reference, plain, tokenizer))
-            if manifest.head is HeadName.CHUNKS:
-                chunks.append(embed_chunks(reference, texts_in_chunks(plain), tokenizer))
+            found = embed(reference, plain, tokenizer)
+            vectors |= dict(zip(rows, found, strict=True))
+            if manifest.head is HeadName.CHUNKS and (cut := texts_in_chunks(plain)):
+                chunks.append(embed_chunks(reference, cut, tokenizer))
         if bf16_min_cosine is None:
             some = plain[:_BF16_TEXTS]
-            bf16_min_cosine = _bf16_cosine(model, reference, some, vectors[0], tokenizer)
+            bf16_min_cosine = _bf16_cosine(model, reference, some, found, tokenizer)
         name = reference.name
     return Reference(
         texts=texts,
-        vectors=np.concatenate(vectors),
+        vectors=np.stack([vectors[row] for row in range(len(texts))]),
         name=name,
         chunks=np.concatenate(chunks) if chunks else None,
         bf16_min_cosine=bf16_min_cosine,
+    )
+
+
+def looked_again(
+    checkpoint: Checkpoint, manifest: Manifest, tokenizer: TextTokenizer, reference: Reference
+) -> Reference | None:
+    """The reference with the texts of the next look; None where all have been looked at."""
+    if reference.looks == len(looks.LOOKS):
+        return None
+    more = reference_of(
+        checkpoint, manifest, tokenizer, look_texts(manifest, tokenizer, reference.looks)
+    )
+    both = (reference, more)
+    return replace(
+        reference,
+        texts=[text for part in both for text in part.texts],
+        vectors=np.concatenate([part.vectors for part in both]),
+        looks=reference.looks + 1,
     )
 
 
@@ -160,8 +189,9 @@ def judge(
     speaker = gate_executors(manifest)[0].report_label
     labels = tuple(executor.report_label for executor in executors)
     reports: dict[str, ParityReport] = {}
-    retrieval: dict[str, Mapping[str, Retrieval]] = {}
+    losses: dict[str, tuple[Loss, ...]] = {}
     executed: dict[str, str] = {}
+    undecided: str | None = None
     for executor in executors:
         label = executor.report_label
         with open_runtime(folder, manifest, executor) as runtime:
@@ -171,48 +201,70 @@ def judge(
             orders = _orders(label, manifest, reference.texts, apart=label == speaker)
             for result in _compare_runtime(runtime, label, orders, manifest, tokenizer, reference):
                 reports[result.label] = result.report
-                if result.retrieval is not None:
-                    retrieval[result.label] = result.retrieval
+                if result.losses:
+                    losses[result.label] = result.losses
+                undecided = undecided or result.undecided
                 if (failure := result.failure) is not None:
                     return Verdict(
                         reports=reports,
                         executors=labels,
                         executed=executed,
-                        retrieval=retrieval,
+                        losses=losses,
                         failure=failure,
                     )
         gc.collect()
-    return Verdict(reports=reports, executors=labels, executed=executed, retrieval=retrieval)
+    return Verdict(
+        reports=reports,
+        executors=labels,
+        executed=executed,
+        losses=losses,
+        undecided=undecided,
+    )
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """One comparison; ``retrieval`` where rankings are judged too."""
+    """One comparison; ``losses`` where quality is judged too."""
 
     label: str
     report: ParityReport
-    retrieval: Mapping[str, Retrieval] | None
+    losses: tuple[Loss, ...] = ()
 
     @property
     def failure(self) -> str | None:
-        return parity_failure(self.report, self.label) or retrieval_failure(
-            self.retrieval or {}, self.label
-        )
+        if (failure := parity_failure(self.report, self.label)) is not None:
+            return failure
+        refused = worst(self.losses, Outcome.REFUSED)
+        return None if refused is None else f"quality was not kept by {self.label}: {refused}"
+
+    @property
+    def undecided(self) -> str | None:
+        open_ = worst(self.losses, Outcome.UNDECIDED)
+        return None if open_ is None else f"quality kept by {self.label} is in doubt: {open_}"
 
 
 def _orders(
     label: str, manifest: Manifest, texts: Sequence[ParityText], *, apart: bool
 ) -> Iterator[tuple[str, list[list[int]]]]:
-    """Orders to run the texts in: all together, tasks mixed; with ``apart`` also task by task."""
-    by_task: dict[str, list[int]] = {}
-    for index, text in enumerate(texts):
-        by_task.setdefault(text.task, []).append(index)
+    """Orders to run the texts in: all together, tasks mixed; with ``apart`` also task by task.
+
+    What quality is judged by is run once.
+    """
+    by_task = _rows_by_task(texts)
     if manifest.interface is Interface.OFFICIAL:
         yield label, list(by_task.values())  # all its scalar task_id can say
         return
     yield label, [list(range(len(texts)))]
     if len(by_task) > 1 and apart:
-        yield f"{label}, one task at a time", list(by_task.values())
+        groups = [[r for r in rows if side_of(texts[r].name) is None] for rows in by_task.values()]
+        yield f"{label}, one task at a time", groups
+
+
+def _rows_by_task(texts: Sequence[ParityText]) -> dict[str, list[int]]:
+    by_task: dict[str, list[int]] = {}
+    for row, text in enumerate(texts):
+        by_task.setdefault(text.task, []).append(row)
+    return by_task
 
 
 def _compare_runtime(
@@ -228,8 +280,10 @@ def _compare_runtime(
     for order_label, groups in orders:
         with stage(f"parity {order_label}"):
             vectors = _embed_in(groups, runtime, texts, tokenizer)
-        both = (reference.vectors, vectors)
-        yield from _at_lengths(order_label, both, texts, names, manifest, rank=True)
+        rows = list(vectors)
+        both = (reference.vectors[rows], np.stack(list(vectors.values())))
+        run = [texts[row] for row in rows]
+        yield from _at_lengths(order_label, both, run, names, manifest, rank=True)
     if reference.chunks is not None:
         cut, chunk_label = texts_in_chunks(texts), f"{label}, chunks"
         with stage(f"parity {chunk_label}"):
@@ -248,12 +302,12 @@ def _at_lengths(
 ) -> Iterator[_Comparison]:
     """The reference's and our vectors at full length.
 
-    Where the scheme gates retrieval, at the shortest Matryoshka length too, and with ``rank`` the
-    ranking of the texts' retrieval pairs has to be kept.
+    Where the scheme gates quality, at the shortest Matryoshka length too, and with ``rank`` the
+    quality on the texts' sets has to be kept.
     """
     scheme = SCHEMES[manifest.precision]
     shortest, full = manifest.dimensions[0], manifest.dimensions[-1]
-    for width in dict.fromkeys((full, shortest) if scheme.gates_retrieval else (full,)):
+    for width in dict.fromkeys((full, shortest) if scheme.gates_quality else (full,)):
         exact, ours = (truncate(vectors, width) for vectors in both)
         report = compare(
             exact,
@@ -263,20 +317,20 @@ def _at_lengths(
             threshold=scheme.min_cosine,
             mean_threshold=scheme.mean_cosine,
         )
-        ranks = rank and scheme.gates_retrieval
+        judged = rank and scheme.gates_quality and report.passed
         yield _Comparison(
             label if width == full else f"{label}, {width} dimensions",
             report,
-            retrieval_by_task(exact, ours, texts) if ranks and report.passed else None,
+            quality_losses(exact, ours, texts) if judged else (),
         )
 
 
 def _embed_in(
     groups: list[list[int]], runtime: Runtime, texts: Sequence[ParityText], tokenizer: TextTokenizer
-) -> Vectors:
-    """Vectors in the texts' order, computed group by group."""
+) -> dict[int, Vectors]:
+    """Vectors by the text's index, in the texts' order, computed group by group."""
     vectors: dict[int, Vectors] = {}
     for group in groups:
         rows = embed(runtime, [texts[i] for i in group], tokenizer)
         vectors |= dict(zip(group, rows, strict=True))
-    return np.stack([vectors[i] for i in range(len(texts))])
+    return dict(sorted(vectors.items()))

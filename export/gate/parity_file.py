@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import numpy as np
 from msgspec import Meta
 
-from calibration.retrieval import Retrieval
+from calibration.evidence import Loss
+from calibration.looks import LOOKS
 from export.bundle.staging import write_json
 from export.gate.gate import Reference, Verdict
 from export.gate.texts import texts_sha256
@@ -46,10 +47,14 @@ class ReportRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalRecord:
-    """A quantised bundle's figures, by report and task."""
+class QualityRecord:
+    """A quantised bundle's losses by report, and how often texts were drawn for them.
 
-    retrieval: Mapping[str, Mapping[str, Retrieval]]
+    Bundles of versions before have neither; their other texts are refused.
+    """
+
+    losses: Mapping[str, tuple[Loss, ...]] = field(default_factory=dict)
+    looks: Annotated[int, Meta(ge=1, le=len(LOOKS))] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,7 @@ class ParityRecord:
     parity_tokens: Annotated[int, Meta(ge=1, le=10**7)]
     graphs: Annotated[Mapping[Plain, ReportRecord], Meta(min_length=1)]
     executors: tuple[Plain, ...] = ("onnxruntime", "portable", "primitive")  # before the entry
-    quantisation: RetrievalRecord | None = None
+    quantisation: QualityRecord | None = None
     emulation: Mapping[Plain, tuple[Plain, ...]] = field(default_factory=dict)
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from calibration.corpus import RETRIEVAL, held_back, retrieval_pairs
+from calibration.corpus import GRADED, QUESTIONS, held_back
 from calibration.corpus import TEXTS as HELD_OUT
+from export.gate.quality_texts import quality_texts
 from runtimes.arrays import Ids
 from runtimes.choices import BASE_TASK, AdapterMode
 from runtimes.manifest import Manifest
@@ -24,7 +25,6 @@ TEXTS = Path(__file__).parent / "data" / "parity.jsonl"
 # Texts are joined to documents of at least so many tokens; none is a length that was traced.
 DOCUMENT_TOKENS = (600, 2000, 4000, 8000)
 DOCUMENT = "document"  # what their names begin with
-QUERY, PASSAGE = "query-", "passage-"  # and those of the retrieval pairs' two sides
 THINNING = 3  # further tasks take every third text
 
 
@@ -40,7 +40,7 @@ class ParityText:
 
 def texts_sha256(scheme: Scheme) -> str:
     """Identifies the files that a scheme's texts come from."""
-    files = (TEXTS, HELD_OUT, RETRIEVAL) if scheme.gates_retrieval else (TEXTS,)
+    files = (TEXTS, HELD_OUT, QUESTIONS, GRADED) if scheme.gates_quality else (TEXTS,)
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -53,26 +53,35 @@ def verified_tasks(manifest: Manifest) -> tuple[str, ...]:
 def gate_texts(
     manifest: Manifest, tokenizer: TextTokenizer, longest: int, position: int = 0
 ) -> list[ParityText]:
-    """All texts on which a bundle is compared with the reference, task by task.
+    """The texts on which a bundle is compared with the reference at first, task by task.
 
     The parity texts, joined to documents of up to about ``longest`` tokens; where the scheme gates
-    retrieval, held-out texts and retrieval pairs too. The first task of a build has all of them,
-    each further one a third of the former two (:func:`thin`); ``position`` counts the bundles of
+    quality, held-out texts and those of the first look too. The first task of a build has all of
+    the former two, each further one a third (:func:`thin`); ``position`` counts the bundles of
     the build.
     """
-    retrieval = SCHEMES[manifest.precision].gates_retrieval
+    gates_quality = SCHEMES[manifest.precision].gates_quality
     texts: list[ParityText] = []
     for index, task in enumerate(verified_tasks(manifest), position):
         prefix = manifest.prefixes[task]
         groups = [parity_texts(tokenizer, prefix, longest)]
-        if retrieval:
+        if gates_quality:
             groups.append(held_out_texts(tokenizer, prefix))
         if index > 0:
             groups = [thin(group, index) for group in groups]
-        if retrieval:
-            groups.append(retrieval_texts(tokenizer, prefix, task, manifest.tasks))
         task_id = task_number(manifest, task)
         texts += [replace(t, task=task, task_id=task_id) for group in groups for t in group]
+    return texts + (look_texts(manifest, tokenizer, 0) if gates_quality else [])
+
+
+def look_texts(manifest: Manifest, tokenizer: TextTokenizer, look: int) -> list[ParityText]:
+    """What a look, counted from 0, adds to the texts that quality is judged by, task by task."""
+    texts: list[ParityText] = []
+    for task in verified_tasks(manifest):
+        named = quality_texts(task, manifest.tasks, look)
+        tokenised = _tokenised(tokenizer, manifest.prefixes[task], named)
+        task_id = task_number(manifest, task)
+        texts += [replace(text, task=task, task_id=task_id) for text in tokenised]
     return texts
 
 
@@ -101,28 +110,6 @@ def held_out_texts(tokenizer: TextTokenizer, prefix: str) -> list[ParityText]:
     """The texts that no calibration sees, in a fixed order."""
     named = [(f"held-{i:03d}-{text.language}", text.text) for i, text in enumerate(held_back())]
     return _tokenised(tokenizer, prefix, named)
-
-
-def retrieval_texts(
-    tokenizer: TextTokenizer, prefix: str, task: str, tasks: Sequence[str]
-) -> list[ParityText]:
-    """The queries and the passages that ``task`` embeds in a bundle of ``tasks``, pair by pair.
-
-    A bundle with both retrieval tasks embeds each side with its own, as its users do; any other
-    embeds both sides with every task it has.
-    """
-    pairs = retrieval_pairs()
-    sides = {
-        QUERY: ("retrieval.query", [pair.query for pair in pairs]),
-        PASSAGE: ("retrieval.passage", [pair.passage for pair in pairs]),
-    }
-    split = {owner for owner, _ in sides.values()} <= set(tasks)
-    texts: list[ParityText] = []
-    for side, (owner, rows) in sides.items():
-        if not split or task == owner:
-            names = [f"{side}{i:03d}-{pair.language}" for i, pair in enumerate(pairs)]
-            texts += _tokenised(tokenizer, prefix, list(zip(names, rows, strict=True)))
-    return texts
 
 
 def thin(texts: Sequence[ParityText], index: int) -> list[ParityText]:

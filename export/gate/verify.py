@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from calibration.retrieval import Retrieval
+from calibration.evidence import Loss, Outcome, worst
 from export.bundle.staging import check_hashes
 from export.engines.plan_file import bundle_plans
 from export.gate.chunks import CHUNKS, texts_in_chunks
@@ -15,8 +15,7 @@ from export.gate.compare import ParityReport
 from export.gate.emulated import emulations
 from export.gate.gate import Reference, Verdict, judge
 from export.gate.parity_file import ParityRecord, read_parity, read_vectors
-from export.gate.retrieval import MIN_NDCG, MIN_OVERLAP
-from export.gate.texts import THINNING, ParityText, gate_texts, texts_sha256
+from export.gate.texts import THINNING, ParityText, gate_texts, look_texts, texts_sha256
 from export.gate.traced import TRACED, gate_executors
 from runtimes.choices import ArtifactKind, FileKind, HeadName
 from runtimes.embedder import load_tokenizer
@@ -45,11 +44,9 @@ class Verification:
                 f"{label}: {report.rows} texts, minimum cosine {report.min_cosine:.7f} "
                 f"(gate {report.threshold}), mean {report.mean_cosine:.7f}"
             )
-            for task, kept in self.verdict.retrieval.get(label, {}).items():
-                yield (
-                    f"{label}, retrieval by {task}: nDCG@10 {kept.ndcg_ratio:.4f} of FP32's "
-                    f"(gate {MIN_NDCG}), top-10 overlap {kept.overlap:.4f} (gate {MIN_OVERLAP})"
-                )
+            losses = self.verdict.losses.get(label, ())
+            if (nearest := worst(losses, Outcome.ACCEPTED)) is not None:
+                yield f"{label}, quality: nearest to its limit of {len(losses)}, {nearest}"
         for label, reason in self.not_run.items():
             yield f"{label}: not run, {reason}"
 
@@ -119,7 +116,7 @@ def verify(bundle: Path) -> Verification:
             f"compare; {published.builder}"
         )
     for label, report in verdict.reports.items():
-        _require_as_recorded(published, label, report, verdict.retrieval.get(label, {}))
+        _require_as_recorded(published, label, report, verdict.losses.get(label, ()))
     return Verification(verdict, not_run)
 
 
@@ -172,8 +169,10 @@ def recorded_texts(
     there are and which (:func:`export.gate.texts.gate_texts`).
     """
     recorded = [(text.task, text.name) for text in next(iter(record.graphs.values())).texts]
+    looks = 1 if record.quantisation is None else record.quantisation.looks
+    further = [t for look in range(1, looks) for t in look_texts(manifest, tokenizer, look)]
     for position in range(1 + THINNING):
-        texts = gate_texts(manifest, tokenizer, record.parity_tokens, position)
+        texts = gate_texts(manifest, tokenizer, record.parity_tokens, position) + further
         if [(text.task, text.name) for text in texts] == recorded:
             return texts
     return None
@@ -245,9 +244,12 @@ def _judge_again(
 
 
 def _require_as_recorded(
-    published: _Published, label: str, report: ParityReport, retrieval: Mapping[str, Retrieval]
+    published: _Published, label: str, report: ParityReport, losses: Sequence[Loss]
 ) -> None:
-    """CPUs round differently; a change of half the gate's own margin is another model."""
+    """CPUs round differently; a change of half the gate's own margin is another model.
+
+    A loss in doubt here was decided where the bundle was built; it may be a limit's size off.
+    """
     if (before := published.record.graphs.get(label)) is None:
         if label.split(", ")[0] in _ENGINES - set(published.record.executors):
             return  # the gate had not its GPU; it passed
@@ -257,12 +259,9 @@ def _require_as_recorded(
         ("minimum cosine", report.min_cosine, before.min_cosine, margin),
         ("mean cosine", report.mean_cosine, before.mean_cosine, mean_margin),
     ]
-    for task, now in retrieval.items():
-        then = _recorded_retrieval(published, label, task)
-        figures += [
-            (f"{task} nDCG@10", now.ndcg_ratio, then.ndcg_ratio, 1 - MIN_NDCG),
-            (f"{task} overlap", now.overlap, then.overlap, 1 - MIN_OVERLAP),
-        ]
+    for now in losses:
+        then = _recorded_loss(published, label, now)
+        figures.append((f"loss of {now.figure}", now.loss, then.loss, now.limit))
     for name, value, expected, allowed in figures:
         if abs(value - expected) > allowed:
             raise GateError(
@@ -271,9 +270,10 @@ def _require_as_recorded(
             )
 
 
-def _recorded_retrieval(published: _Published, label: str, task: str) -> Retrieval:
+def _recorded_loss(published: _Published, label: str, now: Loss) -> Loss:
     quantisation = published.record.quantisation
-    recorded = {} if quantisation is None else quantisation.retrieval
-    if (figures := recorded.get(label, {}).get(task)) is None:
-        raise _unrecorded(published, f"{label}'s retrieval by {task}")
-    return figures
+    recorded = () if quantisation is None else quantisation.losses.get(label, ())
+    for then in recorded:
+        if (then.figure, then.task) == (now.figure, now.task):
+            return then
+    raise _unrecorded(published, f"{label}'s {now.figure}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from calibration.retrieval import Retrieval
+from calibration.evidence import Loss
 from calibration.table import Calibration, write_calibration
 from export.checkpoint.names import Module
 from export.graph.gemms import work
@@ -21,18 +21,21 @@ def quantisation_figures(
     plan: PrecisionPlan,
     calibration: Calibration,
     gemms: Mapping[str, Module],
-    retrieval: Mapping[str, Mapping[str, Retrieval]],
+    losses: Mapping[str, tuple[Loss, ...]],
+    looks: int,
 ) -> QuantisationFigures:
     """What the report draws; its ``summary`` is the manifest's ``quantisation``.
 
-    ``gemms`` are all GEMMs of the layers, ``retrieval`` the gate's figures by report and task.
+    ``gemms`` are all GEMMs of the layers, ``losses`` the gate's by report, after
+    so many ``looks``.
     """
     sensitivity = sensitivities(calibration)
     return QuantisationFigures(
         summary=_summary(plan, calibration, gemms),
         settings=dict(calibration.settings),
         corpus=calibration.corpus,
-        retrieval=retrieval,
+        losses=losses,
+        looks=looks,
         gemms=tuple(
             GemmFigures(
                 name=name,

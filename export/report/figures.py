@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from calibration.retrieval import Retrieval
+from calibration.evidence import Loss
 from calibration.table import Corpus, Setting
 from export.gate.compare import ParityReport
 from runtimes.choices import AdapterMode, Target
@@ -44,12 +44,13 @@ class GemmFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantisationFigures:
-    """``summary`` as the manifest has it; ``retrieval`` by report and task; all GEMMs in order."""
+    """``summary`` as the manifest has it; ``losses`` of quality by report; all GEMMs in order."""
 
     summary: Quantisation
     settings: Mapping[str, Setting]
     corpus: Corpus
-    retrieval: Mapping[str, Mapping[str, Retrieval]]
+    losses: Mapping[str, tuple[Loss, ...]]
+    looks: int
     gemms: tuple[GemmFigures, ...]
 
     @property

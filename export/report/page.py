@@ -8,9 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
+from calibration.evidence import Loss, Outcome
+from calibration.looks import LOOKS, confidence
 from calibration.stratify import LENGTHS
 from export.gate.compare import TextResult
-from export.gate.retrieval import MIN_NDCG, MIN_OVERLAP
 from export.report.charts import Bar, Span, bar_chart, error_histogram, error_scatter
 from export.report.figures import GemmFigures, QuantisationFigures, ReportData
 from export.report.html import Content, Element, document, element, table
@@ -75,37 +76,56 @@ def _gate(data: ReportData) -> list[Element]:
         ]
         for graph, r in data.reports.items()
     ]
-    retrieval: list[list[Content]] = [
+    losses: list[list[Content]] = [
         [
             graph,
-            task,
-            f"{r.exact_ndcg:.4f}",
-            f"{r.ndcg:.4f}",
-            _judged(r.ndcg_ratio, MIN_NDCG, 4),
-            _judged(r.overlap, MIN_OVERLAP, 4),
+            loss.figure + (f" by {loss.task}" if loss.task else ""),
+            str(loss.units),
+            f"{loss.exact:.4f}",
+            f"{loss.ours:.4f}",
+            f"{loss.loss:.4f}",
+            _below(loss),
+            f"{loss.limit}",
         ]
-        for graph, tasks in data.quantisation.retrieval.items()
-        for task, r in tasks.items()
+        for graph, found in data.quantisation.losses.items()
+        for loss in found
     ]
     gates = f"cosine: minimum ≥ {main.threshold}, mean ≥ {main.mean_threshold}"
     return [
         element(
             "p",
-            f"On texts that no calibration sees, against FP32. Asked for: {gates}; "
-            f"nDCG@10 ≥ {MIN_NDCG} of FP32's, top-10 overlap ≥ {MIN_OVERLAP}.",
+            f"On texts that no calibration sees, against FP32. Asked for: {gates}; and each loss "
+            "of quality below its limit, at the confidence that is named.",
         ),
         table(
             ["graph", "texts", "minimum cosine", "mean cosine", "greatest difference"],
             cosines,
             numbers=4,
         ),
-        element("h3", "Retrieval"),
+        element("h3", "Quality"),
+        element("p", _drawn(data)),
         table(
-            ["graph", "task", "nDCG@10 FP32", f"nDCG@10 {label}", "ratio", "top-10 overlap"],
-            retrieval,
-            numbers=4,
+            ["graph", "figure", "texts", "FP32", label, "loss", "below", "limit"],
+            losses,
+            numbers=6,
         ),
     ]
+
+
+def _drawn(data: ReportData) -> str:
+    looks = data.quantisation.looks
+    return (
+        f"A loss is accepted where it is below its limit with {confidence():.1%} confidence "
+        f"(paired bootstrap). It took {looks} of {len(LOOKS)} draws of texts to decide."
+    )
+
+
+def _below(loss: Loss) -> Element:
+    if loss.outcome is Outcome.NOT_JUDGED:
+        return element("span", f"not judged: FP32's is below {loss.least}")
+    accepted = loss.outcome is Outcome.ACCEPTED
+    mark = "✓" if accepted else "✗"
+    return element("span", f"{loss.high:.4f} {mark}", class_="good" if accepted else "bad")
 
 
 def _judged(value: float, least: float | None, digits: int) -> Element:

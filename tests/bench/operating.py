@@ -1,4 +1,4 @@
-"""How verdicts on quality by intervals would end: ``make verdicts``.
+"""How often verdicts on quality are right: ``make verdicts``.
 
 Simulated schemes: FP32 vectors of the project's sets, each moved by the same angle in a direction
 drawn at random. 1 - its cosine is the level. And controls, schemes that are broken outright. What
@@ -21,8 +21,9 @@ import numpy as np
 from calibration.corpus import graded_pairs, questions
 from calibration.evidence import Loss, Outcome, worst
 from calibration.looks import LOOKS, confidence
-from calibration.quality import SetVectors, losses
+from calibration.quality import LEAST, SetVectors, losses
 from export.console.progress import progress_bar
+from export.gate.quality_texts import OWNERS
 from runtimes import Embedder
 from runtimes.arrays import Vectors
 from runtimes.embedder import truncate
@@ -31,18 +32,9 @@ from tests.bench.plan_tables import markdown
 from tests.bench.reports import FOLDER
 from tests.bench.summary import machine
 
-# The sides of the vectors, and the task that is made for each.
-OWNERS: Mapping[str, str] = {
-    "queries": "retrieval.query",
-    "passages": "retrieval.passage",
-    "negatives": "retrieval.passage",
-    "first": "text-matching",
-    "second": "text-matching",
-    "classed": "classification",
-    "clustered": "separation",
-}
-FILE = FOLDER / "verdicts" / "sample.json"  # the committed report
+REPORTS = FOLDER / "verdicts"  # the committed ones, a file for each checkpoint
 LEVELS = (5e-5, 2e-4, 5e-4, 1e-3, 2e-3, 3e-3, 1e-2)
+_ENDS = (Outcome.ACCEPTED, Outcome.REFUSED, Outcome.UNDECIDED)
 Change = Callable[[Vectors, np.random.Generator], Vectors]
 CONTROLS: Mapping[str, Change] = {
     "all vectors the same": lambda rows, _: np.repeat(rows[:1], len(rows), axis=0),
@@ -123,14 +115,18 @@ def simulate(
     outcomes, seen = (Counter(values) for values in zip(*ends, strict=True))
     return {
         "schemes": schemes,
-        "outcomes": {str(outcome): outcomes[outcome] / schemes for outcome in Outcome},
+        "outcomes": {str(outcome): outcomes[outcome] / schemes for outcome in _ENDS},
         "looks": {str(n): seen[n] / schemes for n in range(1, len(LOOKS) + 1)},
     }
 
 
 def table() -> str:
-    """The committed report."""
-    report = json.loads(FILE.read_text(encoding="utf-8"))
+    """The committed reports."""
+    return "\n\n".join(_table(path) for path in sorted(REPORTS.glob("*.json"), reverse=True))
+
+
+def _table(path: Path) -> str:
+    report = json.loads(path.read_text(encoding="utf-8"))
     rows = [
         (name, str(found["schemes"]), *_shares(found["outcomes"]), *_shares(found["looks"]))
         for name, found in {
@@ -138,42 +134,53 @@ def table() -> str:
             **report["controls"],
         }.items()
     ]
-    head = ("scheme", "simulated", *map(str, Outcome), *(f"at look {n}" for n in report["looks"]))
+    looks = (f"at {n} queries" for n in report["queries"])
+    head = ("scheme", "simulated", *map(str, _ENDS), *looks)
     widths = " and ".join(map(str, report["widths"]))
-    caption = f"*{report['model']}, {widths} dimensions; {report['machine']}, {report['date']}*"
-    return "\n\n".join([caption, markdown(head, rows)])
+    finds = ", ".join(f"{name} {value:.2f}" for name, value in report["exact"].items())
+    caption = f"*{path.stem}, {widths} dimensions; {report['machine']}, {report['date']}*"
+    return "\n\n".join([caption, f"FP32 on all texts: {finds}.", markdown(head, rows)])
 
 
 def _shares(shares: Mapping[str, float]) -> list[str]:
     return [f"{share:.0%}" if share else "" for share in shares.values()]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, required=True, help="of all tasks, in FP32")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--schemes", type=int, default=50, help="simulated per level")
-    arguments = parser.parse_args()
-    dimensions = read_manifest(arguments.bundle).dimensions
-    widths = (dimensions[-1], dimensions[0])
-    exact = exact_vectors(arguments.bundle)
-    report = {
+def report_of(bundle: Path, schemes: int) -> dict[str, Any]:
+    """What is committed of one checkpoint."""
+    dimensions = read_manifest(bundle).dimensions
+    widths = tuple(dict.fromkeys((dimensions[-1], dimensions[0])))
+    exact = exact_vectors(bundle)
+    found = losses(exact, exact, questions(), graded_pairs(), confidence())
+    return {
         "machine": machine(),
         "date": date.today().isoformat(),
-        "model": "the sample",
         "widths": widths,
-        "looks": [asked for asked, _ in LOOKS],
+        "queries": [asked for asked, _ in LOOKS],
+        "exact": {loss.figure: loss.exact for loss in found if loss.figure in LEAST},
         "levels": {
-            f"{level:g}": simulate(f"{level:g}", exact, widths, moved(level), arguments.schemes)
+            f"{level:g}": simulate(f"{level:g}", exact, widths, moved(level), schemes)
             for level in LEVELS
         },
         "controls": {
             name: simulate(name, exact, widths, change, 1) for name, change in CONTROLS.items()
         },
     }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--bundle", type=Path, required=True, action="append", help="of all tasks, in FP32"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--schemes", type=int, default=50, help="simulated per level")
+    arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "verdicts.json").write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
+    for bundle in arguments.bundle:
+        path = arguments.out / f"{bundle.parent.name}.json"
+        path.write_text(json.dumps(report_of(bundle, arguments.schemes), indent=2) + "\n")
+        print(_table(path))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 
 from adaptrt import Embedder
+from calibration import looks
 from calibration.corpus import TEXTS as TEXTS_FILE
+from calibration.evidence import Loss
+from calibration.quality import LIMITS
 from calibration.table import read_calibration
 from export.checkpoint.families import JINA_TASKS
 from export.engines.builder import EngineSpec, build_engine
@@ -95,9 +98,10 @@ def test_every_task_passes_its_gate_with_little_fallback(int8_out: Path, task: s
     assert manifest.quantisation.share >= 0.75
     parity = json.loads((int8_out / "sample" / f"{task}-{CPU}" / "parity.json").read_text())
     check_graphs(parity)
-    for kept in parity["quantisation"]["retrieval"].values():
-        assert kept[task]["ndcg_ratio"] >= 0.99
-        assert kept[task]["overlap"] >= 0.95
+    assert parity["quantisation"]["losses"].keys() == parity["graphs"].keys()
+    for losses in parity["quantisation"]["losses"].values():
+        assert {loss["figure"] for loss in losses} == LIMITS.keys()
+        assert all(Loss(**loss).allowed for loss in losses)
 
 
 @pytest.mark.parametrize("task", ENGINE_TASKS)
@@ -106,7 +110,8 @@ def test_engine_passes_emulated(engines: Path, task: str) -> None:
     parity = json.loads((engines / f"{task}-int8-t256" / "parity.json").read_text())
     check_graphs(parity, "emulated engine")
     for label in ("emulated engine", "emulated engine, 32 dimensions"):
-        assert parity["quantisation"]["retrieval"][label][task]["ndcg_ratio"] >= 0.99
+        losses = parity["quantisation"]["losses"][label]
+        assert {(loss["task"], Loss(**loss).allowed) for loss in losses} == {(task, True)}
 
 
 def test_gate_ran_on_texts_that_no_calibration_sees(int8_out: Path) -> None:
@@ -115,7 +120,9 @@ def test_gate_ran_on_texts_that_no_calibration_sees(int8_out: Path) -> None:
         parity = json.loads((int8_out / "sample" / f"{task}-{CPU}" / "parity.json").read_text())
         names = [text["name"] for text in parity["graphs"]["portable"]["texts"]]
         assert sum(name.startswith("held-") for name in names) == count
-        assert sum(name.startswith("query-") for name in names) == 120
+        asked = looks.LOOKS[parity["quantisation"]["looks"] - 1][0]
+        assert sum(name.startswith("queries-") for name in names) == asked
+        assert sum(name.startswith("negatives-") for name in names) == 3 * asked
     own = [json.loads(line) for line in TEXTS_FILE.read_text(encoding="utf-8").splitlines()]
     held, used = (
         {r["text"] for r in own if r["split"] == split} for split in ("held_back", "calibration")

@@ -35,7 +35,7 @@ DOCUMENT = "The ferry left at nine. Nobody minded. 東京は雨です。 Where i
 
 @pytest.fixture(scope="module", autouse=True)
 def small_gate() -> Iterator[None]:
-    """A twelfth of the texts. Random weights hardly rank: nDCG is left out of the judgement."""
+    """Few texts. Random weights hardly rank: quality is judged mildly."""
     with pytest.MonkeyPatch.context() as patch:
         few_gate_texts(patch)
         yield
@@ -85,19 +85,17 @@ def test_gate_compares_chunks_at_both_lengths_by_int8s_threshold(bundle: Path) -
     graphs = json.loads((bundle / "parity.json").read_text())["graphs"]
     for label in chunks:
         assert (graphs[label]["threshold"], graphs[label]["mean_threshold"]) == (0.99, 0.998)
-        assert graphs[label]["rows"] > 100
+        assert graphs[label]["rows"] > 80
 
 
-def test_verify_runs_every_pass_and_retrieval(
+def test_verify_runs_every_pass_and_quality(
     bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_cli("verify", "--bundle", bundle) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [x.split(": ")[0] for x in lines if ", retrieval by" not in x] == labels(bundle)
-    ranked = {x.split(": ")[0] for x in lines if ", retrieval by separation: nDCG@10" in x}
-    assert ranked == {
-        f"{label}, retrieval by separation" for label in labels(bundle) if "chunks" not in label
-    }
+    assert [x.split(": ")[0] for x in lines if ", quality" not in x] == labels(bundle)
+    judged = {x.split(": ")[0] for x in lines if ", quality: nearest to its limit of 8, " in x}
+    assert judged == {f"{label}, quality" for label in labels(bundle) if "chunks" not in label}
 
 
 def test_calibration_is_the_sentence_heads(

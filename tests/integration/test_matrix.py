@@ -133,7 +133,7 @@ COSINES = {"fp32": 0.999999, "fp16": 0.9999, "bf16": 0.999, "int8": 0.99, "fp8":
 
 @pytest.fixture(scope="module", autouse=True)
 def few_texts() -> Iterator[None]:
-    """A twelfth of INT8's own texts. Random weights hardly rank: nDCG is left out there."""
+    """Few of INT8's own texts. Random weights hardly rank: quality is judged mildly there."""
     with pytest.MonkeyPatch.context() as patch:
         few_gate_texts(patch)
         yield

@@ -97,7 +97,7 @@ def test_slot_takes_a_users_own_adapter(model: Path, family_out: Path, tmp_path:
 def test_int8_bundle_calibrates_and_passes_its_gate(
     model: Path, family_out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a twelfth of the texts; random weights hardly rank, so nDCG is left out."""
+    """On few of the texts; random weights hardly rank, so quality is judged mildly."""
     few_gate_texts(monkeypatch)
     few = ("--max-tokens", 64, "--calibration-texts", 24)
     options = ("--model", model, "--task", "passage", *few)

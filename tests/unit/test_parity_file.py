@@ -28,14 +28,24 @@ REPORT = {
     "passed": True,
     "texts": [{"name": "00-en", "task": "a", "tokens": 3, "cosine": 0.99, "max_abs": 0.1}],
 }
-FIGURES = {"ndcg": 0.9, "exact_ndcg": 0.9, "ndcg_ratio": 1.0, "overlap": 1.0}
+LOSS = {
+    "figure": "nDCG@10",
+    "units": 144,
+    "confidence": 0.98,
+    "exact": 0.9,
+    "ours": 0.9,
+    "loss": 0.0,
+    "low": -0.01,
+    "high": 0.01,
+    "limit": 0.02,
+}
 RECORD = {
     "texts_sha256": "0" * 64,
     "parity_tokens": 64,
     "reference_bf16_min_cosine": 0.99,
     "executors": ["portable"],
     "graphs": {"portable": REPORT},
-    "quantisation": {"retrieval": {"portable": {"a": FIGURES}}, "gemms": []},
+    "quantisation": {"losses": {"portable": [LOSS | {"task": "a"}]}, "looks": 1, "gemms": []},
 }
 NEEDED = [
     ("texts_sha256",),
@@ -43,13 +53,20 @@ NEEDED = [
     ("executors",),
     ("graphs",),
     ("quantisation",),
-    ("quantisation", "retrieval"),
+    ("quantisation", "losses"),
+    ("quantisation", "looks"),
     *(("graphs", "portable", key) for key in REPORT if key not in ("rows", "max_abs", "passed")),
     *(("graphs", "portable", "texts", 0, key) for key in ("name", "task")),
-    *(("quantisation", "retrieval", "portable", "a", key) for key in FIGURES),
+    *(("quantisation", "losses", "portable", 0, key) for key in LOSS),
 ]
 HOSTILE = [True, "x", "\x1b[2J", -5, 1e300, 10**30, [], {}, [None], {"": []}, {"a": {"b": None}}]
-OPTIONAL = {("executors",), ("quantisation",), ("graphs", "portable", "mean_threshold")}
+OPTIONAL = {
+    ("executors",),
+    ("quantisation",),
+    ("quantisation", "losses"),
+    ("quantisation", "looks"),
+    ("graphs", "portable", "mean_threshold"),
+}
 
 
 def refused(path: Path, raw: Any) -> str:

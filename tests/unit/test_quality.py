@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 
 import numpy as np
 import pytest
 
 from calibration import looks
 from calibration.corpus import graded_pairs, questions
-from calibration.evidence import Outcome
+from calibration.evidence import Outcome, worst
 from calibration.quality import LIMITS, SetVectors, losses
+from export.checkpoint.families import JINA_TASKS
+from export.gate.quality import quality_losses
+from export.gate.quality_texts import OWNERS, PASSAGES, quality_texts, side_of
+from export.gate.texts import ParityText
 from tests.support import Array
 
 ASKED, GRADED = looks.LOOKS[0]
-SIDES = [field.name for field in fields(SetVectors)]
+SIZES = {"negatives": 3 * ASKED, "first": GRADED, "second": GRADED}
 WIDTH = 64
 
 
@@ -46,7 +49,7 @@ def vectors(rng: np.random.Generator) -> SetVectors:
 
 
 def changed(of: SetVectors, change: Callable[[Array], Array]) -> SetVectors:
-    return SetVectors(**{side: change(getattr(of, side)) for side in SIDES})
+    return SetVectors(**{side: change(getattr(of, side)) for side in OWNERS})
 
 
 def found(exact: SetVectors, ours: SetVectors) -> dict[str, Outcome]:
@@ -86,3 +89,52 @@ BROKEN: dict[str, Callable[[Array], Array]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_broken_is_refused(exact: SetVectors, name: str) -> None:
     assert Outcome.REFUSED in found(exact, changed(exact, BROKEN[name])).values()
+
+
+def texts_of(tasks: tuple[str, ...], look: int) -> list[ParityText]:
+    ids = np.zeros(3, np.int64)
+    return [
+        ParityText(name, ids, task=task)
+        for task in tasks
+        for name, _ in quality_texts(task, tasks, look)
+    ]
+
+
+def test_a_side_is_embedded_by_its_task_where_all_are_there() -> None:
+    texts = texts_of((*JINA_TASKS, "base"), 0)
+    assert len(texts) == ASKED * (1 + 3 + 3) + 2 * GRADED
+    for text in texts:
+        side = side_of(text.name)
+        assert side is not None
+        assert OWNERS[side] == text.task
+
+
+def test_one_task_embeds_every_side_and_the_passages_once() -> None:
+    sides = [side_of(text.name) for text in texts_of(("separation",), 0)]
+    assert set(sides) == OWNERS.keys() - set(PASSAGES[1:])
+    assert sides.count("passages") == sides.count("queries") == ASKED
+
+
+def test_looks_add_texts_and_repeat_none() -> None:
+    names = [{t.name for t in texts_of(("base",), look)} for look in range(len(looks.LOOKS))]
+    assert len(set.union(*names)) == sum(map(len, names))
+    asked, graded = looks.LOOKS[-1]
+    assert sum(map(len, names)) == 5 * asked + 2 * graded
+    assert (asked, graded) == (len(questions()), len(graded_pairs()))
+
+
+@pytest.mark.parametrize("tasks", [("separation",), JINA_TASKS], ids=len)
+def test_rows_are_told_by_the_texts_names(exact: SetVectors, tasks: tuple[str, ...]) -> None:
+    """Parity texts among them are left alone."""
+    other = ParityText("00-en", np.zeros(3, np.int64), task=tasks[0])
+    texts = [other, *texts_of(tasks, 0)]
+    sides = [side_of(text.name) for text in texts[1:]]
+    place = {side: iter(getattr(exact, side)) for side in OWNERS}
+    rows = np.stack([exact.queries[0], *(next(place[side]) for side in sides if side)])
+    judged = quality_losses(rows, rows, texts)
+    assert [loss.figure for loss in judged] == list(LIMITS)
+    assert {loss.task for loss in judged} == {"" if len(tasks) > 1 else "separation"}
+    assert worst(judged, Outcome.REFUSED) is None
+    broken = rows.copy()
+    broken[1 + sides.index("queries") :: 2] *= -1
+    assert worst(quality_losses(rows, broken, texts), Outcome.REFUSED) is not None

@@ -6,20 +6,21 @@ from collections.abc import Sequence
 
 import pytest
 
-from export.gate import retrieval
+from calibration import quality
 from tests.bench import random_model
 
 
 def test_random_weights_may_lose_some_ranking_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    strict = quality.LIMITS
     seen: list[object] = []
 
     def run(arguments: Sequence[str]) -> int:
-        seen.append((retrieval.MIN_NDCG, retrieval.MIN_OVERLAP, list(arguments)))
+        seen.append((dict(quality.LIMITS), list(arguments)))
         return 3
 
     monkeypatch.setattr(random_model, "adaptrt", run)
     assert random_model.main(["engine"]) == 3
-    assert seen == [(0.9, 0.95, ["engine"])]
-    assert retrieval.MIN_NDCG == 0.99
+    assert seen == [({figure: 10 * limit for figure, limit in strict.items()}, ["engine"])]
+    assert quality.LIMITS is strict

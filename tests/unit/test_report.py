@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from calibration.retrieval import Retrieval
+from calibration.evidence import Loss
 from calibration.table import Corpus, Counts
 from export.gate.compare import ParityReport, TextResult
 from export.report.charts import Bar, bar_chart, error_histogram, error_scatter
@@ -77,13 +77,25 @@ def data(summary: Quantisation = SUMMARY, **changes: Any) -> ReportData:
         passed=True,
         texts=TEXTS,
     )
-    kept = Retrieval(ndcg=0.91, exact_ndcg=0.92, ndcg_ratio=0.9891, overlap=0.97)
+    lost = Loss(
+        figure="nDCG@10",
+        units=144,
+        confidence=0.98,
+        exact=0.92,
+        ours=0.91,
+        loss=0.01,
+        low=0.001,
+        high=0.0213,
+        limit=0.02,
+        task="classification",
+    )
     counts = Counts(task={"classification": 256}, language={"de": 11, "ja": 10}, length={"32": 133})
     figures = QuantisationFigures(
         summary=summary,
         settings={"observer": "mse", "seed": 0},
         corpus=Corpus(sha256="c" * 64, counts=counts),
-        retrieval={"onnxruntime": {"classification": kept}},
+        losses={"onnxruntime": (lost,)},
+        looks=2,
         gemms=tuple(gemm(i) for i in range(4)),
     )
     return ReportData(
@@ -149,8 +161,7 @@ def test_page_is_deterministic(tmp_path: Path) -> None:
 
 def test_figures_below_what_is_asked_are_marked(tmp_path: Path) -> None:
     text = page(tmp_path, data())
-    assert '<span class="bad">0.9891 ✗</span>' in text  # the ratio of nDCG, 0.99 asked
-    assert '<span class="good">0.9700 ✓</span>' in text
+    assert '<span class="bad">0.0213 ✗</span>' in text  # the bound of a loss, 0.02 asked
     assert '<span class="good">0.99510 ✓</span>' in text
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from calibration.observers import (
     BINS,
+    HEADROOM,
     OBSERVERS,
     Histogram,
     entropy,
@@ -98,8 +99,9 @@ def test_values_that_are_not_finite_are_refused(bad: float) -> None:
     assert made.digest() == before
 
 
-def test_min_max_clips_nothing() -> None:
-    assert min_max(histogram([0.1, -3.9, 2.0]), INT8) == 3.9
+def test_min_max_clips_nothing_and_leaves_room() -> None:
+    assert min_max(histogram([0.1, -3.9, 2.0]), INT8) == HEADROOM * 3.9
+    assert HEADROOM > 1
 
 
 def test_percentile_is_linear_within_a_bin() -> None:
@@ -191,7 +193,7 @@ def test_entropy_keeps_what_e4m3_levels_hold_exactly() -> None:
 
 def test_narrower_observers_clip_more() -> None:
     made = histogram(np.random.default_rng(1).standard_normal(100_000), [40.0])
-    assert min_max(made, INT8) == 40.0
+    assert min_max(made, INT8) == HEADROOM * 40.0
     assert all(3 < OBSERVERS[name](made, INT8) < 27 for name in ("percentile", "entropy", "mse"))
 
 
@@ -206,7 +208,8 @@ def test_dead_tensor_has_a_usable_scale(name: str) -> None:
 @pytest.mark.parametrize("name", OBSERVERS)
 def test_single_value_is_its_own_range(name: str) -> None:
     for storage in STORAGES.values():
-        assert OBSERVERS[name](histogram([3.0]), storage) == 3.0
+        room = HEADROOM if name == "min-max" else 1
+        assert OBSERVERS[name](histogram([3.0]), storage) == room * 3.0
 
 
 @pytest.mark.parametrize("name", OBSERVERS)

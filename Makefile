@@ -58,7 +58,8 @@ help: ## This list
 	@echo "  OUT           where bundles go [build]"
 	@echo "  NAME          the bundle's folder in OUT/model [one that says the choices]"
 	@echo "  of INT8 and FP8 (make calibrate, for INT8, takes them too):"
-	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"
+	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl, .parquet or .arrow, or a dataset's folder [the project's own]"
+	@echo "  CALIBRATION_COLUMN the column, or JSON key, of its texts [text]"
 	@echo "  CALIBRATION        a calibration.json made before, of the same model, task and texts"
 	@echo "  CALIBRATION_TEXTS  how many of them are run [256]"
 	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
@@ -91,6 +92,7 @@ COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)
   $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
   $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
   $(if $(CALIBRATION_DATA),--calibration-data "$(CALIBRATION_DATA)") \
+  $(if $(CALIBRATION_COLUMN),--calibration-column "$(CALIBRATION_COLUMN)") \
   $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
   $(if $(CALIBRATION_TEXTS),--calibration-texts "$(CALIBRATION_TEXTS)") \
   $(if $(OBSERVER),--observer "$(OBSERVER)") \

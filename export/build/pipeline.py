@@ -134,7 +134,7 @@ def _build_bundle(
         _warn_flushed(passed.cast, spec.precision)
         quantisation = _write_results(inputs, plan, folder, passed, calibration)
         with stage("ranges of 8-bit output"):
-            corpus = load_corpus(spec.calibration.data)
+            corpus = load_corpus(spec.calibration.data, column=spec.calibration.column)
             ranges = output_ranges(folder, staged.draft, inputs.tokenizer, corpus)
         with stage("hashes"):
             parity = _parity(passed)

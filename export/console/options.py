@@ -401,8 +401,16 @@ def _ranges(command: ArgumentParser) -> None:
     add(
         "--calibration-data",
         "FILE",
-        "your own texts as .txt, .jsonl or .parquet (default: the project's)",
+        "your own texts as .txt, .jsonl, .parquet or .arrow, or a folder of a dataset on disk "
+        "(default: the project's)",
         kind=path,
+    )
+    add(
+        "--calibration-column",
+        "NAME",
+        "the column, or JSON key, of its texts",
+        Default.calibration_column,
+        kind=name,
     )
     add(
         "--calibration",

@@ -107,7 +107,7 @@ def calibration_of(subject: Subject) -> tuple[Calibration, bool]:
     the user names is used whatever its settings; raises :class:`InputError` where it belongs to
     another model, task or corpus.
     """
-    texts = load_corpus(subject.spec.calibration.data)
+    texts = load_corpus(subject.spec.calibration.data, column=subject.spec.calibration.column)
     if subject.spec.calibration.table is not None:
         return _named_table(subject, subject.spec.calibration.table, texts), True
     samples = _samples(subject, texts)

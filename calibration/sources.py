@@ -223,13 +223,13 @@ def _columns(schema: Any, column: str, place: str) -> list[str]:
     if names.count(column) != 1:
         raise InputError(
             f"{place}: {names.count(column) or 'no'} columns {shown(column)}, expected one; it has "
-            f"{shown(names, 400)}; name one with CALIBRATION_COLUMN"
+            f"{shown(names, 400)}; name one with CALIBRATION_COLUMN, or call it 'text'"
         )
     kind = schema.field(column).type
     if str(kind).removeprefix("dictionary<values=").partition(",")[0] not in _TEXT_TYPES:
         raise InputError(
             f"{place}: column {shown(column)} is {shown(str(kind))}, expected text; name another "
-            "with CALIBRATION_COLUMN"
+            "with CALIBRATION_COLUMN, or call that 'text'"
         )
     wanted = dict.fromkeys((column, LANGUAGE_COLUMN))
     return [name for name in wanted if names.count(name) == 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,33 @@ def test_large_corpora_are_sampled_evenly_and_the_same_in_every_kind_of_file(
     positions = [whole.index(text) for text in sample]
     assert positions == sorted(set(positions))
     assert all(15 <= sum(p // 175 == quarter for p in positions) <= 35 for quarter in range(4))
+
+
+READING = """
+import resource, sys
+from pathlib import Path
+import pyarrow.parquet
+from calibration import corpus
+corpus.MOST_CHARACTERS = 1 << 20
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+texts = corpus.load_corpus(Path(sys.argv[1]))
+print(len(texts), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """One row group of 150 MB; 24 MiB more were held (2026-11-29), and 1 MiB of them are texts."""
+    body = "wort " * 300
+    table = pa.table({"text": [f"{number} {body}" for number in range(100_000)]})
+    path = tmp_path / "a.parquet"
+    pq.write_table(table, path, compression="none", use_dictionary=False, row_group_size=100_000)
+    assert path.stat().st_size > 150e6
+    done = subprocess.run(
+        [sys.executable, "-c", READING, path], capture_output=True, text=True, check=True
+    )
+    count, grown = done.stdout.split()
+    assert 600 < int(count) < 700
+    assert float(grown) < 60
 
 
 def test_characters_are_bounded_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

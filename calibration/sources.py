@@ -107,11 +107,16 @@ def _saved_shards(folder: Path, place: str) -> list[Path]:
 def _parquet_files(folder: Path) -> list[Path]:
     """Every Parquet file below, by its path; hidden ones and linked folders are left out."""
     found = []
-    for top, folders, names in os.walk(folder):
+    for top, folders, names in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         shards = (name for name in names if name.endswith(".parquet") and name[0] not in "._")
         found += [Path(top, name) for name in shards]
     return sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def _refuse(error: OSError) -> None:
+    """Without it, :func:`os.walk` leaves out a folder that cannot be read."""
+    raise error
 
 
 def _json(path: Path, place: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ _SPLITS = 8
 _CLASSES, _MOST = 4096, 2**62  # what a table may hold; Unicode 16 has 168 scripts
 _OTHER = "other"  # digits, punctuation, signs
 
-Counts = NDArray[np.float64]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ class Profile:
 
 
 def profile(texts: Sequence[Text], tokenizer: TextTokenizer) -> Profile:
-    """Count ``texts``, at least one: of a large corpus 2048, in less than some seconds."""
+    """Count ``texts``, at least one: 2048 of a large corpus, which takes seconds."""
     chosen = np.linspace(0, len(texts) - 1, min(_TEXTS, len(texts))).astype(int)
     beginnings = [texts[i].text[:_LONGEST] for i in chosen]
     special, *rows = tokenizer.tokenize(["", *beginnings])
@@ -165,7 +165,7 @@ def divergence(first: Mapping[str, float], second: Mapping[str, float]) -> float
     return _divergence(*rows)
 
 
-def _divergence(first: Counts, second: Counts) -> float:
+def _divergence(first: Doubles, second: Doubles) -> float:
     p, q = first / max(first.sum(), 1e-300), second / max(second.sum(), 1e-300)
     middle = (p + q) / 2
     total = 0.0

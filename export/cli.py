@@ -102,6 +102,9 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from export.build.inputs import open_build
     from export.build.resolve import calibration_spec
 
+    ways = [name for name in ("calibration", "merge", "compare") if getattr(arguments, name)]
+    if len(ways) > 1:
+        raise InputError(f"--{ways[0]} and --{ways[1]}: got both, expected one of them")
     request = _request(arguments)
     if arguments.compare:
         return _compare(request, arguments)
@@ -122,8 +125,6 @@ def _compare(request: BuildRequest, arguments: argparse.Namespace) -> int:
     from export.build.comparison import compare_calibrations
     from export.quantisation.compare import as_json, text_lines
 
-    if arguments.merge:
-        raise InputError("--merge and --compare: got both, expected one of them")
     found = compare_calibrations(arguments.compare, request)
     print(json.dumps(as_json(found), indent=2) if arguments.json else "\n".join(text_lines(found)))
     return 0

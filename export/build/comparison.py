@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from calibration.compare import Reads
 from export.build.inputs import BuildInputs, open_build
 from export.build.resolve import calibration_spec
 from export.bundle.plan import plan_bundle
+from export.checkpoint.source import SAMPLE
 from export.graph.gemms import gemm_modules
 from export.graph.weights import Contents, merged_matrix
 from export.quantisation.compare import Comparison, Named, compare, open_table
@@ -31,9 +33,10 @@ def compare_calibrations(paths: Sequence[Path], request: BuildRequest) -> Compar
 
 def _reads(tables: Sequence[Named], request: BuildRequest) -> Reads | None:
     """What the weights of both calibrations' encoder are; None where ``MODEL`` is another."""
-    inputs = open_build(calibration_spec(request))
-    tasks = {named.table.task for named in tables}
-    if len(tasks) > 1 or {named.table.model_sha256 for named in tables} != {inputs.sha256}:
+    named = replace(request, model=request.model or str(SAMPLE))  # nothing is built of a default
+    inputs = open_build(calibration_spec(named))
+    tasks = {one.table.task for one in tables}
+    if len(tasks) > 1 or {one.table.model_sha256 for one in tables} != {inputs.sha256}:
         return None
     contents = _contents(inputs, *tasks)
     if contents is None:

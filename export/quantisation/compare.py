@@ -144,7 +144,9 @@ def _gemm_lines(gemms: Sequence[GemmDifference]) -> list[str]:
         ("second clips the first's texts", [gemm.second for gemm in gemms]),
     ):
         sure, may = (sum(x) for x in zip(*((s.clips, s.may_clip) for s in sides), strict=True))
-        unsure = f"; in {may - sure} more it may (name MODEL, TASK)" if may > sure else ""
+        unsure = (
+            f"; in {may - sure} more it may (exact with their MODEL named)" if may > sure else ""
+        )
         lines.append(f"  the {label} in {sure} GEMMs{unsure}")
     lines.append(
         f"{'the most different':34} {'amplitudes':>19} {'ratio':>6} {'alphas':>8}  "

@@ -46,7 +46,9 @@ def merge(subject: Subject, paths: Sequence[Path]) -> Calibration:
     Raises :class:`InputError` unless they are at least two different ones of the subject's model,
     task and type, with the same instructions and the observer min-max.
     """
-    target = merged_path(subject)
+    spec, target = subject.spec.calibration, merged_path(subject)
+    if spec.observer is not Observer.MIN_MAX:
+        raise InputError(f"MERGE: got OBSERVER={spec.observer}, expected min-max; leave it out")
     require_file_place(target)
     tables = {table.key: table for table in (_open(subject, path) for path in paths)}
     if len(tables) < 2:
@@ -54,7 +56,6 @@ def merge(subject: Subject, paths: Sequence[Path]) -> Calibration:
             f"MERGE: got {len(tables)} calibration, expected at least two different ones"
         )
     parts = [tables[key] for key in sorted(tables)]  # in whatever order they were named
-    spec = subject.spec.calibration
     texts = load_corpus(spec.data, column=spec.column)
     measured = measure(subject, sample_texts(subject, texts), _activations(parts))
     merged = Calibration(

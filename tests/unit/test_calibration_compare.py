@@ -159,6 +159,8 @@ def test_command_prints_lines_or_json(
         (["--compare", "A,"], "--compare: got '', expected a name"),
         (["--compare", "A,EMPTY"], "no calibration.json in it; bundles in INT8 or FP8 have one"),
         (["--json"], "--json: is for --compare"),
+        (["--calibration", "B", "--merge", "A,B"], "--calibration and --merge: got both"),
+        (["--merge", "A,B", "--observer", "mse"], "MERGE: got OBSERVER=mse, expected min-max"),
         (["--merge", "A", "--task", "all"], "MERGE: got TASK=all"),
         (["--merge", "A,B"], "MERGE: .*bundle: its model is"),
     ],

@@ -58,11 +58,14 @@ help: ## This list
 	@echo "  OUT           where bundles go [build]"
 	@echo "  NAME          the bundle's folder in OUT/model [one that says the choices]"
 	@echo "  of INT8 and FP8 (make calibrate, for INT8, takes them too):"
-	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl or .parquet [the project's own]"
-	@echo "  CALIBRATION        a calibration.json made before, of the same model, task and texts"
+	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl, .parquet or .arrow, or a dataset's folder [the project's own]"
+	@echo "  CALIBRATION_COLUMN the column, or JSON key, of its texts [text]"
+	@echo "  CALIBRATION        a calibration.json made before, of the same model and task"
 	@echo "  CALIBRATION_TEXTS  how many of them are run [256]"
 	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
 	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 (FP8) [0.25]"
+	@echo "make calibrate takes MERGE=a,b, calibrations (files or bundles) that become one, and COMPARE=a,b:"
+	@echo "  how two differ; COMPARE=a with CALIBRATION_DATA: whether it fits those texts; JSON=1."
 	@echo "make verify takes BUNDLE, a bundle's folder."
 	@echo "make tune takes BUNDLE, a bundle's folder; TEXTS, a file of texts like yours [the project's own];"
 	@echo "  MAX_TEXTS [64], ROUNDS [3], MINUTES [10]; THREADS=1: fewer threads too; FORGET=1."
@@ -91,6 +94,7 @@ COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)
   $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
   $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
   $(if $(CALIBRATION_DATA),--calibration-data "$(CALIBRATION_DATA)") \
+  $(if $(CALIBRATION_COLUMN),--calibration-column "$(CALIBRATION_COLUMN)") \
   $(if $(CALIBRATION),--calibration "$(CALIBRATION)") \
   $(if $(CALIBRATION_TEXTS),--calibration-texts "$(CALIBRATION_TEXTS)") \
   $(if $(OBSERVER),--observer "$(OBSERVER)") \
@@ -108,7 +112,8 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	  $(if $(PARITY_TOKENS),--parity-tokens "$(PARITY_TOKENS)")
 
 calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISION=int8 does it too)
-	@$(ADAPTRT) calibrate $(COMMON)
+	@$(ADAPTRT) calibrate $(COMMON) $(if $(MERGE),--merge "$(MERGE)") \
+	  $(if $(COMPARE),--compare "$(COMPARE)" $(if $(JSON),--json))
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
 	@$(ADAPTRT) verify --bundle "$(BUNDLE)"

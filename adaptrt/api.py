@@ -61,6 +61,7 @@ def build(
     workspace: float = 8.0,
     parity_tokens: int = 2048,
     calibration_data: str | Path | None = None,
+    calibration_column: str = "text",
     calibration: str | Path | None = None,
     calibration_texts: int = 256,
     observer: Observer | str = "min-max",
@@ -109,8 +110,9 @@ def build(
         refittable: leave the weights out of the engines, for ``adaptrt refit``; needs a GPU.
         workspace: memory TensorRT may use while it builds, GiB.
         parity_tokens: the longest text of the comparison with PyTorch, tokens.
-        calibration_data: texts for the ranges of INT8 and FP8, ``.txt``, ``.jsonl`` or
-            ``.parquet``; None is the project's own.
+        calibration_data: texts for the ranges of INT8 and FP8, ``.txt``, ``.jsonl``, ``.parquet``
+            or ``.arrow``, or a folder of a dataset on disk; None is the project's own.
+        calibration_column: the column, or JSON key, of its texts.
         calibration: a ``calibration.json`` made before, of the same model, task and texts.
         calibration_texts: how many texts are run for the ranges.
         observer: how a range is chosen: ``min-max``, ``percentile``, ``entropy`` or ``mse``.
@@ -157,6 +159,7 @@ def build(
         workspace=workspace,
         parity_tokens=parity_tokens,
         calibration_data=_path("CALIBRATION_DATA", calibration_data),
+        calibration_column=calibration_column,
         calibration=_path("CALIBRATION", calibration),
         calibration_texts=calibration_texts,
         observer=observer,

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import logging
+import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any
 
-from runtimes.errors import InputError, MissingError
+from calibration.sources import TEXT_COLUMN, Row, read_rows
+from runtimes.errors import InputError, shown
 from runtimes.text.lines import parse_object, read_lines
 from runtimes.text.tokens import check_text
 
@@ -22,7 +26,8 @@ RETRIEVAL = Path(__file__).parent / "data" / "retrieval.jsonl"
 QUESTIONS = Path(__file__).parent / "data" / "questions.jsonl"
 GRADED = Path(__file__).parent / "data" / "graded.jsonl"
 UNDETERMINED = "und"  # ISO 639-2's code, for texts whose language is not given
-MAX_BYTES = 256 << 20  # a few thousand texts are enough; this many fit beside the model
+# Of a larger corpus so much is kept: some thousand texts are enough, and these fit beside a model.
+MOST_TEXTS, MOST_CHARACTERS = 1 << 17, 64 << 20
 _LONGEST = 1 << 20  # characters of one text; 8192 tokens are a tenth of that
 
 
@@ -64,31 +69,61 @@ class GradedPair:
     second: str
 
 
-def load_corpus(path: Path | None, source: str = "CALIBRATION_DATA") -> list[Text]:
-    """The project's calibration texts, or those of a user's file, which ``source`` named.
+def load_corpus(
+    path: Path | None, source: str = "CALIBRATION_DATA", column: str = TEXT_COLUMN
+) -> list[Text]:
+    """The project's calibration texts, or those at a user's ``path``, which ``source`` named.
 
-    ``.txt`` holds a text per line, ``.jsonl`` an object per line with ``text`` and perhaps
-    ``language``, ``.parquet`` columns of these names. Blank texts are skipped. Raises
-    :class:`InputError` for a file that cannot be read so or holds no text, and
-    :class:`MissingError` where Parquet's reader is not installed.
+    ``.txt`` holds a text per line, ``.jsonl`` an object per line with ``column`` and perhaps
+    ``language``, ``.parquet`` columns of these names; a folder, such files or a saved dataset
+    (:mod:`calibration.sources`). Blank texts are skipped. Of more than ``MOST_TEXTS`` texts or
+    ``MOST_CHARACTERS`` characters a sample is kept, spread evenly, the same for the same texts in
+    whatever file. Raises :class:`InputError` for what cannot be read so or holds no text, and
+    :class:`MissingError` where the reader of tables is not installed.
     """
     if path is None:
         return _own("calibration")
-    readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
-    if path.suffix not in readers:
-        raise InputError(f"{source}: got {path.name}, expected a name in {', '.join(readers)}")
-    place = f"{source}: {path}"
-    if not path.is_file():
-        raise InputError(f"{place}: no such file")
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise InputError(
-            f"{place}: {size} bytes, expected at most {MAX_BYTES}; "
-            "some thousand texts are enough, take a sample"
-        )
-    texts = [text for text in readers[path.suffix](path, place) if text.text.strip()]
-    if not texts:
-        raise InputError(f"{place}: no text in it, expected at least one")
+    kept, count = _Sample(), 0
+    for row in read_rows(path, column, source):
+        text = _text(row, column)
+        if text.text.strip():
+            kept.add(text)
+            count += 1
+    if not count:
+        raise InputError(f"{source}: {path}: no text in it, expected at least one")
+    texts = kept.texts()
+    if len(texts) < count:
+        log = logging.getLogger("adaptrt")
+        log.info("%s: %d texts, of which %d, spread evenly, are used", source, count, len(texts))
     return texts
+
+
+class _Sample:
+    """Texts of a stream of any length, each with the same chance, as many as the limits allow.
+
+    Every text draws a key, and those with the least keys are kept (bottom-k sampling), so that
+    memory is bounded and the choice is a function of the texts' order and sizes alone.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Text]] = []  # the greatest key is on top, negated
+        self._random, self._limit = random.Random(0), 1.0
+        self._index = self._characters = 0
+
+    def add(self, text: Text) -> None:
+        key, self._index = self._random.random(), self._index + 1
+        if key >= self._limit:
+            return
+        heappush(self._heap, (-key, self._index, text))
+        self._characters += len(text.text)
+        while len(self._heap) > MOST_TEXTS or self._characters > MOST_CHARACTERS:
+            negated, _, dropped = heappop(self._heap)
+            self._characters -= len(dropped.text)
+            self._limit = -negated
+
+    def texts(self) -> list[Text]:
+        """In the order in which they came."""
+        return [text for _, _, text in sorted(self._heap, key=lambda item: item[1])]
 
 
 def held_back() -> list[Text]:
@@ -136,56 +171,25 @@ def _own(split: str) -> list[Text]:
     ]
 
 
-def _read_txt(path: Path, place: str) -> Iterator[Text]:
-    for where, line in _lines(path, place):
-        yield _text({"text": line}, where)
-
-
-def _read_jsonl(path: Path, place: str) -> Iterator[Text]:
-    for where, row in _objects(path, place):
-        yield _text(row, where)
-
-
-def _read_parquet(path: Path, place: str) -> Iterator[Text]:
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        raise MissingError(
-            f"{place}: a .parquet file needs pyarrow; pip install pyarrow, or give the texts as "
-            ".jsonl"
-        ) from error
-    try:
-        with ParquetFile(path) as file:
-            columns = [c for c in ("text", "language") if c in file.schema_arrow.names]
-            rows = file.read(columns).to_pylist()
-    except (ArrowException, OSError) as error:
-        raise InputError(f"{place}: not a Parquet file ({error})") from error
-    for number, row in enumerate(rows, 1):
-        yield _text(row, f"{place}, row {number}")
-
-
-def _text(row: Mapping[str, Any], place: str) -> Text:
-    text, language = row.get("text"), row.get("language") or UNDETERMINED
-    for name, value in (("text", text), ("language", language)):
+def _text(row: Row, column: str) -> Text:
+    text, language = row.text, row.language or UNDETERMINED
+    for name, value in ((column, text), ("language", language)):
         if not isinstance(value, str):
-            raise InputError(f"{place}: {name!r} is {type(value).__name__}, expected a string")
+            raise InputError(
+                f"{row.place}: {shown(name)} is {type(value).__name__}, expected a string"
+            )
     if text:  # an empty one is skipped with the blank ones
-        check_text(text, place)
+        check_text(text, row.place)
     if (size := len(str(text))) > _LONGEST:
         raise InputError(
-            f"{place}: {size} characters, expected at most {_LONGEST}; split the text, as no more "
-            "than its beginning would be run"
+            f"{row.place}: {size} characters, expected at most {_LONGEST}; split the text, as no "
+            "more than its beginning would be run"
         )
     return Text(str(language), str(text))
 
 
 def _objects(path: Path, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for where, line in _lines(path, place):
-        if line.strip():
-            yield where, parse_object(line, where)
-
-
-def _lines(path: Path, place: str) -> Iterator[tuple[str, str]]:
     with path.open("rb") as stream:
-        yield from read_lines(stream, place)
+        for where, line in read_lines(stream, place):
+            if line.strip():
+                yield where, parse_object(line, where)

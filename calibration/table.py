@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from calibration.observers import OBSERVERS
+from calibration.profile import Profile
 from calibration.quantise import MIN_SCALE
 from runtimes.errors import AdaptrtError, InputError, shown
 from runtimes.files import read_json, replacing
 from runtimes.schemes import INT8, STORAGES, Storage
 from runtimes.typed_json import as_record, unknown_keys
 
-SCHEMA = 1
+SCHEMA = 2
+_KEYED = 1  # what keys are made of has not changed since then
 _FIELDS = {"schema", "key", "model_sha256", "task", "corpus", "settings", "tensors"}
+# By schema; tables of before profiles are read too.
+_READ = {1: _FIELDS, SCHEMA: _FIELDS | {"profile"}}
 Setting = str | int | float | bool
 _MOST = 1e30  # of any number; products of such overflow no FP64
 
@@ -84,7 +88,8 @@ class Corpus:
 class Calibration:
     """The ranges of one model's GEMMs for one task (or all of them, switchable).
 
-    ``settings`` holds the ``observer`` and whatever else the ranges depend on.
+    ``settings`` holds the ``observer`` and whatever else the ranges depend on. ``profile`` says
+    what the corpus looks like; None in a table of schema 1.
     """
 
     model_sha256: str
@@ -92,11 +97,12 @@ class Calibration:
     corpus: Corpus
     settings: Mapping[str, Setting]
     tensors: Mapping[str, Range]
+    profile: Profile | None = None
 
     @property
     def key(self) -> str:
         """Hex SHA-256 of everything the ranges are computed from; equal keys, equal ranges."""
-        parts = [SCHEMA, self.model_sha256, self.task, asdict(self.corpus), self.settings]
+        parts = [_KEYED, self.model_sha256, self.task, asdict(self.corpus), self.settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -106,14 +112,6 @@ class Calibration:
         if (storage := STORAGES.get(str(name))) is None:
             raise InputError(f"calibration: storage {shown(name)}, expected {', '.join(STORAGES)}")
         return storage
-
-    def require_corpus(self, sha256: str) -> None:
-        """Raise :class:`InputError` unless the ranges come from the corpus with this hash."""
-        if self.corpus.sha256 != sha256:
-            raise InputError(
-                f"calibration: it was made from the corpus {shown(self.corpus.sha256)}, got the "
-                f"corpus {sha256}; calibrate again, or give the same texts"
-            )
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
@@ -133,15 +131,18 @@ def read_calibration(path: Path) -> Calibration:
     ranges that no observer gives, contents that differ from the recorded key.
     """
     raw = read_json(path)
-    if raw.get("schema") != SCHEMA:
-        raise InputError(f"{path}: schema {shown(raw.get('schema'))}, expected {SCHEMA}; {_AGAIN}")
-    if different := _FIELDS ^ raw.keys():
+    schema = raw.get("schema")
+    if not isinstance(schema, int) or schema not in _READ:
+        known = " or ".join(map(str, _READ))
+        raise InputError(f"{path}: schema {shown(schema)}, expected {known}; {_AGAIN}")
+    if different := _READ[schema] ^ raw.keys():
         raise InputError(f"{path}: missing or unknown: {shown(sorted(different))}; {_AGAIN}")
     if not isinstance(entries := raw["tensors"], dict):
         raise InputError(f"{path}: tensors: got {shown(entries)}, expected object; {_AGAIN}")
     calibration = as_record(raw | {"tensors": {}}, Calibration, path, _AGAIN)
-    if (unknown := next(unknown_keys(raw["corpus"], Corpus), None)) is not None:
-        raise InputError(f"{path}: corpus.{shown(unknown)}: unknown; {_AGAIN}")
+    for name, kind in (("corpus", Corpus), ("profile", Profile)):
+        if (unknown := next(unknown_keys(raw.get(name), kind), None)) is not None:
+            raise InputError(f"{path}: {name}.{shown(unknown)}: unknown; {_AGAIN}")
     if not isinstance(calibration.settings.get("observer"), str):
         raise InputError(f"{path}: settings.observer: missing; {_AGAIN}")
     if calibration.key != raw["key"]:
@@ -177,8 +178,9 @@ def _is_number(value: object) -> bool:
 
 def _lines(calibration: Calibration) -> Iterator[str]:
     head = {"schema": SCHEMA, "key": calibration.key, **asdict(calibration)}
-    tensors = head.pop("tensors")
-    yield json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}") + ',\n "tensors": {'
+    tensors, profile = head.pop("tensors"), json.dumps(head.pop("profile"))
+    yield json.dumps(head, indent=1, ensure_ascii=False).removesuffix("\n}")
+    yield f',\n "profile": {profile},\n "tensors": {{'
     for index, (name, entry) in enumerate(tensors.items()):
         yield f"{',' if index else ''}\n  {json.dumps(name)}: {json.dumps(entry)}"
     yield "\n }\n}\n"

@@ -102,14 +102,31 @@ def _calibrate(arguments: argparse.Namespace) -> int:
     from export.build.inputs import open_build
     from export.build.resolve import calibration_spec
 
+    ways = [name for name in ("calibration", "merge", "compare") if getattr(arguments, name)]
+    if len(ways) > 1:
+        raise InputError(f"--{ways[0]} and --{ways[1]}: got both, expected one of them")
     request = _request(arguments)
+    if arguments.compare:
+        return _compare(request, arguments)
+    if arguments.json:
+        raise InputError("--json: is for --compare; add --compare LIST")
     inputs = open_build(calibration_spec(request))
     with stage("loading PyTorch"):
-        from export.build.pipeline import calibrate_bundles
+        from export.build.calibrations import calibrate_bundles
 
-    for path, calibration, reused in calibrate_bundles(inputs, request.tasks):
+    made = calibrate_bundles(inputs, request.tasks, arguments.merge or ())
+    for path, calibration, reused in made:
         lengths = calibration.corpus.counts.length
         print(calibration_lines(path, len(calibration.tensors), lengths, reused=reused))
+    return 0
+
+
+def _compare(request: BuildRequest, arguments: argparse.Namespace) -> int:
+    from export.build.comparison import compare_calibrations
+    from export.quantisation.compare import as_json, text_lines
+
+    found = compare_calibrations(arguments.compare, request)
+    print(json.dumps(as_json(found), indent=2) if arguments.json else "\n".join(text_lines(found)))
     return 0
 
 
@@ -263,16 +280,8 @@ def _triton(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from export.triton.server import ServerSpec, replace_process
 
-    spec = ServerSpec(
-        repository=arguments.repository,
-        environment=arguments.environment,
-        address=arguments.address,
-        http_port=arguments.http_port,
-        grpc_port=arguments.grpc_port,
-        metrics_port=arguments.metrics_port,
-        cache=arguments.cache,
-    )
-    replace_process(spec)
+    names = [field.name for field in fields(ServerSpec) if hasattr(arguments, field.name)]
+    replace_process(ServerSpec(**{name: getattr(arguments, name) for name in names}))
     return 0
 
 

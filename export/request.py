@@ -13,7 +13,7 @@ from runtimes.errors import InputError, shown
 
 AUTO = "auto"
 CPU = "cpu"  # of TARGET: what this CPU is recommended
-_NAMES = ("model", "revision", "name")
+_NAMES = ("model", "revision", "calibration_column", "name")
 _CHOICES = (
     "task",
     "precision",
@@ -66,6 +66,7 @@ class BuildRequest:
     name: str | None = None
     out: Path = Path("build")
     calibration_data: Path | None = None
+    calibration_column: str = CalibrationSpec.column
     calibration: Path | None = None
     calibration_texts: int = CalibrationSpec.texts
     observer: str = CalibrationSpec.observer

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from calibration.sources import TEXT_COLUMN
 from runtimes.bundle_files import CALIBRATION_FOLDER
 from runtimes.choices import (
     ALL_TASKS,
@@ -88,6 +89,7 @@ class CalibrationSpec:
     """What a quantised build's ranges come from, and how much of the GEMMs' work may fall back."""
 
     data: Path | None = None  # None: the project's own texts
+    column: str = TEXT_COLUMN  # of data, where it has columns
     table: Path | None = None  # a calibration.json to use instead of a new calibration
     texts: int = 256
     observer: Observer = Observer.MIN_MAX
@@ -97,6 +99,11 @@ class CalibrationSpec:
     def __post_init__(self) -> None:
         if not 1 <= self.texts <= 100_000:
             raise InputError(f"CALIBRATION_TEXTS: got {self.texts}, expected 1 to 100000")
+        if self.data is None and self.column != TEXT_COLUMN:
+            raise InputError(
+                f"CALIBRATION_COLUMN: got {shown(self.column)} without CALIBRATION_DATA, which has "
+                "the column; name both"
+            )
         if not 0 <= self.fallback_max <= 1:
             raise InputError(
                 f"INT8_FALLBACK_MAX: got {self.fallback_max}, expected a share from 0 to 1"

@@ -64,7 +64,7 @@ def build_bundles(
     The merged bundles of several tasks share one copy of the tensors no adapter changes, and of
     the engines where those are built without weights.
     """
-    chosen = _tasks(inputs, tasks)
+    chosen = tasks_of(inputs, tasks)
     shared = inputs.engines.shared if inputs.engines else None
     # IR has one file of weights, so bundles with it have nothing in common.
     share = inputs.spec.target is not Target.OPENVINO and (len(chosen) > 1 or shared is not None)
@@ -79,24 +79,7 @@ def build_bundles(
             inputs = replace(inputs, engines=EngineSource(folder, manifest))
 
 
-def calibrate_bundles(
-    inputs: BuildInputs, tasks: tuple[str, ...] | None
-) -> Iterator[tuple[Path, Calibration, bool]]:
-    """The calibration of every bundle that :func:`build_bundles` would build.
-
-    Gives its file, its contents, and whether it was there already.
-    """
-    subjects = [
-        _subject(inputs, plan_bundle(inputs.spec, inputs.checkpoint, task, shared=False))
-        for task in _tasks(inputs, tasks)
-    ]
-    for subject in subjects:
-        subject.stored()
-    for subject in subjects:
-        yield subject.path, *calibration_of(subject)
-
-
-def _tasks(inputs: BuildInputs, tasks: tuple[str, ...] | None) -> tuple[str, ...]:
+def tasks_of(inputs: BuildInputs, tasks: tuple[str, ...] | None) -> tuple[str, ...]:
     """The tasks to plan a bundle for; a switchable one is for all."""
     if inputs.spec.adapter is AdapterMode.SWITCHABLE:
         return (inputs.spec.task,)
@@ -134,7 +117,7 @@ def _build_bundle(
         _warn_flushed(passed.cast, spec.precision)
         quantisation = _write_results(inputs, plan, folder, passed, calibration)
         with stage("ranges of 8-bit output"):
-            corpus = load_corpus(spec.calibration.data)
+            corpus = load_corpus(spec.calibration.data, column=spec.calibration.column)
             ranges = output_ranges(folder, staged.draft, inputs.tokenizer, corpus)
         with stage("hashes"):
             parity = _parity(passed)
@@ -303,15 +286,16 @@ def _check_places(inputs: BuildInputs, plan: BundlePlan) -> None:
     """Before the work: nothing may be in the way of what it will write."""
     require_replaceable(_final(inputs, plan), inputs.spec, plan)
     if inputs.spec.scheme.needs_calibration:
-        _subject(inputs, plan).stored()
+        subject_of(inputs, plan).stored()
 
 
-def _subject(inputs: BuildInputs, plan: BundlePlan) -> Subject:
+def subject_of(inputs: BuildInputs, plan: BundlePlan) -> Subject:
+    """What is calibrated for a bundle."""
     return Subject(inputs.spec, inputs.checkpoint, inputs.sha256, inputs.tokenizer, plan)
 
 
 def _calibration(inputs: BuildInputs, plan: BundlePlan) -> Calibration:
-    subject = _subject(inputs, plan)
+    subject = subject_of(inputs, plan)
     calibration, reused = calibration_of(subject)
     log.info("calibration: %s%s", subject.path, " (reused)" if reused else "")
     return calibration

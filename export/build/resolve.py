@@ -85,6 +85,7 @@ def _spec(
         out=request.out,
         calibration=CalibrationSpec(
             data=request.calibration_data,
+            column=request.calibration_column,
             table=request.calibration,
             texts=request.calibration_texts,
             observer=Observer.parse("OBSERVER", request.observer),

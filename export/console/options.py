@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from export.console.values import name, number, path, port, size, whole
+from export.console.values import name, number, path, paths, port, size, whole
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
 from runtimes.choices import OutputType, PlanRule, Precision
@@ -48,6 +48,20 @@ def calibrate(command: ArgumentParser) -> None:
     _checkpoint(command)
     _form(command)
     _ranges(command)
+    options = Options(command, "calibrations made before, as calibration.json or a bundle's folder")
+    options.add(
+        "--merge",
+        "LIST",
+        "write one that covers the texts of these, separated by commas",
+        kind=paths,
+    )
+    options.add(
+        "--compare",
+        "LIST",
+        "show how two of them differ, or whether one fits the texts of --calibration-data",
+        kind=paths,
+    )
+    options.flag("--json", "print what --compare shows as JSON")
 
 
 def engine(command: ArgumentParser) -> None:
@@ -401,13 +415,22 @@ def _ranges(command: ArgumentParser) -> None:
     add(
         "--calibration-data",
         "FILE",
-        "your own texts as .txt, .jsonl or .parquet (default: the project's)",
+        "your own texts as .txt, .jsonl, .parquet or .arrow, or a folder of a dataset on disk "
+        "(default: the project's)",
         kind=path,
+    )
+    add(
+        "--calibration-column",
+        "NAME",
+        "the column, or JSON key, of its texts",
+        Default.calibration_column,
+        kind=name,
     )
     add(
         "--calibration",
         "FILE",
-        "a calibration.json made before, of the same model, task and texts",
+        "a calibration.json made before, of the same model and task; a warning says where its "
+        "texts are unlike those of --calibration-data",
         kind=path,
     )
     add("--calibration-texts", "N", "how many texts are run", Default.calibration_texts, kind=whole)

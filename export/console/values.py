@@ -28,6 +28,11 @@ def path(text: str) -> Path:
     return Path(name(text))
 
 
+def paths(text: str) -> tuple[Path, ...]:
+    """Files or folders, separated by commas."""
+    return tuple(path(item.strip()) for item in text.split(","))
+
+
 def whole(text: str) -> int:
     """A whole number that every library's 32 bits hold."""
     return _number(text, int, "a whole number")

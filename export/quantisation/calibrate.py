@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from calibration.collect import Activation, collect
 from calibration.corpus import Text, corpus_sha256, load_corpus
-from calibration.observers import OBSERVERS, Histogram
+from calibration.observers import HEADROOM, OBSERVERS, Histogram
+from calibration.profile import profile
 from calibration.quantise import Matrix, stored_scale
 from calibration.smoothing import choose_alpha
 from calibration.stratify import Sample, counts, stratify
@@ -39,10 +40,11 @@ from export.graph.precision_plan import GemmRange
 from export.graph.trace import PortableGraph, trace
 from export.graph.weights import write_weights
 from export.lowering.pipelines import lower
+from export.quantisation.compare import check_fit
 from export.quantisation.sensitivity import TrialEncoder
 from export.spec import BuildSpec, GraphForm
 from runtimes.bundle_files import CALIBRATION_FOLDER
-from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface
+from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Observer
 from runtimes.errors import InputError, shown
 from runtimes.files import require_file_place
 from runtimes.schemes import CALIBRATED
@@ -104,41 +106,52 @@ def calibration_of(subject: Subject) -> tuple[Calibration, bool]:
     """The calibration at ``subject.path`` where model, task, corpus and settings are its own.
 
     Otherwise a new one, written there; the second value says whether it was reused. A table that
-    the user names is used whatever its settings; raises :class:`InputError` where it belongs to
-    another model, task or corpus.
+    the user names is used whatever its settings and texts, with a warning where those differ from
+    texts that are named too; raises :class:`InputError` where it belongs to another model or task.
     """
-    texts = load_corpus(subject.spec.calibration.data)
+    texts = load_corpus(subject.spec.calibration.data, column=subject.spec.calibration.column)
     if subject.spec.calibration.table is not None:
         return _named_table(subject, subject.spec.calibration.table, texts), True
-    samples = _samples(subject, texts)
+    samples = sample_texts(subject, texts)
     header = _header(subject, texts, samples)
     stored = subject.stored()
     if stored is not None and stored.key == header.key:
+        if stored.profile is None:  # a table of before profiles
+            stored = replace(stored, profile=header.profile)
+            write_calibration(subject.path, stored)
         return stored, True
-    calibration = replace(header, tensors=_measure(subject, samples))
+    calibration = replace(header, tensors=measure(subject, samples))
     write_calibration(subject.path, calibration)
     return calibration, False
 
 
 def _named_table(subject: Subject, path: Path, texts: Sequence[Text]) -> Calibration:
     table = read_calibration(path)
+    require_own(subject, table, f"CALIBRATION: {path}")
+    other = table.corpus.sha256 != corpus_sha256(texts)
+    if other and subject.spec.calibration.data is not None:
+        check_fit(path, table, texts, subject.tokenizer)
+    return table
+
+
+def require_own(subject: Subject, table: Calibration, place: str) -> None:
+    """Raise :class:`InputError`, which begins with ``place``, unless the ranges are the subject's.
+
+    They are where model, task, stored type and GEMMs are.
+    """
     for what, got, expected in (
         ("model", table.model_sha256, subject.model_sha256),
         ("task", table.task, subject.task),
         ("type", table.storage.dtype, subject.spec.scheme.operands.dtype),
     ):
         if got != expected:
-            raise InputError(
-                f"CALIBRATION: {path}: its {what} is {shown(got)}, expected {expected!r}"
-            )
-    table.require_corpus(corpus_sha256(texts))
+            raise InputError(f"{place}: its {what} is {shown(got)}, expected {expected!r}")
     channels = {name: m.rows for name, m in gemm_modules(subject.checkpoint.config).items()}
     if {name: len(entry.channel_max) for name, entry in table.tensors.items()} != channels:
-        raise InputError(f"CALIBRATION: {path}: its GEMMs are not the model's; calibrate again")
-    return table
+        raise InputError(f"{place}: its GEMMs are not the model's; calibrate again")
 
 
-def _samples(subject: Subject, texts: Sequence[Text]) -> list[Sample]:
+def sample_texts(subject: Subject, texts: Sequence[Text]) -> list[Sample]:
     """The corpus by task, language and length; a switchable bundle's tasks share the count."""
     spec, tasks = subject.spec, subject.plan.tasks
     share, rest = divmod(spec.calibration.texts, len(tasks))
@@ -165,6 +178,7 @@ def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) 
         corpus=Corpus(sha256=corpus_sha256(texts), counts=counts(samples)),
         settings={
             "observer": spec.calibration.observer.value,
+            "headroom": HEADROOM if spec.calibration.observer is Observer.MIN_MAX else 1.0,
             "texts": spec.calibration.texts,
             "max_tokens": spec.limits.max_tokens,
             "seed": spec.calibration.seed,
@@ -172,18 +186,26 @@ def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) 
             **storage_setting(spec.scheme.operands),
         },
         tensors={},
+        profile=profile(texts, subject.tokenizer),
     )
 
 
-def _measure(subject: Subject, samples: Sequence[Sample]) -> dict[str, Range]:
+def measure(
+    subject: Subject,
+    samples: Sequence[Sample],
+    activations: Mapping[str, Activation] | None = None,
+) -> dict[str, Range]:
+    """Every GEMM's range; ``activations`` that are known already are not collected."""
     with tempfile.TemporaryDirectory(prefix="adaptrt-calibration-") as name:
         folder = Path(name)
         with stage("calibration: FP32 graph"):
             graph, reads = _write_fp32(subject, folder)
-        with stage("calibration: ranges"):
-            activations = collect(
-                folder / GRAPH, reads, samples, progress=bars_shown(), task_ids=subject.task_ids
-            )
+        if activations is None:
+            ids = subject.task_ids
+            with stage("calibration: ranges"):
+                activations = collect(
+                    folder / GRAPH, reads, samples, progress=bars_shown(), task_ids=ids
+                )
         with stage("calibration: sensitivity"):
             trial = _trial_encoder(subject, folder, graph, samples)
             bar = progress_bar(activations.items(), "sensitivity", "GEMM")

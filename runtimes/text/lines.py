@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from runtimes.errors import InputError
 
 _BOM = b"\xef\xbb\xbf"
 
 
-def read_lines(stream: BinaryIO, name: str) -> Iterator[tuple[str, str]]:
+def read_lines(stream: Iterable[bytes], name: str) -> Iterator[tuple[str, str]]:
     """Each line without its end, after its place (``name, line 3``).
 
     Raises :class:`InputError` at the first line that is not UTF-8.

@@ -109,6 +109,11 @@ class TextTokenizer:
         _trim_after(len(text))
         return ids, offsets
 
+    def vocabulary(self) -> dict[str, int]:
+        """Every token and its id; it identifies a tokenizer however its file is written."""
+        vocabulary: dict[str, int] = self._tokenizer.get_vocab()
+        return vocabulary
+
     def _rows(self, texts: Sequence[str]) -> list[Ids]:
         with self._tokenizing():
             encodings = self._tokenizer.encode_batch_fast(list(texts))  # without offsets

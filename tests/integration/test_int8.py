@@ -204,12 +204,17 @@ def test_range_of_one_short_text_fails_the_gate_and_publishes_nothing(
     assert [p.name for p in (out / "sample").iterdir()] == ["calibration"]
 
 
-def test_given_table_must_be_of_the_same_texts_and_task(
+def test_given_table_must_be_of_the_same_model_and_task(
     bundle: Path, tmp_path: Path, one_text: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Of other texts it may be; tests/integration/test_calibrations.py sees the warning."""
     table = ("--calibration", bundle / "calibration.json")
-    assert build(tmp_path / "out", *table, "--calibration-data", one_text) == 2
-    assert "corpus" in capsys.readouterr().err.splitlines()[-1]
+    old = json.loads(table[1].read_text(encoding="utf-8"))
+    del old["profile"]
+    (tmp_path / "old.json").write_text(json.dumps(old | {"schema": 1}))
+    texts = ("--calibration-data", one_text)
+    assert build(tmp_path / "out", "--calibration", tmp_path / "old.json", *texts) == 2
+    assert "it does not say what its texts are like" in capsys.readouterr().err.splitlines()[-1]
     assert build(tmp_path / "out", *table, "--task", "separation") == 2
     assert "its task is 'classification', expected 'separation'" in capsys.readouterr().err
     narrow = json.loads(table[1].read_text(encoding="utf-8"))

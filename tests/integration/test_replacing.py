@@ -28,7 +28,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tracing and measuring are the first things that take long."""
     for module, name in (
         (export.build.pipeline, "trace"),
-        (export.quantisation.calibrate, "_measure"),
+        (export.quantisation.calibrate, "measure"),
     ):
         monkeypatch.setattr(module, name, lambda *arguments: pytest.fail("work was begun"))
 

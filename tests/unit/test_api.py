@@ -90,4 +90,4 @@ def test_stability_page_has_every_name_and_the_schemas_in_use() -> None:
     assert [name for name in adaptrt.__all__ if f"`{name}`" not in text] == []
     version = adaptrt.__version__.rpartition(".")[0]
     manifest = f"schema {SCHEMA}, minor 0 to {SCHEMA_MINOR} | schema {SCHEMA}, minor {SCHEMA_MINOR}"
-    assert f"| {version} | {manifest} | schema {table.SCHEMA} |" in text
+    assert f"| {version} | {manifest} | schema 1 to {table.SCHEMA}, writes {table.SCHEMA} |" in text

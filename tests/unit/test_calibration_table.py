@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from calibration.profile import Distribution, Profile
 from calibration.table import (
     Calibration,
     Corpus,
@@ -42,6 +43,12 @@ def make_range(**changes: Any) -> Range:
 CORPUS = Corpus(sha256="1" * 64, counts=Counts(task={}, language={"de": 3}, length={"16": 3}))
 
 
+_SEEN = Distribution(counts={"a": 2, "b": 1}, noise=0.25)
+PROFILE = Profile(
+    vocabulary="3" * 64, texts=3, length=_SEEN, script=_SEEN, tokens=_SEEN, frequent={"▁ü": 0.5}
+)
+
+
 def make(**changes: Any) -> Calibration:
     fields: dict[str, Any] = {
         "model_sha256": "0" * 64,
@@ -49,6 +56,7 @@ def make(**changes: Any) -> Calibration:
         "corpus": CORPUS,
         "settings": {"observer": "mse", "max_tokens": 512, "seed": 0, "prefix": "Frage: ü"},
         "tensors": {FC1: make_range(), "other": make_range(cosine=None, output_error=None)},
+        "profile": PROFILE,
     }
     return Calibration(**fields | changes)
 
@@ -97,18 +105,36 @@ def test_key_does_not_depend_on_the_order_of_settings() -> None:
     assert make(settings=dict(reversed(list(make().settings.items())))).key == make().key
 
 
-def test_another_corpus_is_refused() -> None:
-    make().require_corpus("1" * 64)
-    with pytest.raises(
-        InputError, match=r"made from the corpus '1{64}', got the corpus 2{64}; cal"
-    ):
-        make().require_corpus("2" * 64)
+def test_tables_of_before_profiles_are_read_with_the_key_that_they_had(path: Path) -> None:
+    """Written by the version of 2026-11-28, from :func:`make` without its tensors."""
+    old = make(tensors={}, profile=None)
+    assert old.key == "5a2dbf07a4a6f494e0682ca4e4dcbe5ceac4030dea0b191b6312b04d28a2cfb7"
+    edit(path, lambda v: (v.update(schema=1, tensors={}), v.pop("profile")))
+    assert read_calibration(path) == old
+    edit(path, lambda v: v.update(profile=None))  # which schema 1 does not have
+    with pytest.raises(InputError, match=r"missing or unknown: .'profile'"):
+        read_calibration(path)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda v: v.update(schema=2), "schema 2, expected 1"),
+        (lambda v: v.update(schema=3), "schema 3, expected 1 or 2"),
+        (lambda v: v.update(schema=[2]), r"schema \[2\], expected 1 or 2"),
+        (lambda v: v.update(schema=1), "missing or unknown: .'profile'"),
+        (lambda v: v.update(profile=3), "profile: got 3, expected object"),
+        (lambda v: v["profile"].update(texts=0), "profile: .*not what texts give"),
+        (lambda v: v["profile"].update(texts="x"), "profile.texts: got 'x', expected int"),
+        (lambda v: v["profile"].update(more=1), "profile.'more': unknown"),
+        (lambda v: v["profile"].pop("script"), "profile.script: missing"),
+        (lambda v: v["profile"]["script"].update(noise=2.0), "profile.script: .*noise 2.0"),
+        (lambda v: v["profile"]["tokens"].update(counts={}), "not 1 to 4096 positive numbers"),
+        (lambda v: v["profile"]["length"]["counts"].update({"8": 0}), "positive numbers"),
+        (
+            lambda v: v["profile"]["length"]["counts"].update({"8": 10**40}),
+            "1 to 4096 positive numbers",
+        ),
+        (lambda v: v["profile"]["frequent"].update({"a": 1.5}), "not what texts give"),
         (lambda v: v.pop("task"), "missing or unknown: .'task'"),
         (lambda v: v.update(extra=1), "missing or unknown: .'extra'"),
         (lambda v: v.update({"x\n\x1b" * 200: 1}), r"unknown: .'x\\n\\x1b.{100,200} characters"),

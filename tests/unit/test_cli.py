@@ -49,6 +49,7 @@ def failed(capsys: pytest.CaptureFixture[str], out: Path) -> str:
             ["--allow-plan", "mask,speed"],
             "ALLOW_PLAN: got 'speed', expected one of fused-attention",
         ),
+        (["--calibration-column", "x"], "CALIBRATION_COLUMN: got 'x' without CALIBRATION_DATA"),
         (["--max-batch", "0"], "MAX_BATCH: got 0, expected at least 1"),
         (["--max-tokens", "8"], "MAX_TOKENS: got 8, expected at least 16"),
         (["--max-tokens", "9000"], "MAX_TOKENS: got 9000, the model's positions end at 8192"),

@@ -186,8 +186,7 @@ def _build_quantised(
     while True:
         verdict = _judge(inputs, staged, reference)
         if verdict.failure is None:
-            quantised = tuple(precision.quantised)
-            engines = make_engines(staged, spec, inputs.trt, inputs.engines, quantised)
+            engines = make_engines(staged, spec, inputs.trt, inputs.engines, precision.storages)
             verdict = _judge_plans(inputs, staged, reference, verdict, engines)
         if verdict.failure is None:
             break

@@ -11,6 +11,7 @@ from export.console.values import name, number, path, port, size, whole
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
 from runtimes.choices import OutputType, PlanRule, Precision
+from runtimes.schemes import BLOCKED, BLOCKS
 
 
 class Options:
@@ -97,6 +98,14 @@ def engine(command: ArgumentParser) -> None:
         "TYPE",
         "of PRECISION=int8 TARGET=openvino: what is not quantised, bf16 or fp32; auto: bf16",
         Default.rest,
+    )
+    add(
+        "--block",
+        "N",
+        f"of PRECISION={' or '.join(BLOCKED)}: how many numbers of a weight share a scale, "
+        f"{_one_of(map(str, BLOCKS))} (default: {BLOCKS[0]})",
+        Default.block,
+        kind=whole,
     )
     add(
         "--profiles",
@@ -397,7 +406,7 @@ def _form(command: ArgumentParser) -> None:
 
 
 def _ranges(command: ArgumentParser) -> None:
-    add = Options(command, "the ranges of INT8 and FP8").add
+    add = Options(command, "the ranges of INT8 and FP8, and what may leave them").add
     add(
         "--calibration-data",
         "FILE",
@@ -420,7 +429,8 @@ def _ranges(command: ArgumentParser) -> None:
     add(
         "--int8-fallback-max",
         "SHARE",
-        "how much of the work may leave INT8 (or FP8) where vectors are not close enough, 0 to 1",
+        "how much of the work may leave INT8 (FP8, INT4W, INT8W) where vectors are not close "
+        "enough, 0 to 1",
         Default.int8_fallback_max,
         kind=number,
     )

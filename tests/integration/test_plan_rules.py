@@ -48,7 +48,11 @@ SUBJECT = PlanSubject(
         **ARCHITECTURE | {"hidden": WIDTH, "layers": LAYERS, "heads": 4, "intermediate": 128}
     ),
 )
-INT8 = replace(SUBJECT, scheme=SCHEMES[Precision.INT8], quantised=1)
+INT8 = replace(
+    SUBJECT,
+    scheme=SCHEMES[Precision.INT8],
+    quantised={SCHEMES[Precision.INT8].operands: 1},
+)
 
 
 class Graph:

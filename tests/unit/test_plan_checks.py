@@ -21,7 +21,11 @@ FP16 = PlanSubject(
     head=HeadName.SENTENCE,
     architecture=Architecture(**ARCHITECTURE),
 )
-INT8 = replace(FP16, scheme=SCHEMES[Precision.INT8], quantised=1)
+INT8 = replace(
+    FP16,
+    scheme=SCHEMES[Precision.INT8],
+    quantised={SCHEMES[Precision.INT8].operands: 1},
+)
 NONE: frozenset[PlanRule] = frozenset()
 
 

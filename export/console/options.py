@@ -184,6 +184,12 @@ def inspect(command: ArgumentParser) -> None:
     add("--gpu", "NAME", "one architecture, such as sm89 (default: all whose kernels differ)")
     add("--batch", "N", "texts of the call whose bytes and operations are counted", 8, kind=whole)
     add("--tokens", "N", "tokens of each of its texts", 512, kind=whole)
+    add(
+        "--against",
+        "FOLDER",
+        "another bundle of the model: where this one is predicted to be faster, on one text",
+        kind=path,
+    )
     options.flag("--json", "print JSON")
     add("--html", "FILE", "write a page with pictures and predicted times instead", kind=path)
     add(

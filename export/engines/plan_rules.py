@@ -43,9 +43,13 @@ LAUNCHES: Mapping[tuple[AdapterMode, str | None], int] = {
     (AdapterMode.MERGED, None): 10,
     (AdapterMode.MERGED, "Int8×Int8"): 11,
     (AdapterMode.MERGED, "FP8×FP8"): 11,
+    (AdapterMode.MERGED, "Half×Int8"): 11,
+    (AdapterMode.MERGED, "Half×Int4"): 11,
     (AdapterMode.SWITCHABLE, None): 18,
     (AdapterMode.SWITCHABLE, "Int8×Int8"): 24,
     (AdapterMode.SWITCHABLE, "FP8×FP8"): 22,
+    (AdapterMode.SWITCHABLE, "Half×Int8"): 22,
+    (AdapterMode.SWITCHABLE, "Half×Int4"): 22,
 }
 _TOKEN_TYPES = "embeddings.token_type_embeddings."
 

@@ -38,6 +38,11 @@ class Slot:
     file: str
 
     @property
+    def is_packed(self) -> bool:
+        """Whether several numbers share a byte."""
+        return self.dtype in _PER_BYTE
+
+    @property
     def nbytes(self) -> int:
         """Length in bytes."""
         size = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
@@ -205,16 +210,14 @@ def _write_slot(stream: BinaryIO, slot: Slot, contents: Contents, max_tokens: in
 
 def packed(values: Array) -> Array:
     """``values`` as they lie in a file: of two INT4 in a byte the first is the lower half."""
-    if _PER_BYTE.get(str(values.dtype), 1) == 1:
+    if str(values.dtype) not in _PER_BYTE:
         return np.ascontiguousarray(values)
     numbers = values.reshape(-1, 2).astype(np.int8).view(np.uint8) & 0xF
     return numbers[:, 0] | numbers[:, 1] << 4
 
 
 def unpacked(raw: NDArray[np.uint8], slot: Slot) -> Array:
-    """The numbers of ``slot`` whose bytes are ``raw``; INT4 come as INT8, which PyTorch has."""
-    if _PER_BYTE.get(slot.dtype, 1) == 1:
-        return raw.view(slot.dtype).reshape(slot.shape)
+    """The numbers of a packed ``slot`` whose bytes are ``raw``, as INT8, which PyTorch has."""
     halves = np.stack([raw << 4, raw & 0xF0], axis=-1).view(np.int8) >> 4
     return halves.reshape(slot.shape)
 

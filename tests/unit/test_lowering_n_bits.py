@@ -66,8 +66,7 @@ def reference(model: ir.Model, folder: Path, x: Array) -> Array:
     path = folder / "reference.onnx"
     path.write_bytes(ir.to_proto(model).SerializeToString())
     (result,) = ReferenceEvaluator(onnx.load(path)).run(None, {"x": x})
-    found: Array = result
-    return found
+    return np.asarray(result)
 
 
 def run(model: ir.Model, folder: Path, x: Array) -> Array:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import ml_dtypes
 import numpy as np
 import onnx.reference
 import pytest
@@ -30,14 +29,14 @@ def test_each_block_of_a_column_has_a_scale() -> None:
     scales = weight_scales(weight, "float32", PLAIN)
     assert scales.tolist() == [[1, 1], [0.5, 2]]
     steps = stored_steps(weight, scales, PLAIN)
-    assert (steps.shape, steps.dtype) == ((2, 64), ml_dtypes.int4)
+    assert (steps.shape, str(steps.dtype)) == ((2, 64), "int4")
     assert steps.astype(int)[1, [1, 40, 41]].tolist() == [-7, 7, 3]  # 2.55 steps
     assert rounded_weight(weight, "float32", PLAIN)[[1, 40, 41], 1].tolist() == [-3.5, 14, 6]
 
 
 def test_int8_has_a_scale_for_each_column(weight: Array) -> None:
     scales = weight_scales(weight, "float16", INT8W)
-    assert (scales.shape, scales.dtype) == ((24,), np.float16)
+    assert (scales.shape, str(scales.dtype)) == ((24,), "float16")
     largest = np.abs(weight).max(axis=0)
     assert np.allclose(scales, largest / 127, rtol=1e-3)
     error = np.abs(rounded_weight(weight, "float16", INT8W) - weight)
@@ -81,7 +80,7 @@ def test_bytes_are_those_that_onnx_packs(weight: Array) -> None:
     scales = weight_scales(weight, "float32", INT4W)
     steps = stored_steps(weight, scales, INT4W)
     raw = packed(steps)
-    assert (raw.dtype, raw.size) == (np.uint8, steps.size // 2)
+    assert (str(raw.dtype), raw.size) == ("uint8", steps.size // 2)
     stored = TensorProto(
         name="w", data_type=TensorProto.INT4, dims=steps.shape, raw_data=raw.tobytes()
     )
@@ -95,7 +94,7 @@ def test_bytes_are_those_that_onnx_packs(weight: Array) -> None:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)])
     (restored,) = onnx.reference.ReferenceEvaluator(model).run(None, {})
-    assert np.array_equal(restored.T, rounded_weight(weight, "float32", INT4W))
+    assert np.array_equal(np.asarray(restored).T, rounded_weight(weight, "float32", INT4W))
     slot = Slot("w", "int4", tuple(steps.shape), 0, "file")
     assert (slot.nbytes, slot.is_packed) == (raw.size, True)
     assert np.array_equal(unpacked(raw, slot), steps.astype(np.int8))

@@ -272,7 +272,7 @@ def _onnxruntime(config: pb.ModelConfig, manifest: Manifest, release: Release) -
 
 
 def _has_int8_weights(manifest: Manifest) -> bool:
-    """Whether a product has weights that alone are in 8 bits: the scheme's, or those eased to it."""
+    """Whether weights alone are in 8 bits: all of the scheme, or some that were eased."""
     eased = manifest.quantisation.eased_to if manifest.quantisation else None
     kinds = {manifest.precision, *([eased] if eased else [])}
     return any(SCHEMES[kind].storage == INT8W for kind in kinds)

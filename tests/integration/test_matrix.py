@@ -178,9 +178,9 @@ def expected(models: dict[str, Path]) -> Array:
 def build(combination: Combination, model: Path, out: Path) -> int:
     small = ("--max-tokens", 64, "--parity-tokens", 24, "--calibration-texts", 120)
     where = ("--model", model, "--out", out, "--gpu", "sm89")
-    # 64 channels average little of E4M3's and INT4's error: with all products in E4M3 the mean is
-    # 0.998.
-    noisy = combination.precision in ("fp8", "int4w")
+    # 64 channels average little of an error: with all products in E4M3 the mean is 0.998, and of
+    # INT8W's vectors the first 32 numbers of one text are at 0.99987.
+    noisy = combination.precision in ("fp8", "int4w", "int8w")
     more = ("--int8-fallback-max", 0.9) if noisy else ()
     return run_cli("engine", *where, *small, *more, *combination.options)
 

@@ -43,7 +43,9 @@ help: ## This list
 	@echo "  LAYOUT        hub (onnx/model.onnx, where sentence-transformers, Optimum and others"
 	@echo "                look), flat, auto: hub for merged bundles [auto]"
 	@echo "  RANK          of ADAPTER=slot: the widest adapter it takes; q, k, v with different A add up [16]"
-	@echo "  PRECISION     fp32, fp16, bf16, int8, fp8 (for sm89 and newer), auto (of CPUs) [fp16]"
+	@echo "  PRECISION     fp32, fp16, bf16, int8, fp8 (for sm89 and newer), int8w and int4w (the"
+	@echo "                weights alone), auto (of CPUs) [fp16]"
+	@echo "  BLOCK         of int4w: how many numbers of a weight share a scale, 32, 64, 128 [32]"
 	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
 	@echo "                onnxruntime, openvino, cpu (what suits this CPU), auto [auto]"
 	@echo "  REST          of int8 for openvino: what is not quantised, bf16 or fp32 [bf16]"
@@ -57,13 +59,13 @@ help: ## This list
 	@echo "  PARITY_TOKENS longest text of the parity gate [2048]"
 	@echo "  OUT           where bundles go [build]"
 	@echo "  NAME          the bundle's folder in OUT/model [one that says the choices]"
-	@echo "  of INT8 and FP8 (make calibrate, for INT8, takes them too):"
+	@echo "  of INT8, FP8, INT8W and INT4W (make calibrate, for INT8, takes them too):"
 	@echo "  CALIBRATION_DATA   texts as .txt, .jsonl, .parquet or .arrow, or a dataset's folder [the project's own]"
 	@echo "  CALIBRATION_COLUMN the column, or JSON key, of its texts [text]"
 	@echo "  CALIBRATION        a calibration.json made before, of the same model and task"
 	@echo "  CALIBRATION_TEXTS  how many of them are run [256]"
-	@echo "  OBSERVER           min-max, percentile, entropy, mse [min-max]"
-	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may stay out of INT8 (FP8) [0.25]"
+	@echo "  OBSERVER           of INT8 and FP8: min-max, percentile, entropy, mse [min-max]"
+	@echo "  INT8_FALLBACK_MAX  share of the GEMMs' work that may leave the precision [0.25]"
 	@echo "make calibrate takes MERGE=a,b, calibrations (files or bundles) that become one, and COMPARE=a,b:"
 	@echo "  how two differ; COMPARE=a with CALIBRATION_DATA: whether it fits those texts; JSON=1."
 	@echo "make verify takes BUNDLE, a bundle's folder."
@@ -73,7 +75,8 @@ help: ## This list
 	@echo "  [fast]; TASKS, names of MTEB's tasks; REFERENCE, the checkpoint; REVISION of it; DIMENSIONS;"
 	@echo "  OUTPUT_TYPE [float32]; PREFIX=0; RUNTIME [that of the target]; GATE=1; JSON=1."
 	@echo "make inspect takes BUNDLE; GPU, one architecture [all that differ]; BATCH [8] and TOKENS [512] of"
-	@echo "  the call that is counted; JSON=1; HTML, a file to write a page to."
+	@echo "  the call that is counted; JSON=1; HTML, a file to write a page to; AGAINST, another bundle:"
+	@echo "  where this one is predicted to be faster."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
 	@echo "  onnxruntime, openvino, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
@@ -105,6 +108,7 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	@$(ADAPTRT) engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(LAYOUT),--layout "$(LAYOUT)") $(if $(REST),--rest "$(REST)") \
+	  $(if $(BLOCK),--block "$(BLOCK)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
 	  $(if $(REFITTABLE),--refittable) \
 	  $(if $(ATTENTION_ACCUMULATION),--attention-accumulation "$(ATTENTION_ACCUMULATION)") \
@@ -142,6 +146,7 @@ $(OUT)/deep/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
 	@$(ADAPTRT) inspect --bundle "$(BUNDLE)" $(if $(filter command,$(origin GPU)),--gpu "$(GPU)") \
 	  $(if $(BATCH),--batch "$(BATCH)") $(if $(TOKENS),--tokens "$(TOKENS)") $(if $(JSON),--json) \
+	  $(if $(AGAINST),--against "$(AGAINST)") \
 	  $(if $(HTML),--html "$(HTML)")
 
 triton: $(VENV)/.installed-serve ## Write a Triton model repository (BUNDLE="a b")

@@ -48,6 +48,7 @@ def build(
     head: HeadName | str = "sentence",
     layout: Layout | str = "auto",
     rest: Precision | str = "auto",
+    block: int | None = None,
     revision: str | None = None,
     adapter_path: str | Path | None = None,
     rank: int = 16,
@@ -80,8 +81,8 @@ def build(
             the small sample that comes with the project.
         task: the adapter that is merged, ``base`` for none, ``all`` for a bundle of each.
         precision: of weights and matrix products: ``fp32``, ``fp16``, ``bf16``, ``int8`` or
-            ``fp8``; ``auto``, with a target for CPUs, is the float precision that is recommended
-            on this CPU.
+            ``fp8``; of the weights alone ``int8w`` or ``int4w``; ``auto``, with a target for CPUs,
+            is the float precision that is recommended on this CPU.
         target: ``tensorrt_rtx``, ``tensorrt`` (this machine's GPU), ``tensorrt10`` (built later,
             on a Jetson), ``onnxruntime`` or ``openvino`` (CPUs, no engine), ``cpu``: the one of
             these that is recommended on this CPU, or ``auto``: ``tensorrt`` where it and a GPU
@@ -94,6 +95,8 @@ def build(
             beside it), ``flat``, or ``auto``: ``hub`` where such clients understand the bundle.
         rest: of ``precision="int8"`` with ``target="openvino"``: what is not quantised, ``bf16``
             (which ``auto`` means) or ``fp32``.
+        block: of ``precision="int4w"``: how many numbers of a weight share a scale, 32 (which None
+            means), 64 or 128.
         revision: the hub's branch, tag or commit; None is the newest.
         adapter_path: a LoRA adapter as PEFT saves it, used under ``task``'s name.
         rank: of ``adapter="slot"``: the widest adapter it takes, 1 to 1024.
@@ -116,8 +119,8 @@ def build(
         calibration: a ``calibration.json`` made before, of the same model, task and texts.
         calibration_texts: how many texts are run for the ranges.
         observer: how a range is chosen: ``min-max``, ``percentile``, ``entropy`` or ``mse``.
-        int8_fallback_max: the share of the GEMMs' work that may leave INT8 (or FP8) where vectors
-            are not close enough, 0 to 1.
+        int8_fallback_max: the share of the GEMMs' work that may leave INT8 (FP8, INT4W, INT8W)
+            where vectors are not close enough, 0 to 1.
         out: the folder that bundles go into.
         name: the bundle's own folder; None is one that says the choices.
 
@@ -146,6 +149,7 @@ def build(
         head=head,
         layout=layout,
         rest=rest,
+        block=block,
         revision=revision,
         adapter_path=_path("ADAPTER_PATH", adapter_path),
         rank=rank,

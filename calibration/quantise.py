@@ -72,7 +72,13 @@ def _to_e4m3(steps: Matrix) -> NDArray[np.generic]:
     return np.clip(steps, -448, 448).astype(ml_dtypes.float8_e4m3fn)
 
 
+def _to_int4(steps: Matrix) -> NDArray[np.generic]:
+    """Ties to even; -8 is used only by what lies beyond the range."""
+    return np.clip(np.rint(steps), -8, 7).astype(ml_dtypes.int4)
+
+
 _ROUND: Mapping[str, Callable[[Matrix], NDArray[np.generic]]] = {
     "int8": _to_int8,
     "float8_e4m3fn": _to_e4m3,
+    "int4": _to_int4,
 }

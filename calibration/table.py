@@ -20,6 +20,7 @@ from runtimes.typed_json import as_record, unknown_keys
 
 SCHEMA = 2
 _KEYED = 1  # what keys are made of has not changed since then
+UNOBSERVED = "none"
 _FIELDS = {"schema", "key", "model_sha256", "task", "corpus", "settings", "tensors"}
 # By schema; tables of before profiles are read too.
 _READ = {1: _FIELDS, SCHEMA: _FIELDS | {"profile"}}
@@ -28,14 +29,28 @@ _MOST = 1e30  # of any number; products of such overflow no FP64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Range:
+class Trial:
+    """``output_error`` (relative) and ``cosine`` (of the vectors) with one GEMM alone quantised.
+
+    All that is measured of a GEMM whose weight alone is quantised.
+    """
+
+    output_error: float | None = None
+    cosine: float | None = None
+
+    def require_scale(self, storage: Storage) -> None:
+        """Raise :class:`ValueError` unless what is recorded fits ``storage``."""
+        if not all(_is_number(n) for n in (self.output_error, self.cosine)):
+            raise ValueError("an error or a cosine is no number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range(Trial):
     """What was seen of one GEMM's input, and the scale chosen from it.
 
     ``amplitude`` is where the stored type clips and ``scale`` = amplitude / its levels.
     ``channel_max`` holds the greatest magnitude of each of the K channels. ``alpha`` is
     SmoothQuant's exponent, 0 where it is off; amplitude and scale are those of the smoothed input.
-    ``output_error`` (relative) and ``cosine`` (of the vectors) are measured with this GEMM alone
-    quantised.
     """
 
     observer: str
@@ -44,8 +59,6 @@ class Range:
     histogram_digest: str
     channel_max: Sequence[float]
     alpha: float = 0.0
-    output_error: float | None = None
-    cosine: float | None = None
 
     def __post_init__(self) -> None:
         """Raises :class:`ValueError` for what no calibration gives."""
@@ -88,7 +101,8 @@ class Corpus:
 class Calibration:
     """The ranges of one model's GEMMs for one task (or all of them, switchable).
 
-    ``settings`` holds the ``observer`` and whatever else the ranges depend on. ``profile`` says
+    ``settings`` holds the ``observer`` and whatever else the ranges depend on. Where weights alone
+    are quantised there are no ranges, and the observer is :data:`UNOBSERVED`. ``profile`` says
     what the corpus looks like; None in a table of schema 1.
     """
 
@@ -96,7 +110,7 @@ class Calibration:
     task: str
     corpus: Corpus
     settings: Mapping[str, Setting]
-    tensors: Mapping[str, Range]
+    tensors: Mapping[str, Trial]
     profile: Profile | None = None
 
     @property
@@ -104,6 +118,17 @@ class Calibration:
         """Hex SHA-256 of everything the ranges are computed from; equal keys, equal ranges."""
         parts = [_KEYED, self.model_sha256, self.task, asdict(self.corpus), self.settings]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def ranges(self) -> Mapping[str, Range]:
+        """``tensors`` of a table that has ranges; :class:`InputError` where weights alone count."""
+        found = {name: entry for name, entry in self.tensors.items() if isinstance(entry, Range)}
+        if len(found) < len(self.tensors):
+            raise InputError(
+                f"calibration: that of {self.task} in {self.storage.name} has no ranges, since "
+                "weights alone are quantised; expected one of INT8 or FP8"
+            )
+        return found
 
     @property
     def storage(self) -> Storage:
@@ -160,12 +185,14 @@ _AGAIN = "delete it and calibrate again"
 
 def storage_setting(storage: Storage) -> dict[str, Setting]:
     """The type's entry of ``settings``; INT8, the only one that tables of before knew, has none."""
-    return {} if storage == INT8 else {"storage": storage.dtype}
+    if storage.block is not None:
+        return {"storage": storage.name, "block": storage.block}
+    return {} if storage == INT8 else {"storage": storage.name}
 
 
-def _range(path: Path, name: str, entry: Any, storage: Storage) -> Range:
+def _range(path: Path, name: str, entry: Any, storage: Storage) -> Trial:
     try:
-        recorded = Range(**entry)
+        recorded: Trial = Trial(**entry) if storage.weight_only else Range(**entry)
         recorded.require_scale(storage)
         return recorded
     except (TypeError, ValueError) as error:

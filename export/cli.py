@@ -147,7 +147,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
         raise InputError("--measured: is for the page; add --html FILE")
     if arguments.html is not None and not arguments.html.parent.is_dir():
         raise InputError(f"--html: {shown(str(arguments.html.parent))}: no such folder")
-    found = inspect(arguments.bundle, arguments.gpu, arguments.batch, arguments.tokens)
+    if arguments.against is not None and arguments.html is not None:
+        raise InputError("--against: is for the table and for --json; leave --html out")
+    found = inspect(
+        arguments.bundle, arguments.gpu, arguments.batch, arguments.tokens, arguments.against
+    )
     if arguments.html is not None:
         from runtimes.files import replacing
 

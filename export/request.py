@@ -54,6 +54,7 @@ class BuildRequest:
     head: str = BuildSpec.head
     layout: str = AUTO
     rest: str = AUTO
+    block: int | None = None  # None: the precision's own
     rank: int = BuildSpec.rank
     max_batch: int = Limits.max_batch
     max_tokens: int = Limits.max_tokens
@@ -82,6 +83,8 @@ class BuildRequest:
                 raise InputError(f"{field.upper()}: got {shown(value)}, expected text")
         for field in _WHOLE:
             check_whole(field.upper(), getattr(self, field))
+        if self.block is not None:
+            check_whole("BLOCK", self.block)
         for field in _NUMBERS:
             _check_number(field, getattr(self, field))
         check_flag("REFITTABLE", self.refittable)

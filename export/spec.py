@@ -26,7 +26,7 @@ from runtimes.choices import (
 from runtimes.combinations import Combination, refused_by
 from runtimes.errors import InputError, shown
 from runtimes.heads import graph_inputs, head_of
-from runtimes.schemes import CALIBRATED, SCHEMES, Scheme
+from runtimes.schemes import BLOCKED, CALIBRATED, RANGED, SCHEMES, Scheme
 from runtimes.tensors import Tensor
 
 _SM = re.compile(r"sm\d{2,3}")
@@ -123,6 +123,7 @@ class BuildSpec:
     adapter_path: Path | None = None
     requested_target: str = "auto"
     rest: Precision | None = None  # of what is not quantised, where OpenVINO runs it
+    block: int | None = None  # numbers of a weight that share a scale, where the scheme has blocks
     gpus: tuple[str, ...] = ("sm86", "sm89", "sm120")
     limits: Limits = Limits()
     adapter: AdapterMode = AdapterMode.MERGED
@@ -142,7 +143,12 @@ class BuildSpec:
     @property
     def scheme(self) -> Scheme:
         """What is particular to the precision."""
-        return SCHEMES[self.precision]
+        return SCHEMES[self.precision].with_block(self.block)
+
+    @property
+    def blocks(self) -> str:
+        """What BLOCK may be, as a message names it."""
+        return " or ".join(map(str, SCHEMES[self.precision].blocks))
 
     @property
     def dtype(self) -> str:
@@ -192,6 +198,13 @@ class BuildSpec:
             raise InputError(f"PARITY_TOKENS: got {self.parity_tokens}, expected at least 1")
         if self.workspace_gib <= 0:
             raise InputError(f"WORKSPACE: got {self.workspace_gib} GiB, expected more than 0")
+        if self.block is not None and self.block not in SCHEMES[self.precision].blocks:
+            raise InputError(
+                f"BLOCK: got {self.block}, expected {self.blocks}"
+                if self.blocks
+                else f"BLOCK: is for PRECISION={' or '.join(BLOCKED)}, got PRECISION="
+                f"{self.precision}, which has no blocks; leave BLOCK out"
+            )
         if (rule := refused_by(self.combination)) is not None:
             raise InputError(rule.advice.format(c=self.combination))
         for refuses, message in _OPTIONS:
@@ -239,7 +252,7 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
     ),
     (
         lambda spec: spec.refittable and spec.scheme.needs_calibration,
-        "--refittable: PRECISION={spec.precision} has one task's ranges in its graph, which stay "
+        "--refittable: PRECISION={spec.precision} has one task's scales in its graph, which stay "
         "in the engine and do not fit another task's weights; use "
         f"{' or '.join(p for p in Precision if p not in CALIBRATED)}",
     ),
@@ -255,5 +268,10 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
         ),
         f"CALIBRATION_DATA and CALIBRATION are for PRECISION={' or '.join(CALIBRATED)}, got "
         "PRECISION={spec.precision}",
+    ),
+    (
+        lambda spec: spec.scheme.weight_only and spec.calibration.observer is not Observer.MIN_MAX,
+        f"OBSERVER: is for PRECISION={' or '.join(RANGED)}, which have ranges of activations, got "
+        "PRECISION={spec.precision}; leave OBSERVER out",
     ),
 )

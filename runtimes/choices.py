@@ -40,6 +40,8 @@ class Precision(Choice):
     BF16 = "bf16"
     INT8 = "int8"
     FP8 = "fp8"
+    INT8W = "int8w"  # the weights alone
+    INT4W = "int4w"
 
 
 class Target(Choice):

@@ -25,7 +25,7 @@ from runtimes.profiles import DEFAULT, Profile
 from runtimes.tensors import Tensor
 from runtimes.typed_json import Plain
 
-SCHEMA, SCHEMA_MINOR = 1, 5
+SCHEMA, SCHEMA_MINOR = 1, 6
 
 _Number = Annotated[int, Meta(ge=0, le=2**62)]
 _Size = Annotated[int, Meta(ge=1, le=10**7)]
@@ -118,7 +118,8 @@ class Quantisation:
     """Which GEMMs of the layers are quantised, and which fell back and why.
 
     ``share`` is the quantised GEMMs' part of all GEMMs' work, 0 to 1; ``fallback`` gives the
-    reason of each GEMM that runs in ``fallback_type`` instead.
+    reason of each GEMM that runs in ``fallback_type`` instead, or if it is among ``eased``, in
+    the precision ``eased_to``. Each ``block`` numbers of a weight share a scale; None: no blocks.
     """
 
     scheme: Precision
@@ -129,6 +130,9 @@ class Quantisation:
     observer: Plain
     calibration_key: Plain
     corpus_sha256: Plain
+    eased: tuple[str, ...] = ()  # these three since schema 1.6
+    eased_to: Precision | None = None
+    block: _Size | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -139,6 +139,8 @@ _ON_CPU = tuple(p for p, scheme in SCHEMES.items() if scheme.runs_on_cpu)
 # Its CUDA provider has no INT8 products: it would dequantise every weight in every call.
 _ON_ORT_CUDA = tuple(p for p, scheme in SCHEMES.items() if scheme.storage is None)
 _IN_OPENVINO = tuple(p for p, scheme in SCHEMES.items() if Target.OPENVINO in scheme.targets)
+# A graph that no target of the precision runs: what reads it knows no blocks.
+_PRIMITIVE = tuple(p for p in _ON_CPU if not SCHEMES[p].weight_only)
 _ENGINE_TARGETS = (Target.TENSORRT_RTX, Target.TENSORRT)
 
 EXECUTORS: dict[str, Executor] = {
@@ -201,7 +203,7 @@ EXECUTORS: dict[str, Executor] = {
             name="primitive",
             graph=GraphKind.PRIMITIVE,
             opener=partial(_onnxruntime, graph=GraphKind.PRIMITIVE),
-            precisions=_ON_CPU,
+            precisions=_PRIMITIVE,
             judges=True,
             judged_targets=(Target.TENSORRT10,),
             speaks_for=(Target.TENSORRT10,),

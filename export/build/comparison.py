@@ -26,8 +26,8 @@ def compare_calibrations(paths: Sequence[Path], request: BuildRequest) -> Compar
     The weights are those of ``MODEL``, or of the sample, where the calibrations are of it.
     """
     tables = [open_table(path) for path in paths]
-    smoothed = any(entry.alpha for named in tables for entry in named.table.tensors.values())
-    two = len(tables) == 2 and smoothed and request.calibration_data is None
+    two = len(tables) == 2 and request.calibration_data is None
+    two = two and any(entry.alpha for named in tables for entry in named.table.ranges.values())
     return compare(tables, request, _reads(tables, request) if two else None)
 
 

@@ -13,6 +13,7 @@ from export.console.progress import stage
 from export.engines.builder import check_gpus
 from export.engines.profiles import engine_profiles
 from export.engines.reuse import EngineSource
+from export.graph.gemms import gemm_modules
 from export.spec import BuildSpec
 from runtimes.bundle_files import TOKENIZER_FILE
 from runtimes.choices import Target
@@ -21,6 +22,8 @@ from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.executors.tensorrt.library import check_release, load_tensorrt
 from runtimes.schemes import openvino_products
 from runtimes.text.tokens import TextTokenizer
+
+_LEAST_BLOCK = 16  # that MatMulNBits takes, where a channel has no blocks of its own
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,22 @@ def _require_openvino(spec: BuildSpec) -> None:
     require_types(products, integer_products=spec.scheme.integer_products)
 
 
+def _require_blocks(spec: BuildSpec, checkpoint: Checkpoint) -> None:
+    """Every weight can be cut into the blocks that it is stored in."""
+    if not spec.scheme.weight_only:
+        return
+    rows = sorted({module.rows for module in gemm_modules(checkpoint.config).values()})
+    step = spec.block or _LEAST_BLOCK
+    if not (odd := [size for size in rows if size % step]):
+        return
+    fitting = [b for b in spec.scheme.blocks if not any(size % b for size in rows)]
+    use = f"BLOCK={fitting[-1]}" if fitting else "PRECISION=int8 or fp16"
+    raise InputError(
+        f"BLOCK: got {step}, which does not divide {odd[0]}, what a matrix of the model adds up "
+        f"over; use {use}"
+    )
+
+
 def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
     source = resolve(spec.model, spec.revision)
     checkpoint = open_checkpoint(
@@ -74,6 +93,7 @@ def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
             f"MAX_TOKENS: got {spec.limits.max_tokens}, the model's positions end at "
             f"{checkpoint.config.max_tokens}"
         )
+    _require_blocks(spec, checkpoint)
     tokenizer = TextTokenizer(
         source.folder / TOKENIZER_FILE,
         max_tokens=spec.limits.max_tokens,

@@ -170,8 +170,8 @@ def _build_quantised(
     while True:
         verdict = _judge(inputs, staged, reference)
         if verdict.passed:
-            quantised = tuple(precision.quantised)
-            engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, quantised)
+            storages = precision.storages
+            engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, storages)
             verdict = _judge_plans(inputs, staged, reference, verdict, engines)
         if engines is not None and verdict.passed:
             verdict = _judge_engine(inputs, staged, reference, verdict)

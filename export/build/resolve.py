@@ -72,6 +72,7 @@ def _spec(
         head=head,
         layout=resolve_layout(request.layout, adapter, head),
         rest=resolve_rest(request.rest, precision, target),
+        block=resolve_block(request.block, precision),
         rank=request.rank,
         workspace_gib=request.workspace,
         parity_tokens=request.parity_tokens,
@@ -170,6 +171,12 @@ def resolve_rest(name: str, precision: Precision, target: Target) -> Precision |
     if name == AUTO:
         return RESTS[0] if has_rest(precision, target) else None
     return Precision.parse("REST", name, AUTO)
+
+
+def resolve_block(block: int | None, precision: Precision) -> int | None:
+    """The concrete length of a block; what was not asked for is the precision's own, if any."""
+    storage = SCHEMES[precision].storage
+    return block if block is not None or storage is None else storage.block
 
 
 def _listed(text: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import onnx_ir as ir
 
@@ -34,6 +34,7 @@ from runtimes.bundle_files import (
 from runtimes.choices import GraphKind, Interface, Layout, Target
 from runtimes.manifest import Manifest
 from runtimes.open import EXECUTORS
+from runtimes.schemes import Storage
 from runtimes.tensors import Tensor
 
 
@@ -141,11 +142,11 @@ def make_engines(
     spec: BuildSpec,
     trt: ModuleType | None,
     former: EngineSource | None,
-    quantised: tuple[str, ...] = (),
+    quantised: Mapping[str, Storage] = MappingProxyType({}),
 ) -> Engines:
     """Build the engines, or take over the ``former`` bundle's; their plans are written down.
 
-    ``quantised`` are the GEMMs that the scheme quantised. Raises
+    ``quantised`` are the GEMMs that are stored quantised, and how. Raises
     :class:`runtimes.errors.GateError` where a plan breaks a rule without the user's leave.
     """
     if former is not None:

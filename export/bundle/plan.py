@@ -22,7 +22,7 @@ from runtimes.choices import (
     Target,
 )
 from runtimes.combinations import fits_hub
-from runtimes.schemes import RESTS
+from runtimes.schemes import BLOCKS, RESTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,7 @@ def _name(spec: BuildSpec, stem: str) -> str:
         stem,
         spec.precision.value,
         *([] if spec.rest in (None, RESTS[0]) else [f"rest-{spec.rest}"]),
+        *([] if spec.block in (None, *BLOCKS[:1]) else [f"block{spec.block}"]),
         *([] if usual else [spec.target.value]),
         *used_profiles(spec),
         *(["fp16-attention"] if spec.attention_accumulation is Accumulation.FP16 else []),

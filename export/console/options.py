@@ -11,6 +11,7 @@ from export.console.values import name, number, path, paths, port, size, whole
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
 from runtimes.choices import OutputType, PlanRule, Precision
+from runtimes.schemes import BLOCKED, BLOCKS
 
 
 class Options:
@@ -113,6 +114,14 @@ def engine(command: ArgumentParser) -> None:
         Default.rest,
     )
     add(
+        "--block",
+        "N",
+        f"of PRECISION={' or '.join(BLOCKED)}: how many numbers of a weight share a scale, "
+        f"{_one_of(map(str, BLOCKS))} (default: {BLOCKS[0]})",
+        Default.block,
+        kind=whole,
+    )
+    add(
         "--profiles",
         "LIST",
         "short,long: ranges of text lengths, each with its own memory (default: one range for all)",
@@ -189,6 +198,12 @@ def inspect(command: ArgumentParser) -> None:
     add("--gpu", "NAME", "one architecture, such as sm89 (default: all whose kernels differ)")
     add("--batch", "N", "texts of the call whose bytes and operations are counted", 8, kind=whole)
     add("--tokens", "N", "tokens of each of its texts", 512, kind=whole)
+    add(
+        "--against",
+        "FOLDER",
+        "another bundle of the model: where this one is predicted to be faster, on one text",
+        kind=path,
+    )
     options.flag("--json", "print JSON")
     add("--html", "FILE", "write a page with pictures and predicted times instead", kind=path)
     add(
@@ -411,7 +426,7 @@ def _form(command: ArgumentParser) -> None:
 
 
 def _ranges(command: ArgumentParser) -> None:
-    add = Options(command, "the ranges of INT8 and FP8").add
+    add = Options(command, "the ranges of INT8 and FP8, and what may leave them").add
     add(
         "--calibration-data",
         "FILE",
@@ -443,7 +458,8 @@ def _ranges(command: ArgumentParser) -> None:
     add(
         "--int8-fallback-max",
         "SHARE",
-        "how much of the work may leave INT8 (or FP8) where vectors are not close enough, 0 to 1",
+        "how much of the work may leave INT8 (FP8, INT4W, INT8W) where vectors are not close "
+        "enough, 0 to 1",
         Default.int8_fallback_max,
         kind=number,
     )

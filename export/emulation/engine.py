@@ -22,6 +22,7 @@ from export.emulation.operators import TORCH_TYPES, along, evaluate, tensor_of
 from export.emulation.products import PLAN_TYPES, Overflow, Quantised, quantised_product
 from export.engines.plan import Plan
 from export.graph.trace import stored_slots
+from export.graph.weights import unpacked
 from runtimes.arrays import Arrays
 from runtimes.executors.base import RuntimeBase, while_open
 
@@ -76,8 +77,8 @@ class EmulatedEngine(RuntimeBase):
         values, scale = operands[:2]
         if not isinstance(values, Tensor) or not isinstance(scale, Tensor):
             return None
-        axis = node.attributes.get_int("axis", 1)
-        return Quantised(values=values, scale=along(scale, axis, values.ndim))
+        axis, block = (node.attributes.get_int(*of) for of in (("axis", 1), ("block_size", 0)))
+        return Quantised(values=values, scale=along(scale, axis, values.ndim, block))
 
     def _matmul(self, node: ir.Node, operands: Sequence[Value | None]) -> Value | None:
         """A product of the plan's; None where the plan multiplies what the graph says."""
@@ -123,6 +124,9 @@ def _weights(model: ir.Model, graph: Path) -> dict[str, Value]:
     weights: dict[str, Value] = {}
     for slot in stored_slots(graph):
         raw = np.memmap(graph.parent / slot.file, np.uint8, "c", slot.offset, (slot.nbytes,))
+        if slot.is_packed:
+            weights[slot.name] = torch.from_numpy(unpacked(raw, slot))
+            continue
         dtype = getattr(torch, slot.dtype)
         weights[slot.name] = torch.from_numpy(raw).view(dtype).view(slot.shape)
     for name, value in model.graph.initializers.items():

@@ -61,8 +61,13 @@ def quantise(values: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return steps.nan_to_num(limit, limit, -limit).clamp_(-limit, limit).to(dtype)
 
 
-def along(scale: Tensor, axis: int, rank: int) -> Tensor:
-    """One scale per index of ``axis``, shaped so that it broadcasts over ``rank`` axes."""
+def along(scale: Tensor, axis: int, rank: int, block: int = 0) -> Tensor:
+    """One scale per index of ``axis``, shaped so that it broadcasts over ``rank`` axes.
+
+    With a ``block`` each scale is that of so many numbers in a row along ``axis``.
+    """
+    if block:
+        return scale.repeat_interleave(block, axis)
     if scale.ndim == 0 or scale.numel() == 1:
         return scale.reshape(())
     shape = [1] * rank
@@ -123,7 +128,8 @@ def _quantise(node: ir.Node, operands: Operands) -> Tensor:
 
 def _dequantise(node: ir.Node, operands: Operands) -> Tensor:
     x, scale = _required(operands, 0), _required(operands, 1)
-    scale = along(scale, node.attributes.get_int("axis", 1), x.ndim)
+    block = node.attributes.get_int("block_size", 0)
+    scale = along(scale, node.attributes.get_int("axis", 1), x.ndim, block)
     return (x.float() * scale.float()).to(scale.dtype)
 
 

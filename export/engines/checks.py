@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,19 @@ from export.engines.plan_rules import PlanSubject, check_plans
 from export.spec import BuildSpec
 from runtimes.choices import Accumulation, PlanRule
 from runtimes.manifest import Architecture
-from runtimes.schemes import INT8
+from runtimes.schemes import INT8, Storage
 
 
 def check_engines(
-    plans: Plans, spec: BuildSpec, shape: Architecture, graph: Path, quantised: tuple[str, ...]
+    plans: Plans,
+    spec: BuildSpec,
+    shape: Architecture,
+    graph: Path,
+    quantised: Mapping[str, Storage],
 ) -> tuple[PlanRule, ...]:
     """The rules that the engines' ``plans`` break with the specification's leave.
 
-    ``shape`` is the model's, ``quantised`` are the GEMMs that the scheme quantised; ``graph`` is
+    ``shape`` is the model's, ``quantised`` are the GEMMs stored quantised, and how; ``graph`` is
     what the engines were built from, with its weights beside it. Raises
     :class:`runtimes.errors.GateError` for a rule broken without leave.
     """
@@ -32,14 +37,14 @@ def check_engines(
         head=spec.head,
         architecture=shape,
         accumulator="Half" if spec.attention_accumulation is Accumulation.FP16 else "Float",
-        quantised=len(quantised),
+        quantised=Counter(quantised.values()),
         column_sums=_column_sums(graph, quantised) if int8 else {},
     )
     broken = check_plans(plans, subject, frozenset(spec.allow_plan))
     return tuple(rule for rule in PlanRule if rule in broken)
 
 
-def _column_sums(graph: Path, quantised: tuple[str, ...]) -> Mapping[str, float]:
+def _column_sums(graph: Path, quantised: Collection[str]) -> Mapping[str, float]:
     """By GEMM, the largest sum over K of the magnitudes of a column of its INT8 weight.
 
     A lowering may cut a weight for q, k and v: each part is named after the whole.

@@ -7,16 +7,18 @@ rule (``--allow-plan``) is the user's decision, which the manifest records.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 
 from export.engines.plan import Kernel, Plan, PlanTensor
+from export.engines.plan_figures import pair
 from export.engines.traffic import factors
 from runtimes.choices import AdapterMode, HeadName, PlanRule
 from runtimes.errors import GateError
 from runtimes.manifest import Architecture
-from runtimes.schemes import Scheme
+from runtimes.schemes import Scheme, Storage
 
 # TensorRT's words for the element types of a scheme.
 TYPES: Mapping[str, str] = {
@@ -25,24 +27,29 @@ TYPES: Mapping[str, str] = {
     "bfloat16": "BFloat16",
     "int8": "Int8",
     "float8_e4m3fn": "FP8",
+    "int4": "Int4",
 }
-_QUANTISED = ("Int8", "FP8")
+_QUANTISED = ("Int8", "FP8", "Int4")
 _WIDE = ("Float", "Int32")  # hold every sum of integer products
 HALF_MAX = 65504.0
 INT8_MAX = 127
 # Tensor cores read rows of 16 bytes.
-ALIGNMENT: Mapping[str, int] = {"Half": 8, "BFloat16": 8, "Int8": 16, "FP8": 16}
-# Most launches of a layer, by the adapter and the type of quantised products: one more than
+ALIGNMENT: Mapping[str, int] = {"Half": 8, "BFloat16": 8, "Int8": 16, "FP8": 16, "Int4": 32}
+# Most launches of a layer, by the adapter and the types of quantised products: one more than
 # TensorRT-RTX 1.7.1 makes of today's graphs (2026-11-28; sample, sm89). The first and the last
 # layer share kernels with what comes before and after: only where there is none between them the
 # shorter of both counts.
 LAUNCHES: Mapping[tuple[AdapterMode, str | None], int] = {
     (AdapterMode.MERGED, None): 10,
-    (AdapterMode.MERGED, "Int8"): 11,
-    (AdapterMode.MERGED, "FP8"): 11,
+    (AdapterMode.MERGED, "Int8×Int8"): 11,
+    (AdapterMode.MERGED, "FP8×FP8"): 11,
+    (AdapterMode.MERGED, "Half×Int8"): 11,
+    (AdapterMode.MERGED, "Half×Int4"): 11,
     (AdapterMode.SWITCHABLE, None): 18,
-    (AdapterMode.SWITCHABLE, "Int8"): 24,
-    (AdapterMode.SWITCHABLE, "FP8"): 22,
+    (AdapterMode.SWITCHABLE, "Int8×Int8"): 24,
+    (AdapterMode.SWITCHABLE, "FP8×FP8"): 22,
+    (AdapterMode.SWITCHABLE, "Half×Int8"): 22,
+    (AdapterMode.SWITCHABLE, "Half×Int4"): 22,
 }
 _TOKEN_TYPES = "embeddings.token_type_embeddings."
 
@@ -52,7 +59,7 @@ class PlanSubject:
     """What an engine was asked to be.
 
     ``accumulator`` is the type in which attention was asked to add up, TensorRT's word;
-    ``quantised`` counts the GEMMs that the scheme quantised, the joined QKV as one.
+    ``quantised`` counts the GEMMs by how they are stored, the joined QKV as one.
     ``column_sums`` are, by GEMM, the largest sum of a column's quantised magnitudes.
     """
 
@@ -61,7 +68,7 @@ class PlanSubject:
     head: HeadName
     architecture: Architecture
     accumulator: str = "Float"
-    quantised: int = 0
+    quantised: Mapping[Storage, int] = field(default_factory=dict)
     column_sums: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -70,9 +77,18 @@ class PlanSubject:
         return TYPES[self.scheme.dtype]
 
     @property
-    def storage(self) -> str | None:
-        """The type of quantised operands; None where nothing is."""
-        return TYPES[self.scheme.storage.dtype] if self.scheme.storage and self.quantised else None
+    def products(self) -> dict[str, int]:
+        """How many products of which two types the quantised GEMMs are to be."""
+        return {self._pair(storage): count for storage, count in self.quantised.items() if count}
+
+    @property
+    def form(self) -> str | None:
+        """The scheme's own product; None where nothing is quantised."""
+        return self._pair(self.scheme.storage) if self.scheme.storage and self.products else None
+
+    def _pair(self, storage: Storage) -> str:
+        stored = TYPES[storage.dtype]
+        return pair(self.element if storage.weight_only else stored, stored)
 
 
 @dataclass(frozen=True)
@@ -118,17 +134,19 @@ def _accumulator(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
 
 
 def _quantised_products(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
-    quantised = 0
+    found: Counter[str] = Counter()
     for kernel in plan.products:
         types = _operand_types(kernel)
         if any(kind in _QUANTISED for kind in types):
-            if set(types) == {subject.storage}:
-                quantised += 1
+            if (form := pair(*types)) in subject.products:
+                found[form] += 1
             else:
-                yield Shortfall(kernel.name, "×".join(types))
-    if quantised != subject.quantised:
-        got = f"{quantised} products {subject.storage}×{subject.storage}"
-        yield Shortfall("the plan", f"{got} for {subject.quantised} quantised GEMMs")
+                yield Shortfall(kernel.name, form)
+    for form, count in subject.products.items():
+        if found[form] != count:
+            yield Shortfall(
+                "the plan", f"{found[form]} products {form} for {count} quantised GEMMs"
+            )
 
 
 def _dequantised_weight(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
@@ -182,7 +200,7 @@ def _product_width(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
 
 
 def _launches(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
-    most = LAUNCHES.get((subject.adapter, subject.storage))
+    most = LAUNCHES.get((subject.adapter, subject.form))
     counts: dict[int, int] = {}
     for kernel in plan.launches:
         if kernel.layer is not None:
@@ -215,7 +233,7 @@ RULES: Mapping[PlanRule, Row] = {
         rtx_only=True,
     ),
     PlanRule.QUANTISED_PRODUCTS: Row(
-        expected="one product for each quantised GEMM, both operands as stored",
+        expected="one product for each quantised GEMM, what is quantised as stored",
         check=_quantised_products,
     ),
     PlanRule.DEQUANTISED_WEIGHT: Row(
@@ -231,7 +249,8 @@ RULES: Mapping[PlanRule, Row] = {
         check=_fp32_product,
     ),
     PlanRule.PRODUCT_WIDTH: Row(
-        expected="K and N in multiples of 8, of 16 for Int8 and FP8", check=_product_width
+        expected="K and N in multiples of 8, of 16 for Int8 and FP8, of 32 for Int4",
+        check=_product_width,
     ),
     PlanRule.LAUNCHES: Row(
         expected="no more launches a layer than this form has", check=_launches, rtx_only=True

@@ -63,7 +63,7 @@ def _times(
     """By call, such as "8x512"; none where the GPU cannot multiply a type."""
     times = {}
     for call in calls:
-        own = _of_profile(plans, manifest, call)
+        own = of_profile(plans, manifest, call)
         if not own:
             continue
         try:
@@ -74,7 +74,7 @@ def _times(
     return times
 
 
-def _of_profile(plans: Plans, manifest: Manifest, call: Workload) -> dict[str, Plan]:
+def of_profile(plans: Plans, manifest: Manifest, call: Workload) -> dict[str, Plan]:
     """Each engine's plan for the profile that such a call runs in."""
     index = choose(manifest.profiles, call.batch, call.tokens)
     if index is None:

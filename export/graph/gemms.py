@@ -23,7 +23,7 @@ def gemm_modules(config: EncoderConfig) -> dict[str, Module]:
 def gemm_nodes(model: ir.Model) -> dict[str, ir.Node]:
     """Every GEMM's MatMul in a graph whose weights carry canonical names, in graph order.
 
-    The weight may be widened or dequantised on its way to the product.
+    The weight may be widened, dequantised and transposed on its way to the product.
     """
     gemms = {}
     for node in nodes(model, "MatMul"):
@@ -41,7 +41,7 @@ def work(gemms: Mapping[str, Module], names: Collection[str]) -> float:
 def _weight_of(node: ir.Node) -> str | None:
     value = node.inputs[1]
     while value is not None and (source := value.producer()) is not None:
-        if source.op_type not in ("Cast", "DequantizeLinear"):
+        if source.op_type not in ("Cast", "DequantizeLinear", "Transpose"):
             return None
         value = source.inputs[0]
     if value is None or value.name is None:

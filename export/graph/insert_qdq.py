@@ -7,6 +7,10 @@ quantised, with a scale per output channel, one alone, or one with the channels'
 the scales have the element type of the rest of the graph. Everything but the GEMMs stays as it
 was: the residual sum and an adapter's low-rank path read the activation before it is smoothed and
 quantised.
+
+A weight that alone is quantised is stored transposed, with a scale per block of a channel's
+numbers: so one copy of it serves engines, whose compiler turns it back, and ONNX Runtime's
+MatMulNBits (:mod:`export.lowering.use_mat_mul_n_bits`).
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from export.graph.rewrite import constant, node
 from export.graph.trace import PortableGraph, attach_slots
 from export.graph.weights import layout
 from runtimes.bundle_files import SHARED_FILE
+from runtimes.schemes import Storage
 
 
 def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
@@ -50,8 +55,9 @@ def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
 class InsertQdq(InPlacePass):
     """MatMul(x, W) → MatMul(DQ(Q(x · factors)), DQ(quantised W)) [· shares] for the plan's GEMMs.
 
-    requires: weights under canonical names, as the second operand. ensures: each of the plan's
-    GEMMs has Q/DQ on both operands; their new tensors are initializers without values.
+    Of a weight alone: MatMul(x, Transpose(DQ(quantised Wᵀ))). requires: weights under canonical
+    names, as the second operand. ensures: each of the plan's GEMMs has Q/DQ on both operands, or
+    DQ on its weight; their new tensors are initializers without values.
     """
 
     def __init__(self, plan: PrecisionPlan) -> None:
@@ -63,7 +69,10 @@ class InsertQdq(InPlacePass):
         if missing := self.plan.quantised.keys() - products.keys():
             raise ValueError(f"the graph has no product of {', '.join(sorted(missing))}")
         for name, entry in self.plan.quantised.items():
-            _quantise(model, products[name], name, self.plan, smoothed=entry.alpha > 0)
+            if entry is None:
+                _quantise_weight(model, products[name], name, self.plan.storage_of(name))
+            else:
+                _quantise(model, products[name], name, self.plan, smoothed=entry.alpha > 0)
         return PassResult(model, modified=bool(self.plan.quantised))
 
 
@@ -103,6 +112,26 @@ def _quantise(
     model.graph.insert_before(gemm, new_nodes)
     if plan.has_shares:
         _scale_channels(model, gemm, _tensor(model, f"{name}.{CHANNEL_SCALE}", (columns,), x.type))
+
+
+def _quantise_weight(model: ir.Model, gemm: ir.Node, name: str, storage: Storage) -> None:
+    x, weight = gemm.inputs[:2]
+    if x is None or weight is None or x.type is None or weight.shape is None:
+        raise ValueError(f"{gemm.name}: the type of an operand is unknown")
+    rows, columns = weight.shape.numpy()
+    weight.type = ir.TensorType(ir.DataType.from_numpy(np.dtype(storage.dtype)))
+    weight.shape = ir.Shape((columns, rows))
+    blocks = storage.block
+    shape = (columns,) if blocks is None else (columns, rows // blocks)
+    scales = _tensor(model, f"{name}.{WEIGHT_SCALE}", shape, x.type)
+    along: dict[str, Any] = {"axis": 0} if blocks is None else {"axis": 1, "block_size": blocks}
+    stem = f"{name}.weight"
+    restored = node("DequantizeLinear", [weight, scales], name=f"{stem}_dequantise", **along)
+    turned = node("Transpose", restored.outputs, name=f"{stem}_transpose", perm=[1, 0])
+    for each, size in ((restored, (columns, rows)), (turned, (rows, columns))):
+        each.outputs[0].type, each.outputs[0].shape = x.type, ir.Shape(size)
+    gemm.replace_input_with(1, turned.outputs[0])
+    model.graph.insert_before(gemm, [restored, turned])
 
 
 def _scale_channels(model: ir.Model, gemm: ir.Node, shares: ir.Value) -> None:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.quantise import Matrix, quantise, single_scale, stored_scale, weight_scale
+from calibration.rounding import stored_steps, weight_scales
 from calibration.smoothing import input_factors
-from runtimes.schemes import Scheme
+from runtimes.schemes import SCHEMES, Scheme, Storage
 
 # The tensors beside ``weight`` that a quantised GEMM has in the weight file.
 INPUT_SCALE, WEIGHT_SCALE, FACTORS = "input_scale", "weight_scale", "input_factors"
@@ -31,10 +32,11 @@ class GemmRange:
 
 @dataclass(frozen=True)
 class PrecisionPlan:
-    """``quantised`` by GEMM name in graph order, ``fallback`` the reason of each other one.
+    """``quantised`` by GEMM name in graph order, ``fallback`` the reason of each that left it.
 
     ``dtype`` is the element type of the rest of the graph and of the stored scales; values are
-    quantised with the scale as it is stored.
+    quantised with the scale as it is stored. A GEMM of a weight-only scheme has no range (None).
+    ``eased`` are those of ``quantised`` that left the scheme for the one it eases to.
 
     In half precision a weight with scales per channel has one ``weight_scale``, its largest
     channel's, and the channels' shares of it in ``channel_scale [N]``, which multiplies the
@@ -46,17 +48,34 @@ class PrecisionPlan:
 
     scheme: Scheme
     dtype: str
-    quantised: Mapping[str, GemmRange]
+    quantised: Mapping[str, GemmRange | None]
     fallback: Mapping[str, str] = field(default_factory=dict)
+    eased: frozenset[str] = frozenset()
 
     @property
     def has_shares(self) -> bool:
         """Whether weights have one scale and a share of it per channel."""
-        return self.dtype != "float32" and self.scheme.operands.weight_axis is not None
+        storage = self.scheme.operands
+        single = storage.weight_only or storage.weight_axis is None
+        return self.dtype != "float32" and not single
+
+    def storage_of(self, name: str) -> Storage:
+        """How a quantised GEMM is stored."""
+        if name in self.eased and self.scheme.eases_to is not None:
+            return SCHEMES[self.scheme.eases_to].operands
+        return self.scheme.operands
+
+    @property
+    def storages(self) -> dict[str, Storage]:
+        """How each quantised GEMM is stored, in graph order."""
+        return {name: self.storage_of(name) for name in self.quantised}
 
     def tensor(self, name: str, part: str, weight: Matrix) -> NDArray[np.generic]:
         """One stored tensor of a quantised GEMM whose weight is FP32 ``[K, N]``."""
-        entry, storage = self.quantised[name], self.scheme.operands
+        entry, storage = self.quantised[name], self.storage_of(name)
+        if entry is None:
+            scales = weight_scales(weight, self.dtype, storage)
+            return scales if part == WEIGHT_SCALE else stored_steps(weight, scales, storage)
         if part == INPUT_SCALE:
             return stored_scale(entry.amplitude, self.dtype, storage)
         factors = input_factors(entry.channel_max, weight, entry.alpha, self.dtype)

@@ -46,6 +46,17 @@ def split_vector(binary: ir.Node) -> tuple[ir.Value, ir.Value] | None:
     return None
 
 
+def vector_user(product: ir.Node, op_type: str) -> tuple[ir.Node, ir.Value] | None:
+    """The one user of a product, of this operator and with a weight vector, and the vector."""
+    users = product.outputs[0].consumers()
+    if not only_use(product.outputs[0]) or users[0].op_type != op_type:
+        return None
+    operands = split_vector(users[0])
+    if operands is None or operands[0] is not product.outputs[0]:
+        return None
+    return users[0], operands[1]
+
+
 def replace(model: ir.Model, old: Sequence[ir.Node], new: Sequence[ir.Node]) -> None:
     """Put ``new`` where the last of ``old`` stands; its last output becomes the old one's.
 

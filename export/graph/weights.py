@@ -24,6 +24,7 @@ from runtimes.files import link_or_copy
 BLOCK_ROWS = 16384  # rows of an embedding table in memory at a time: 64 MB at 1024 columns
 Array = NDArray[Any]
 _PAGE = 4096  # mapped files want page-aligned tensors
+_PER_BYTE = {"int4": 2}  # numbers that share a byte, as ONNX packs them
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,15 @@ class Slot:
     file: str
 
     @property
+    def is_packed(self) -> bool:
+        """Whether several numbers share a byte."""
+        return self.dtype in _PER_BYTE
+
+    @property
     def nbytes(self) -> int:
         """Length in bytes."""
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        size = int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return -(-size // _PER_BYTE.get(self.dtype, 1))
 
 
 @dataclass(frozen=True)
@@ -195,10 +202,24 @@ def _write_slot(stream: BinaryIO, slot: Slot, contents: Contents, max_tokens: in
             counts.overflowed += int((~np.isfinite(cast)).sum())
             counts.flushed += int(((cast == 0) & (block != 0)).sum())
             counts.nonzero += int(np.count_nonzero(block))
-        stream.write(np.ascontiguousarray(cast).tobytes())
+        stream.write(packed(cast).tobytes())
     if (written := stream.tell() - slot.offset) != slot.nbytes:
         raise InputError(f"{slot.name}: {written} bytes, expected {slot.nbytes}")
     return counts
+
+
+def packed(values: Array) -> Array:
+    """``values`` as they lie in a file: of two INT4 in a byte the first is the lower half."""
+    if str(values.dtype) not in _PER_BYTE:
+        return np.ascontiguousarray(values)
+    numbers = values.reshape(-1, 2).astype(np.int8).view(np.uint8) & 0xF
+    return numbers[:, 0] | numbers[:, 1] << 4
+
+
+def unpacked(raw: NDArray[np.uint8], slot: Slot) -> Array:
+    """The numbers of a packed ``slot`` whose bytes are ``raw``, as INT8, which PyTorch has."""
+    halves = np.stack([raw << 4, raw & 0xF0], axis=-1).view(np.int8) >> 4
+    return halves.reshape(slot.shape)
 
 
 def _cast(block: Array, dtype: np.dtype[np.generic]) -> NDArray[np.generic]:

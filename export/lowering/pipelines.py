@@ -22,6 +22,7 @@ from export.lowering.use_contrib_attention import UseContribAttention
 from export.lowering.use_contrib_rotary import UseContribRotary
 from export.lowering.use_integer_mat_mul import UseIntegerMatMul
 from export.lowering.use_key_lengths import UseKeyLengths
+from export.lowering.use_mat_mul_n_bits import UseMatMulNBits
 from export.lowering.widen_attention import WidenAttention
 from export.lowering.widen_to_float32 import WidenToFloat32
 from runtimes.choices import Accumulation, GraphKind
@@ -36,6 +37,7 @@ _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
         FuseSkipLayerNorm,
         FuseBiasGelu,
         UseIntegerMatMul,
+        UseMatMulNBits,
         GiveTokenVectors,
         partial(SetOpset, 18),  # ONNX Runtime reads newer ones from 1.23 on
     ),

@@ -12,10 +12,9 @@ from export.graph.rewrite import (
     drop_unused,
     node,
     nodes,
-    only_use,
     producer,
     replace,
-    split_vector,
+    vector_user,
 )
 
 
@@ -54,11 +53,11 @@ def _replace(model: ir.Model, gemm: ir.Node, quantised: ir.Node, right: ir.Node)
     unsigned.outputs[0].type = ir.TensorType(ir.DataType.UINT8)
     weight, weight_scale = right.inputs[:2]
     old, scales, bias = [gemm], list[ir.Node](), None
-    if (shares := _vector_of(old[-1], "Mul")) is not None:
+    if (shares := vector_user(old[-1], "Mul")) is not None:
         scales = [node("Mul", [weight_scale, shares[1]], name=f"{gemm.name}.scales")]
         weight_scale = scales[0].outputs[0]  # of constants: ONNX Runtime folds it
         old.append(shares[0])
-    if (addition := _vector_of(old[-1], "Add")) is not None:
+    if (addition := vector_user(old[-1], "Add")) is not None:
         old.append(addition[0])
         bias = addition[1]
     # Not left out, and each GEMM's own: for CPUs without VNNI ONNX Runtime turns weight and zero
@@ -72,14 +71,3 @@ def _replace(model: ir.Model, gemm: ir.Node, quantised: ir.Node, right: ir.Node)
         domain=CONTRIB,
     )
     replace(model, old, [unsigned, *scales, new])
-
-
-def _vector_of(product: ir.Node, op_type: str) -> tuple[ir.Node, ir.Value] | None:
-    """The one user of a product, of this operator and with a weight vector, and the vector."""
-    users = product.outputs[0].consumers()
-    if not only_use(product.outputs[0]) or users[0].op_type != op_type:
-        return None
-    operands = split_vector(users[0])
-    if operands is None or operands[0] is not product.outputs[0]:
-        return None
-    return users[0], operands[1]

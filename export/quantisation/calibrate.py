@@ -2,7 +2,8 @@
 
 The FP32 model is written once into a temporary folder. ONNX Runtime streams the corpus through
 its CPU graph, which takes memory linear in a text's length; the traced module, mapped from the
-same weights, then tries single GEMMs quantised on a few short texts.
+same weights, then tries single GEMMs quantised on a few short texts. Where weights alone are
+quantised, that is all: nothing is streamed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from calibration.collect import Activation, collect
@@ -20,12 +22,15 @@ from calibration.corpus import Text, corpus_sha256, load_corpus
 from calibration.observers import HEADROOM, OBSERVERS, Histogram
 from calibration.profile import profile
 from calibration.quantise import Matrix, stored_scale
+from calibration.rounding import rounded_weight
 from calibration.smoothing import choose_alpha
 from calibration.stratify import Sample, counts, stratify
 from calibration.table import (
+    UNOBSERVED,
     Calibration,
     Corpus,
     Range,
+    Trial,
     read_calibration,
     storage_setting,
     write_calibration,
@@ -142,12 +147,17 @@ def require_own(subject: Subject, table: Calibration, place: str) -> None:
     for what, got, expected in (
         ("model", table.model_sha256, subject.model_sha256),
         ("task", table.task, subject.task),
-        ("type", table.storage.dtype, subject.spec.scheme.operands.dtype),
+        ("type", table.storage.name, subject.spec.scheme.operands.name),
+        ("block", table.settings.get("block"), subject.spec.block),
     ):
         if got != expected:
             raise InputError(f"{place}: its {what} is {shown(got)}, expected {expected!r}")
     channels = {name: m.rows for name, m in gemm_modules(subject.checkpoint.config).items()}
-    if {name: len(entry.channel_max) for name, entry in table.tensors.items()} != channels:
+    own = {
+        name: len(entry.channel_max) if isinstance(entry, Range) else channels.get(name)
+        for name, entry in table.tensors.items()
+    }
+    if own != channels:
         raise InputError(f"{place}: its GEMMs are not the model's; calibrate again")
 
 
@@ -171,19 +181,19 @@ def sample_texts(subject: Subject, texts: Sequence[Text]) -> list[Sample]:
 
 def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) -> Calibration:
     """The calibration without its tensors, which is what its key is made of."""
-    spec = subject.spec
+    spec, storage = subject.spec, subject.spec.scheme.operands
     return Calibration(
         model_sha256=subject.model_sha256,
         task=subject.task,
         corpus=Corpus(sha256=corpus_sha256(texts), counts=counts(samples)),
         settings={
-            "observer": spec.calibration.observer.value,
+            "observer": UNOBSERVED if storage.weight_only else spec.calibration.observer.value,
             "headroom": HEADROOM if spec.calibration.observer is Observer.MIN_MAX else 1.0,
             "texts": spec.calibration.texts,
             "max_tokens": spec.limits.max_tokens,
             "seed": spec.calibration.seed,
             "prefixes": json.dumps(dict(subject.plan.prefixes), sort_keys=True),
-            **storage_setting(spec.scheme.operands),
+            **storage_setting(storage),
         },
         tensors={},
         profile=profile(texts, subject.tokenizer),
@@ -194,12 +204,17 @@ def measure(
     subject: Subject,
     samples: Sequence[Sample],
     activations: Mapping[str, Activation] | None = None,
-) -> dict[str, Range]:
-    """Every GEMM's range; ``activations`` that are known already are not collected."""
+) -> Mapping[str, Trial]:
+    """What is known of every GEMM; ``activations`` that are known already are not collected."""
     with tempfile.TemporaryDirectory(prefix="adaptrt-calibration-") as name:
         folder = Path(name)
         with stage("calibration: FP32 graph"):
             graph, reads = _write_fp32(subject, folder)
+        if subject.spec.scheme.weight_only:
+            with stage("calibration: sensitivity"):
+                trial = _trial_encoder(subject, folder, graph, samples)
+                names = progress_bar(reads, "sensitivity", "GEMM")
+                return {name: _trial(name, trial) for name in names}
         if activations is None:
             ids = subject.task_ids
             with stage("calibration: ranges"):
@@ -237,6 +252,17 @@ def _trial_encoder(
     ids = subject.task_ids
     task_ids = None if ids is None else [ids[s.task] for s in chosen]
     return TrialEncoder(encoder, tokens, subject.spec.scheme.operands, task_ids)
+
+
+def _trial(name: str, trial: TrialEncoder) -> Trial:
+    """What it costs to quantise the weight of one GEMM alone."""
+    rows, weight = trial.rows(name, _TRIAL_ROWS), trial.weight(name)
+    exact = rows @ weight
+    error = rows @ rounded_weight(weight, "float32", trial.storage) - exact
+    return Trial(
+        output_error=float(np.linalg.norm(error) / (np.linalg.norm(exact) or 1.0)),
+        cosine=float(row_cosines(trial.exact, trial.vectors({name: None})).mean()),
+    )
 
 
 def _range(spec: BuildSpec, name: str, seen: Activation, trial: TrialEncoder) -> Range:

@@ -69,7 +69,7 @@ def compare(
     return Comparison(
         names=(names[0], names[1]),
         texts=_text_differences(first.profile, second.profile, names),
-        gemms=gemm_differences(first.tensors, second.tensors, reads),
+        gemms=gemm_differences(first.ranges, second.ranges, reads),
     )
 
 

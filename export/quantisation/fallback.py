@@ -1,4 +1,7 @@
-"""Mixed precision: which GEMMs are quantised no longer when the gate does not pass.
+"""Mixed precision: which GEMMs leave the scheme when the gate does not pass.
+
+They are quantised no longer; where the scheme eases to another one, they take that first, and
+only once no more may leave does the element type of the rest take the most sensitive of those.
 
 Every attempt is judged by the gate itself, on the graphs that would be shipped. A GEMM's
 sensitivity is ``1 - cosine`` of the vectors when it alone is quantised; these add up well enough to
@@ -11,7 +14,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from calibration.table import Calibration
+from calibration.table import Calibration, Range
 from export.checkpoint.names import Module
 from export.console.progress import log
 from export.graph.gemms import work
@@ -40,7 +43,14 @@ def fall_back(
     ``limit`` of the work would have to.
     """
     label, fallback = plan.scheme.label, plan.fallback
-    more = next_fallback(sensitivities(calibration), fallback.keys(), gemms, limit)
+    costs = sensitivities(calibration)
+    more = next_fallback(costs, fallback.keys(), gemms, limit)
+    eased, into = plan.eased, plan.dtype
+    if more and plan.scheme.eases_to is not None:
+        eased, into = eased | more.keys(), plan.scheme.eases_to
+    elif not more and eased:
+        more = next_fallback({name: costs[name] for name in eased}, (), gemms, limit)
+        eased = eased - more.keys()
     if not more:
         log.warning("%s", sensitivity_table(calibration, fallback, plan.scheme))
         raise GateError(
@@ -48,27 +58,34 @@ def fall_back(
             f"({work(gemms, fallback.keys()):.0%} of the work, INT8_FALLBACK_MAX {limit:.0%}) "
             f"in {plan.dtype}: {failure}; nothing was published"
         )
-    log.info("%s: %s\n  falling back: %s", label, failure, ", ".join(more))
+    log.info("%s: %s\n  falling back to %s: %s", label, failure, into, ", ".join(more))
     reasons = {
         name: f"{failure}; alone in {label} it costs a mean 1 - cosine of {cost:.2e}"
         for name, cost in more.items()
     }
-    return _plan(calibration, {**fallback, **reasons}, plan.scheme, plan.dtype)
+    return _plan(calibration, {**fallback, **reasons}, plan.scheme, plan.dtype, eased)
 
 
 def _plan(
-    calibration: Calibration, fallback: Mapping[str, str], scheme: Scheme, dtype: str
+    calibration: Calibration,
+    fallback: Mapping[str, str],
+    scheme: Scheme,
+    dtype: str,
+    eased: frozenset[str] = frozenset(),
 ) -> PrecisionPlan:
-    """All calibrated GEMMs quantised but those of ``fallback``, which says why."""
+    """All calibrated GEMMs quantised but those of ``fallback`` that are not ``eased``."""
     return PrecisionPlan(
         scheme=scheme,
         dtype=dtype,
         quantised={
             name: GemmRange(r.amplitude, np.asarray(r.channel_max, np.float32), r.alpha)
+            if isinstance(r, Range)
+            else None
             for name, r in calibration.tensors.items()
-            if name not in fallback
+            if name not in fallback or name in eased
         },
         fallback=dict(fallback),
+        eased=eased,
     )
 
 
@@ -103,8 +120,9 @@ def sensitivity_table(calibration: Calibration, fallback: Collection[str], schem
     lines = [f"{'GEMM':34} {'1 - cosine':>10} {'output error':>12}  alpha  precision"]
     ranked = sorted(calibration.tensors.items(), key=lambda item: item[1].cosine or 0)
     for name, r in ranked:
+        alpha = f"{r.alpha:6.1f}" if isinstance(r, Range) else f"{'-':>6}"
         lines.append(
-            f"{name:34} {1 - (r.cosine or 0):10.2e} {r.output_error or 0:12.2e} {r.alpha:6.1f}  "
+            f"{name:34} {1 - (r.cosine or 0):10.2e} {r.output_error or 0:12.2e} {alpha}  "
             f"{'fell back' if name in fallback else scheme.precision}"
         )
     return "\n".join(lines)

@@ -59,7 +59,7 @@ def merge(subject: Subject, paths: Sequence[Path]) -> Calibration:
     parts = [tables[key] for key in sorted(tables)]  # in whatever order they were named
     texts = load_corpus(spec.data, column=spec.column)
     measured = measure(subject, sample_texts(subject, texts), _activations(parts))
-    merged = Calibration(
+    header = Calibration(
         model_sha256=subject.model_sha256,
         task=subject.task,
         corpus=_corpus(parts),
@@ -68,12 +68,11 @@ def merge(subject: Subject, paths: Sequence[Path]) -> Calibration:
             "tried_on": corpus_sha256(texts),
             **storage_setting(subject.spec.scheme.operands),
         },
-        tensors={
-            name: replace(entry, histogram_digest=_digest(parts, name))
-            for name, entry in measured.items()
-        },
+        tensors=measured,
         profile=merged_profile([part.profile for part in parts]),
     )
+    ranges = {n: replace(r, histogram_digest=_digest(parts, n)) for n, r in header.ranges.items()}
+    merged = replace(header, tensors=ranges)
     write_calibration(target, merged)
     return merged
 
@@ -98,8 +97,8 @@ def _open(subject: Subject, path: Path) -> Calibration:
 def _activations(parts: Sequence[Calibration]) -> dict[str, Activation]:
     """What all texts together reached: their maxima, which are all that min-max asks for."""
     merged = {}
-    for name in parts[0].tensors:
-        channels = [np.array(part.tensors[name].channel_max, np.float32) for part in parts]
+    for name in parts[0].ranges:
+        channels = [np.array(part.ranges[name].channel_max, np.float32) for part in parts]
         merged[name] = Activation()
         for channel_max in channels:
             merged[name].add(channel_max, channel_max)
@@ -139,7 +138,7 @@ def _corpus(parts: Sequence[Calibration]) -> Corpus:
 
 
 def _digest(parts: Sequence[Calibration], name: str) -> str:
-    return _sha256([part.tensors[name].histogram_digest for part in parts])
+    return _sha256([part.ranges[name].histogram_digest for part in parts])
 
 
 def _sha256(hashes: Sequence[str]) -> str:

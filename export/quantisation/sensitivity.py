@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from calibration.quantise import Matrix, fake_quantise, stored_scale, weight_scale
+from calibration.rounding import rounded_weight
 from calibration.smoothing import input_factors
 from export.checkpoint.names import layer_of
 from export.graph.encoder import Encoder, Linear, unit_mean
@@ -27,7 +28,8 @@ from runtimes.text.tokens import Tokens
 class TrialEncoder:
     """An FP32 encoder in which single GEMMs can be quantised, and some texts that it was run on.
 
-    ``exact`` holds the FP32 vectors of the texts, ``[batch, hidden]``.
+    ``exact`` holds the FP32 vectors of the texts, ``[batch, hidden]``; ``storage`` is what GEMMs
+    are quantised to.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class TrialEncoder:
         storage: Storage,
         task_ids: Sequence[int] | None = None,
     ) -> None:
-        self._encoder, self._storage = encoder, storage
+        self._encoder, self.storage = encoder, storage
         self._mask = torch.from_numpy(tokens.attention_mask)
         self._inputs: list[tuple[Tensor, Any]] = []
         self._read: dict[str, Tensor] = {}
@@ -59,8 +61,11 @@ class TrialEncoder:
         weight: Matrix = self._linear(name).weight.detach().numpy()
         return weight
 
-    def vectors(self, entries: Mapping[str, GemmRange]) -> Vectors:
-        """The texts' vectors with the given GEMMs quantised and everything else in FP32."""
+    def vectors(self, entries: Mapping[str, GemmRange | None]) -> Vectors:
+        """The texts' vectors with the given GEMMs quantised and everything else in FP32.
+
+        Of a GEMM without a range the weight alone is.
+        """
         first = min(map(layer_of, entries))
         with torch.inference_mode(), self._quantised(entries):
             x, context = self._inputs[first]
@@ -100,7 +105,7 @@ class TrialEncoder:
                 hook.remove()
 
     @contextmanager
-    def _quantised(self, entries: Mapping[str, GemmRange]) -> Iterator[None]:
+    def _quantised(self, entries: Mapping[str, GemmRange | None]) -> Iterator[None]:
         """Quantises by the effect: ``x·f`` and ``W/f`` are rounded, and the factors f taken out.
 
         An adapter's low-rank path reads the rounded input too; the graph's reads the exact one.
@@ -110,15 +115,14 @@ class TrialEncoder:
         for name, entry in entries.items():
             module = self._linear(name)
             weight = self.weight(name)
-            factors = input_factors(entry.channel_max, weight, entry.alpha, "float32")
-            smoothed = weight / factors[:, None]
-            rounded = fake_quantise(
-                smoothed, weight_scale(smoothed, "float32", self._storage), self._storage
-            )
-            module.weight = torch.nn.Parameter(
-                torch.from_numpy(rounded * factors[:, None]), requires_grad=False
-            )
-            hooks.append(module.register_forward_pre_hook(self._rounding(factors, entry.amplitude)))
+            if entry is None:
+                rounded = rounded_weight(weight, "float32", self.storage)
+            else:
+                factors = input_factors(entry.channel_max, weight, entry.alpha, "float32")
+                rounded = self._smoothed(weight, factors)
+                hook = self._rounding(factors, entry.amplitude)
+                hooks.append(module.register_forward_pre_hook(hook))
+            module.weight = torch.nn.Parameter(torch.from_numpy(rounded), requires_grad=False)
         try:
             yield
         finally:
@@ -127,12 +131,19 @@ class TrialEncoder:
             for hook in hooks:
                 hook.remove()
 
+    def _smoothed(self, weight: Matrix, factors: Matrix) -> Matrix:
+        """What smoothing by ``factors`` and rounding leave of a weight, the factors taken out."""
+        smoothed, storage = weight / factors[:, None], self.storage
+        kept = fake_quantise(smoothed, weight_scale(smoothed, "float32", storage), storage)
+        rounded: Matrix = kept * factors[:, None]
+        return rounded
+
     def _rounding(self, factors: Matrix, amplitude: float) -> Any:
         """A hook that rounds what a GEMM reads."""
-        scale = stored_scale(amplitude, "float32", self._storage)
+        scale = stored_scale(amplitude, "float32", self.storage)
 
         def rounded(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            kept = fake_quantise(inputs[0].numpy() * factors, scale, self._storage)
+            kept = fake_quantise(inputs[0].numpy() * factors, scale, self.storage)
             return (torch.from_numpy(kept / factors), *inputs[1:])
 
         return rounded

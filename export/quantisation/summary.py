@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from calibration.evidence import Loss
-from calibration.table import Calibration, write_calibration
+from calibration.table import Calibration, Range, write_calibration
 from export.checkpoint.names import Module
 from export.graph.gemms import work
 from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fallback import sensitivities
-from export.report.figures import GemmFigures, QuantisationFigures, ReportData
+from export.report.figures import GemmFigures, QuantisationFigures, RangeFigures, ReportData
 from export.report.page import write_report
 from runtimes.bundle_files import CALIBRATION_FILE, REPORT_FILE
 from runtimes.manifest import Quantisation
@@ -40,18 +40,30 @@ def quantisation_figures(
             GemmFigures(
                 name=name,
                 work=work(gemms, [name]),
-                precision=plan.scheme.precision if name in plan.quantised else plan.dtype,
+                precision=_precision(plan, name),
                 reason=plan.fallback.get(name),
                 sensitivity=sensitivity.get(name),
                 output_error=entry.output_error,
-                alpha=entry.alpha,
-                observer=entry.observer,
-                scale=entry.scale,
-                amplitude=entry.amplitude,
-                maximum=max(entry.channel_max),
+                range=_observed(entry) if isinstance(entry, Range) else None,
             )
             for name, entry in calibration.tensors.items()
         ),
+    )
+
+
+def _precision(plan: PrecisionPlan, name: str) -> str:
+    if name not in plan.fallback:
+        return plan.scheme.precision
+    return str(plan.scheme.eases_to) if name in plan.eased else plan.dtype
+
+
+def _observed(entry: Range) -> RangeFigures:
+    return RangeFigures(
+        alpha=entry.alpha,
+        observer=entry.observer,
+        scale=entry.scale,
+        amplitude=entry.amplitude,
+        maximum=max(entry.channel_max),
     )
 
 
@@ -60,10 +72,13 @@ def _summary(
 ) -> Quantisation:
     return Quantisation(
         scheme=plan.scheme.precision,
-        share=work(gemms, plan.quantised.keys()),
-        quantised=tuple(plan.quantised),
+        share=work(gemms, plan.quantised.keys() - plan.eased),
+        quantised=tuple(name for name in plan.quantised if name not in plan.eased),
         fallback=dict(plan.fallback),
         fallback_type=plan.dtype,
+        eased=tuple(name for name in plan.quantised if name in plan.eased),
+        eased_to=plan.scheme.eases_to if plan.eased else None,
+        block=plan.scheme.operands.block,
         observer=str(calibration.settings["observer"]),
         calibration_key=calibration.key,
         corpus_sha256=calibration.corpus.sha256,

@@ -14,14 +14,28 @@ from runtimes.schemes import SCHEMES, Scheme
 
 
 @dataclass(frozen=True, kw_only=True)
+class RangeFigures:
+    """What was seen of a GEMM's input.
+
+    ``maximum`` is the greatest magnitude, ``amplitude`` where that clips, after smoothing by
+    ``alpha``.
+    """
+
+    alpha: float
+    observer: str
+    scale: float
+    amplitude: float
+    maximum: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class GemmFigures:
     """One GEMM of the layers.
 
     ``work`` is its share of all GEMMs' work, ``precision`` what it runs in, ``reason`` why it is
     not quantised. ``sensitivity`` is the vectors' mean 1 - cosine and ``output_error`` the GEMM's
-    own relative error when it alone is quantised, None where that was not measured. ``maximum``
-    is the greatest magnitude of its input, ``amplitude`` where that clips, after smoothing by
-    ``alpha``.
+    own relative error when it alone is quantised, None where that was not measured. ``range`` is
+    None where the weight alone is quantised.
     """
 
     name: str
@@ -30,11 +44,7 @@ class GemmFigures:
     reason: str | None
     sensitivity: float | None
     output_error: float | None
-    alpha: float
-    observer: str
-    scale: float
-    amplitude: float
-    maximum: float
+    range: RangeFigures | None
 
     @property
     def quantised(self) -> bool:
@@ -61,6 +71,7 @@ class QuantisationFigures:
     def to_json(self) -> dict[str, object]:
         """``parity.json``'s ``quantisation``, of plain JSON types."""
         fields = asdict(self)
+        fields["gemms"] = [gemm | (gemm.pop("range") or {}) for gemm in fields["gemms"]]
         return {**fields.pop("summary"), **fields}
 
 

@@ -24,6 +24,12 @@ from export.engines.plan_sizes import Workload
 from export.engines.predict import EFFICIENCY, PREDICTED
 from export.engines.predicted_times import times_on_gpus
 from export.engines.traffic import KernelTraffic, factors, traffic
+from export.report.comparison import (
+    Comparison,
+    compare,
+    comparison_json,
+    comparison_lines,
+)
 from export.report.plan_page import PlanPage, RuleResult, plan_page
 from runtimes.errors import InputError
 from runtimes.manifest import Manifest, read_manifest
@@ -33,15 +39,21 @@ _WIDTH = 44  # of a kernel's name
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """A bundle and the plans that are shown, by their engine and profile; ``load`` is one call."""
+    """A bundle and the plans that are shown, by their engine and profile; ``load`` is one call.
+
+    ``against`` is the comparison with another bundle, where one was named.
+    """
 
     bundle: Path
     manifest: Manifest
     plans: Mapping[str, Plan]
     load: Workload
+    against: Comparison | None = None
 
 
-def inspect(bundle: Path, gpu: str | None, batch: int, tokens: int) -> Inspection:
+def inspect(
+    bundle: Path, gpu: str | None, batch: int, tokens: int, against: Path | None = None
+) -> Inspection:
     """The plans of a bundle's engines, of one architecture or of those that differ.
 
     Raises :class:`InputError` for a bundle without plans, an architecture that it has no engine
@@ -66,7 +78,11 @@ def inspect(bundle: Path, gpu: str | None, batch: int, tokens: int) -> Inspectio
     chosen = {path: plans for path, plans in found.items() if gpu in (None, gpus[path])}
     load = Workload(batch=batch, tokens=tokens, heads=manifest.architecture.heads)
     return Inspection(
-        bundle=bundle, manifest=manifest, plans=_different(chosen, manifest), load=load
+        bundle=bundle,
+        manifest=manifest,
+        plans=_different(chosen, manifest),
+        load=load,
+        against=None if against is None else compare(bundle, manifest, against),
     )
 
 
@@ -115,6 +131,8 @@ def text_lines(inspection: Inspection) -> Iterator[str]:
         for gpu, milliseconds in times_on_gpus(name, inspection.plans, load).items():
             yield f"    {gpu:<36} {milliseconds:>10.3g} ms"
         yield from _kernels(works)
+    if inspection.against is not None:
+        yield from comparison_lines(inspection.against)
 
 
 def _kernels(works: tuple[KernelTraffic, ...]) -> Iterator[str]:
@@ -188,6 +206,7 @@ def as_json(inspection: Inspection) -> dict[str, object]:
         "tokens": load.tokens,
         "plan_waived": list(manifest.plan_waived),
         "engines": [_engine(name, inspection.plans, load) for name in inspection.plans],
+        "against": None if inspection.against is None else comparison_json(inspection.against),
     }
 
 

@@ -15,6 +15,7 @@ from export.gate.compare import TextResult
 from export.report.charts import Bar, Span, bar_chart, error_histogram, error_scatter
 from export.report.figures import GemmFigures, QuantisationFigures, ReportData
 from export.report.html import Content, Element, document, element, table
+from runtimes.manifest import Quantisation
 
 _STYLE = Path(__file__).parent / "report.css"
 _WIDE = 1050
@@ -39,7 +40,6 @@ def write_report(path: Path, data: ReportData) -> None:
         *_sensitivity(figures),
         element("h2", "What fell back"),
         *_fallback(figures),
-        element("h2", "Scales and observed ranges"),
         *_ranges(figures),
         element("h2", "Calibration"),
         *_calibration(figures),
@@ -48,14 +48,16 @@ def write_report(path: Path, data: ReportData) -> None:
 
 
 def _facts(data: ReportData) -> Element:
-    summary, main, label = data.quantisation.summary, data.main, data.quantisation.scheme.label
+    summary, main, scheme = data.quantisation.summary, data.main, data.quantisation.scheme
+    label = scheme.label
     facts = {
         "target": str(data.target),
         "adapter": str(data.adapter),
         f"GEMM work in {label}": f"{summary.share:.1%}",
         f"GEMMs in {label}": f"{len(summary.quantised)} of {len(data.quantisation.gemms)}",
-        "the others": summary.fallback_type,
-        "observer": summary.observer,
+        "the others": _others(summary),
+        **({} if summary.block is None else {"block": str(summary.block)}),
+        **({} if scheme.weight_only else {"observer": summary.observer}),
         "minimum cosine": f"{main.min_cosine:.5f}",
         "mean cosine": f"{main.mean_cosine:.5f}",
         "texts": str(main.rows),
@@ -226,38 +228,50 @@ def _legend(figures: QuantisationFigures) -> list[Content]:
     summary = figures.summary
     parts: list[Content] = [element("span", f"■ {figures.scheme.label}", class_="quantised")]
     if summary.fallback:
-        parts += ["  ", element("span", f"■ {summary.fallback_type}", class_="other")]
+        parts += ["  ", element("span", f"■ {_others(summary)}", class_="other")]
     return parts
+
+
+def _others(summary: Quantisation) -> str:
+    """What GEMMs that left the scheme run in."""
+    left = summary.fallback.keys() - set(summary.eased)
+    own = [str(summary.eased_to)] if summary.eased else []
+    return ", ".join([*own, *([summary.fallback_type] if left or not own else [])])
 
 
 def _fallback(figures: QuantisationFigures) -> list[Element]:
     summary = figures.summary
     if not summary.fallback:
         return [element("p", f"Nothing: every GEMM is in {figures.scheme.label}.")]
-    work = {gemm.name: gemm.work for gemm in figures.gemms}
+    gemms = {gemm.name: gemm for gemm in figures.gemms}
     rows: list[list[Content]] = [
-        [element("code", name), summary.fallback_type, reason, f"{work[name]:.1%}"]
+        [element("code", name), gemms[name].precision, reason, f"{gemms[name].work:.1%}"]
         for name, reason in summary.fallback.items()
     ]
     return [table(["GEMM", "runs in", "why", "share of the work"], rows, numbers=1)]
 
 
 def _ranges(figures: QuantisationFigures) -> list[Element]:
+    """Nothing where weights alone are quantised."""
     bars = [
         Bar(
             _short(g.name),
-            g.maximum,
-            mark=g.amplitude,
+            seen.maximum,
+            mark=seen.amplitude,
             style=_style(g),
             note=_note(
-                f"{_number(g.maximum)} seen, clips at {_number(g.amplitude)}",
-                f"scale {_number(g.scale)}",
-                f"α {g.alpha:.1f}" if g.alpha else "",
+                f"{_number(seen.maximum)} seen, clips at {_number(seen.amplitude)}",
+                f"scale {_number(seen.scale)}",
+                f"α {seen.alpha:.1f}" if seen.alpha else "",
             ),
         )
         for g in figures.gemms
+        if (seen := g.range) is not None
     ]
+    if not bars:
+        return []
     return [
+        element("h2", "Scales and observed ranges"),
         element(
             "p",
             "Bar: the greatest magnitude seen at the GEMM's input; tick: where "

@@ -21,7 +21,7 @@ from runtimes.errors import InputError
 from runtimes.heads import HEADS, graph_inputs
 from runtimes.manifest import Manifest
 from runtimes.open import cpu_executor
-from runtimes.schemes import openvino_products
+from runtimes.schemes import INT8W, SCHEMES, openvino_products
 from runtimes.serving import requests
 from runtimes.tensors import BATCH, HIDDEN, SEQUENCE, Tensor
 
@@ -30,8 +30,9 @@ IR_FILE, IR_WEIGHTS = "model.xml", "model.bin"  # its OpenVINO backend's
 _OLDEST = (24, 10)  # what the tests run
 # When the TensorRT backend learned to allocate by profile.
 _ALLOCATION_SINCE = (25, 5)
-# ONNX Runtime 1.23, the first that reads opset 23, which bundles before schema 1.4 declare.
-_OPSET_23_SINCE = (25, 8)
+# ONNX Runtime 1.23, the first that reads opset 23, which bundles before schema 1.4 declare, and
+# that multiplies weights of 8 bits alone.
+_NEWER_ORT_SINCE = (25, 8)
 _TYPES = {"int64": pb.TYPE_INT64, "float32": pb.TYPE_FP32}
 
 
@@ -254,15 +255,27 @@ def _capability(gpu: str) -> str:
 
 
 def _onnxruntime(config: pb.ModelConfig, manifest: Manifest, release: Release) -> None:
-    if manifest.schema_minor < 4 and not release.has(_OPSET_23_SINCE):
+    older = f"ENCODER=onnxruntime: the ONNX Runtime of Triton {release.year}.{release.month:02d}"
+    if manifest.schema_minor < 4 and not release.has(_NEWER_ORT_SINCE):
         raise InputError(
-            f"ENCODER=onnxruntime: the ONNX Runtime of Triton {release.year}.{release.month:02d} "
-            "does not read this bundle's opset 23; build the bundle again, or take "
+            f"{older} does not read this bundle's opset 23; build the bundle again, or take "
             "TRITON_VERSION=25.08 or later, or ENCODER=python"
+        )
+    if _has_int8_weights(manifest) and not release.has(_NEWER_ORT_SINCE):
+        raise InputError(
+            f"{older} multiplies no weights in 8 bits; take TRITON_VERSION=25.08 or later, or "
+            "ENCODER=python"
         )
     if manifest.interface is not Interface.SENTENCE:
         raise InputError("ENCODER=onnxruntime: needs INTERFACE=sentence; take ENCODER=python")
     config.default_model_filename = GRAPH_FILE
+
+
+def _has_int8_weights(manifest: Manifest) -> bool:
+    """Whether weights alone are in 8 bits: all of the scheme, or some that were eased."""
+    eased = manifest.quantisation.eased_to if manifest.quantisation else None
+    kinds = {manifest.precision, *([eased] if eased else [])}
+    return any(SCHEMES[kind].storage == INT8W for kind in kinds)
 
 
 def _openvino(config: pb.ModelConfig, manifest: Manifest, chosen: EncoderSettings) -> None:

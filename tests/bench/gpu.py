@@ -24,6 +24,7 @@ TIMED = {"1x128": (1, 128), "32x128": (32, 128), "8x512": (8, 512), "1x8192": (1
 BUILD_TIMEOUT, RUN_TIMEOUT = 1800, 600
 # PyTorch on the model itself: its own FlashAttention-2 kernel, and that of the flash-attn package.
 OF_TORCH = ("torch", "flash_attn")
+_QUANTISED = ("int8", "fp8", "int8w", "int4w")
 RTX_GPUS = ("sm75", "sm80", "sm86", "sm89", "sm120", "sm121")
 # Least ratio of PyTorch's time to ours that the project aims at, FP16.
 TARGETS = {"1x128": 1.3, "32x128": 1.0, "8x512": 1.0}
@@ -72,7 +73,7 @@ class Workplace:
 def contenders(gpu: Gpu, precisions: Sequence[str]) -> list[Contender]:
     """Everything worth trying on this GPU, PyTorch first.
 
-    ONNX Runtime's CUDA provider has no INT8 or FP8 products and refuses such bundles.
+    ONNX Runtime's CUDA provider has no quantised products and refuses such bundles.
     """
     executors = ["onnxruntime_cuda", "tensorrt"]
     if gpu.sm in RTX_GPUS:
@@ -82,7 +83,7 @@ def contenders(gpu: Gpu, precisions: Sequence[str]) -> list[Contender]:
     return [
         *baselines,
         *(Contender("flash_attn", baseline.precision) for baseline in baselines),
-        *(Contender(e, p) for e, p in pairs if e != "onnxruntime_cuda" or p not in ("int8", "fp8")),
+        *(Contender(e, p) for e, p in pairs if e != "onnxruntime_cuda" or p not in _QUANTISED),
     ]
 
 

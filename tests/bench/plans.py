@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 import tensorrt_rtx_bindings as trt
 
+from export.build.resolve import resolve_block
 from export.bundle.plan import plan_bundle
 from export.checkpoint.reader import Checkpoint, open_checkpoint
 from export.checkpoint.source import SAMPLE
@@ -46,7 +47,7 @@ from export.graph.weights import write_weights
 from export.lowering.pipelines import lower
 from export.spec import BuildSpec
 from runtimes.choices import AdapterMode, GraphKind, Precision, Target
-from runtimes.schemes import SCHEMES
+from runtimes.schemes import SCHEMES, Storage
 from tests.bench.reports import ROOT
 from tests.zoo import SIZES, write_original
 
@@ -90,16 +91,17 @@ def build(checkpoint: Checkpoint, case: Case, folder: Path) -> dict[str, Plan]:
         out=folder,
         adapter=case.adapter,
         gpus=gpus,
+        block=resolve_block(None, case.precision),
     )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     plan = plan_bundle(spec, checkpoint, spec.task, shared=False)
     limits, contents = spec.limits, plan.contents
     graph = trace(checkpoint.config, spec.dtype, limits.max_batch, limits.max_tokens, plan.form)
-    quantised: tuple[str, ...] = ()
+    quantised: Mapping[str, Storage] = {}
     if spec.scheme.storage is not None:
         precision = _made_up(checkpoint, spec)
-        quantised = tuple(precision.quantised)
+        quantised = precision.storages
         graph, contents = quantise_graph(graph, precision), replace(contents, plan=precision)
     proto = ir.to_proto(lower(graph.model(), GraphKind.TENSORRT))
     (folder / GRAPH).write_bytes(proto.SerializeToString())
@@ -115,8 +117,9 @@ def build(checkpoint: Checkpoint, case: Case, folder: Path) -> dict[str, Plan]:
 
 
 def _made_up(checkpoint: Checkpoint, spec: BuildSpec) -> PrecisionPlan:
-    """Every GEMM quantised, with ranges that no text was asked for."""
-    entry = GemmRange(amplitude=8.0, channel_max=np.ones(1, np.float32))
+    """Every GEMM quantised, with ranges, where it has one, that no text was asked for."""
+    seen = GemmRange(amplitude=8.0, channel_max=np.ones(1, np.float32))
+    entry = None if spec.scheme.weight_only else seen
     return PrecisionPlan(
         spec.scheme, spec.dtype, dict.fromkeys(gemm_modules(checkpoint.config), entry)
     )

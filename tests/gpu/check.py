@@ -36,7 +36,14 @@ from tests.gpu.steps import DONE, FAILED, ROOT, Outcome, not_run, run_step
 
 PRECISIONS = ("fp16", "bf16", "int8")
 # The schemes' gates, written out: their package loads NumPy, which a CUDA image may have broken.
-GATES = {"fp16": 0.9999, "bf16": 0.999, "int8": 0.99, "fp8": 0.995}
+GATES = {
+    "fp16": 0.9999,
+    "bf16": 0.999,
+    "int8": 0.99,
+    "fp8": 0.995,
+    "int8w": 0.9999,
+    "int4w": 0.99,
+}
 RTX_EXAMPLE = "sm80,sm86,sm89,sm120"
 
 

@@ -101,8 +101,8 @@ def test_merged_ranges_hold_the_texts_of_both(
     tables: dict[str, Path], merged_path: Path, merged: Calibration
 ) -> None:
     parts = [read_calibration(path) for path in tables.values()]
-    for name, entry in merged.tensors.items():
-        first, second = (np.array(part.tensors[name].channel_max) for part in parts)
+    for name, entry in merged.ranges.items():
+        first, second = (np.array(part.ranges[name].channel_max) for part in parts)
         assert np.array_equal(entry.channel_max, np.maximum(first, second))
     for path in tables.values():
         gemms = compare_calibrations([merged_path, path], BuildRequest()).gemms

@@ -48,7 +48,11 @@ SUBJECT = PlanSubject(
         **ARCHITECTURE | {"hidden": WIDTH, "layers": LAYERS, "heads": 4, "intermediate": 128}
     ),
 )
-INT8 = replace(SUBJECT, scheme=SCHEMES[Precision.INT8], quantised=1)
+INT8 = replace(
+    SUBJECT,
+    scheme=SCHEMES[Precision.INT8],
+    quantised={SCHEMES[Precision.INT8].operands: 1},
+)
 
 
 class Graph:
@@ -85,6 +89,19 @@ class Graph:
         stored = self.weight(f"{name}.weight", values)
         right = self.op("DequantizeLinear", [stored, scales], f"{name}.wdq", axis=1)
         return self.op("MatMul", [left, right], f"{name}.MatMul")
+
+    def weight_only(self, x: str, name: str, rows: int, columns: int, kind: int, step: int) -> str:
+        """A product with a weight of INT4 or INT8, a scale for every ``step`` of its rows."""
+        values = self.rng.integers(-7, 8, (columns, rows))
+        self.weights.append(
+            helper.make_tensor(f"{name}.weight", kind, values.shape, values.flatten())
+        )
+        sizes = (columns, rows // step) if step < rows else (columns,)
+        scales = self.weight(f"{name}.ws", np.full(sizes, 0.01, np.float16))
+        along = {"axis": 1, "block_size": step} if step < rows else {"axis": 0}
+        wide = self.op("DequantizeLinear", [f"{name}.weight", scales], f"{name}.dq", **along)
+        turned = self.op("Transpose", [wide], f"{name}.t", perm=[1, 0])
+        return self.op("MatMul", [x, turned], f"{name}.MatMul")
 
     def save(self, folder: Path, output: str) -> Path:
         kind = TensorProto.FLOAT16
@@ -142,6 +159,19 @@ def many_steps(g: Graph) -> str:
     return y
 
 
+def int4_blocks(g: Graph) -> str:
+    return g.weight_only("x", "encoder.layers.0.mlp.fc1", WIDTH, WIDTH, TensorProto.INT4, 32)
+
+
+def int8_columns(g: Graph) -> str:
+    return g.weight_only("x", "encoder.layers.0.mlp.fc1", WIDTH, WIDTH, TensorProto.INT8, WIDTH)
+
+
+def int8_blocks(g: Graph) -> str:
+    """What the compiler makes FP16 again in every call."""
+    return g.weight_only("x", "encoder.layers.0.mlp.fc1", WIDTH, WIDTH, TensorProto.INT8, 32)
+
+
 def softmax_by_hand(g: Graph) -> str:
     """Attention whose weights leave it: nothing that a fused kernel could give."""
     turned = g.op("Transpose", ["x"], "turned", perm=[0, 2, 1])
@@ -164,10 +194,16 @@ BROKEN: Mapping[PlanRule, tuple[Callable[[Graph], str], PlanSubject, str]] = {
 }
 
 
-def compiled(make: Callable[[Graph], str], folder: Path) -> Plan:
-    graph = Graph()
-    (plan,) = build_engine(rtx, graph.save(folder, make(graph)), folder / "engine", SPEC).plans
+def compiled(make: Callable[[Graph], str], folder: Path, gpu: str = "sm89") -> Plan:
+    graph, spec = Graph(), replace(SPEC, gpu=gpu)
+    (plan,) = build_engine(rtx, graph.save(folder, make(graph)), folder / "engine", spec).plans
     return plan
+
+
+def weight_only(precision: Precision) -> PlanSubject:
+    """One product and no layer, so no attention."""
+    scheme, alone = SCHEMES[precision], replace(SUBJECT.architecture, layers=0)
+    return replace(SUBJECT, scheme=scheme, quantised={scheme.operands: 1}, architecture=alone)
 
 
 @pytest.mark.parametrize("rule", BROKEN)
@@ -175,6 +211,33 @@ def test_graph_that_breaks_a_rule_is_found(rule: PlanRule, tmp_path: Path) -> No
     make, subject, message = BROKEN[rule]
     places = shortfalls(compiled(make, tmp_path), subject)[rule]
     assert any(message in place.got for place in places), places
+
+
+@pytest.mark.parametrize("gpu", ["sm86", "sm89", "sm120"])
+@pytest.mark.parametrize(
+    ("make", "precision"), [(int4_blocks, Precision.INT4W), (int8_columns, Precision.INT8W)]
+)
+def test_weight_alone_is_multiplied_as_it_is_stored(
+    make: Callable[[Graph], str], precision: Precision, gpu: str, tmp_path: Path
+) -> None:
+    plan = compiled(make, tmp_path, gpu)
+    assert shortfalls(plan, weight_only(precision)) == {}
+    (product,) = plan.products
+    assert product.weight is not None
+    assert product.weight.type == {Precision.INT4W: "Int4", Precision.INT8W: "Int8"}[precision]
+    other = Precision.INT8W if precision is Precision.INT4W else Precision.INT4W
+    found = shortfalls(plan, weight_only(other))
+    assert set(found) == {PlanRule.QUANTISED_PRODUCTS}
+
+
+def test_int8_weight_in_blocks_breaks_two_rules(tmp_path: Path) -> None:
+    """Why INT8W has a scale per column: with blocks nothing would be gained."""
+    found = shortfalls(compiled(int8_blocks, tmp_path), weight_only(Precision.INT8W))
+    assert set(found) == {PlanRule.DEQUANTISED_WEIGHT, PlanRule.QUANTISED_PRODUCTS}
+    (place,) = found[PlanRule.DEQUANTISED_WEIGHT]
+    assert place.got == "Int8 [64, 64] → Half [64, 64] in every call"
+    (place,) = found[PlanRule.QUANTISED_PRODUCTS]
+    assert place.got == "0 products Half×Int8 for 1 quantised GEMMs"
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,13 @@ from calibration.table import (
     Corpus,
     Counts,
     Range,
+    Trial,
     read_calibration,
+    storage_setting,
     write_calibration,
 )
 from runtimes.errors import AdaptrtError, InputError
-from runtimes.schemes import INT8
+from runtimes.schemes import INT4W, INT8, INT8W
 from tests.support import listing
 
 FC1 = "encoder.layers.0.mlp.fc1"
@@ -199,3 +201,35 @@ def test_dead_range_is_a_range() -> None:
     make_range(amplitude=0.0, scale=2.0**-14).require_scale(INT8)
     with pytest.raises(ValueError, match="expected amplitude"):
         make_range(amplitude=0.0, scale=0.0).require_scale(INT8)
+
+
+WEIGHTS_ALONE: dict[str, Any] = {"observer": "none", **storage_setting(INT4W)}
+
+
+def test_weights_alone_have_no_ranges(tmp_path: Path) -> None:
+    """What is recorded is what quantising one costs, and the block that it was tried with."""
+    trial = Trial(output_error=0.1, cosine=0.999)
+    table = make(settings=WEIGHTS_ALONE, tensors={FC1: trial})
+    write_calibration(tmp_path / "a.json", table)
+    assert read_calibration(tmp_path / "a.json") == table
+    assert (table.storage.name, table.settings["block"]) == ("int4 weights", 32)
+    other = make(settings=WEIGHTS_ALONE | {"block": 64}, tensors={FC1: trial})
+    assert other.key != table.key
+    assert storage_setting(INT8W) == {"storage": "int8 weights"}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"output_error": 0.1},
+        {"output_error": None, "cosine": 0.9},
+        {"output_error": 0.1, "cosine": float("nan")},
+        {"output_error": 0.1, "cosine": 0.9, "amplitude": 1.0},
+    ],
+)
+def test_what_no_trial_gives_is_refused(tmp_path: Path, entry: dict[str, Any]) -> None:
+    path = tmp_path / "a.json"
+    write_calibration(path, make(settings=WEIGHTS_ALONE, tensors={}))
+    edit(path, lambda v: v["tensors"].update({FC1: entry}))
+    with pytest.raises(InputError, match=f"{FC1}.*calibrate again"):
+        read_calibration(path)

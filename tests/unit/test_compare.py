@@ -105,9 +105,13 @@ def test_published_thresholds() -> None:
         "bf16": 0.999,
         "int8": 0.99,
         "fp8": 0.995,
+        "int8w": 0.9999,
+        "int4w": 0.99,
     }
     assert SCHEMES[Precision.INT8].mean_cosine == 0.998
     assert SCHEMES[Precision.FP8].mean_cosine == 0.999
+    assert SCHEMES[Precision.INT8W].mean_cosine == 0.9999
+    assert SCHEMES[Precision.INT4W].mean_cosine == 0.995
 
 
 def test_mean_has_a_threshold_of_its_own() -> None:

@@ -232,7 +232,15 @@ def test_a_mean_is_over_tasks_and_a_tasks_over_its_subsets() -> None:
 
 @pytest.mark.parametrize(
     ("precision", "limit"),
-    [("fp32", 1e-4), ("fp16", 1e-4), ("bf16", 2e-3), ("int8", 2e-3), ("fp8", 2e-3)],
+    [
+        ("fp32", 1e-4),
+        ("fp16", 1e-4),
+        ("bf16", 2e-3),
+        ("int8", 2e-3),
+        ("fp8", 2e-3),
+        ("int8w", 2e-3),
+        ("int4w", 2e-3),
+    ],
 )
 @pytest.mark.parametrize("sign", [1, -1])
 def test_the_gate_is_as_narrow_as_the_precision(precision: str, limit: float, sign: int) -> None:

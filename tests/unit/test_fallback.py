@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from calibration.table import Calibration, Corpus, Counts, Range
+from calibration.table import Calibration, Corpus, Counts, Range, Trial
 from export.checkpoint.names import Module
 from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fallback import fall_back, next_fallback, quantise_everything
 from runtimes.choices import Precision
 from runtimes.errors import GateError
-from runtimes.schemes import SCHEMES
+from runtimes.schemes import INT4W, INT8W, SCHEMES
 
 NAMES = ("a", "b", "c", "d")
 MODULES = {name: Module(name, (8, 8)) for name in NAMES}  # a quarter of the work each
@@ -86,3 +87,54 @@ def test_a_third_of_the_error_left_goes_at_a_time() -> None:
     even = dict.fromkeys(NAMES, 1e-4)
     assert list(next_fallback(even, {}, MODULES, 1.0)) == ["a", "b"]
     assert list(next_fallback(even, {"a", "b"}, MODULES, 1.0)) == ["c"]
+
+
+@pytest.fixture
+def weights_alone(calibration: Calibration) -> Calibration:
+    """The same costs of a scheme without ranges, which eases to INT8."""
+    return replace(
+        calibration,
+        settings={"observer": "none", "storage": "int4 weights", "block": 32},
+        tensors={n: Trial(cosine=1 - c, output_error=0.1) for n, c in COST.items()},
+    )
+
+
+def test_weights_ease_to_int8_first_and_leave_it_once_no_more_may_ease(
+    weights_alone: Calibration,
+) -> None:
+    """Half the work may leave INT4: b, then c; from then on the worse of these two is FP16."""
+    plan = quantise_everything(weights_alone, SCHEMES[Precision.INT4W], "float16")
+    assert set(plan.quantised.values()) == {None}
+    expected = [
+        ({"b"}, {"b"}, NAMES),
+        ({"b", "c"}, {"b", "c"}, NAMES),
+        ({"c"}, {"b", "c"}, ("a", "c", "d")),
+        (set(), {"b", "c"}, ("a", "d")),
+    ]
+    for step in expected:
+        plan = fall_back(plan, FAILURE, weights_alone, MODULES, 0.5)
+        assert (set(plan.eased), set(plan.fallback), tuple(plan.quantised)) == step
+    with pytest.raises(GateError, match=r"INT4W fails its gate even with 2 of 4 GEMMs .*float16"):
+        fall_back(plan, FAILURE, weights_alone, MODULES, 0.5)
+
+
+def test_an_eased_weight_is_stored_as_int8_and_the_others_as_they_were(
+    weights_alone: Calibration,
+) -> None:
+    plan = quantise_everything(weights_alone, SCHEMES[Precision.INT4W].with_block(64), "float16")
+    plan = fall_back(plan, FAILURE, weights_alone, MODULES, 0.5)
+    assert plan.storages == dict.fromkeys(NAMES, replace(INT4W, block=64)) | {"b": INT8W}
+    weight = np.ones((128, 3), np.float32)
+    assert plan.tensor("b", "weight_scale", weight).shape == (3,)
+    assert plan.tensor("a", "weight_scale", weight).shape == (3, 2)
+    assert plan.tensor("a", "weight", weight).shape == (3, 128)
+
+
+def test_table_names_what_left_a_scheme_without_ranges(
+    weights_alone: Calibration, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = quantise_everything(weights_alone, SCHEMES[Precision.INT4W], "float16")
+    with pytest.raises(GateError, match="0 of 4 GEMMs"):
+        fall_back(plan, FAILURE, weights_alone, MODULES, 0.0)
+    rows = [line.split() for line in caplog.messages[-1].splitlines() if line.startswith(NAMES)]
+    assert rows[0] == ["b", "4.00e-04", "1.00e-01", "-", "int4w"]

@@ -21,7 +21,16 @@ FP16 = PlanSubject(
     head=HeadName.SENTENCE,
     architecture=Architecture(**ARCHITECTURE),
 )
-INT8 = replace(FP16, scheme=SCHEMES[Precision.INT8], quantised=1)
+INT8 = replace(
+    FP16,
+    scheme=SCHEMES[Precision.INT8],
+    quantised={SCHEMES[Precision.INT8].operands: 1},
+)
+INT4W = replace(
+    FP16,
+    scheme=SCHEMES[Precision.INT4W],
+    quantised={SCHEMES[Precision.INT4W].operands: 1, SCHEMES[Precision.INT8W].operands: 1},
+)
 NONE: frozenset[PlanRule] = frozenset()
 
 
@@ -163,6 +172,24 @@ def test_quantised_products_are_counted_by_type() -> None:
     assert broken(INT8, one, one) == {PlanRule.QUANTISED_PRODUCTS}
     assert broken(INT8, one, product(w="Int8")) == {PlanRule.QUANTISED_PRODUCTS}
     assert broken(FP16, product(x="Int8", w="Int8", y="Float")) == {PlanRule.QUANTISED_PRODUCTS}
+
+
+def test_weights_alone_are_counted_by_what_they_are_stored_as() -> None:
+    """One GEMM of two eased to INT8: each is one product of Half and its own type."""
+    four, eight = product(w="Int4"), product(w="Int8")
+    assert broken(INT4W, four, eight) == set()
+    assert broken(INT4W, four) == {PlanRule.QUANTISED_PRODUCTS}
+    assert broken(INT4W, four, four) == {PlanRule.QUANTISED_PRODUCTS}
+    assert broken(INT4W, four, eight, eight) == {PlanRule.QUANTISED_PRODUCTS}
+    both = product(x="Int8", w="Int8", y="Float")
+    assert broken(INT4W, four, both) == {PlanRule.QUANTISED_PRODUCTS}
+    assert broken(INT8, four) == {PlanRule.QUANTISED_PRODUCTS}
+
+
+def test_int4_matrices_are_aligned_to_rows_of_16_bytes() -> None:
+    eight = product(w="Int8")
+    assert broken(INT4W, product(w="Int4", rows=96), eight) == set()
+    assert broken(INT4W, product(w="Int4", rows=48), eight) == {PlanRule.PRODUCT_WIDTH}
 
 
 def test_layers_between_the_first_and_the_last_count_their_launches() -> None:

@@ -14,7 +14,7 @@ from calibration.evidence import Loss
 from calibration.table import Corpus, Counts
 from export.gate.compare import ParityReport, TextResult
 from export.report.charts import Bar, bar_chart, error_histogram, error_scatter
-from export.report.figures import GemmFigures, QuantisationFigures, ReportData
+from export.report.figures import GemmFigures, QuantisationFigures, RangeFigures, ReportData
 from export.report.html import Element, document, element, table
 from export.report.page import write_report
 from runtimes.choices import AdapterMode, Precision, Target
@@ -32,11 +32,13 @@ def gemm(index: int, **changes: Any) -> GemmFigures:
         reason="alone it costs 3e-03" if fell else None,
         sensitivity=1e-3 * (index + 1),
         output_error=0.01,
-        alpha=0.5 if index else 0.0,
-        observer="mse",
-        scale=0.03,
-        amplitude=3.81,
-        maximum=4.0 + index,
+        range=RangeFigures(
+            alpha=0.5 if index else 0.0,
+            observer="mse",
+            scale=0.03,
+            amplitude=3.81,
+            maximum=4.0 + index,
+        ),
     )
     return replace(figures, **changes)
 

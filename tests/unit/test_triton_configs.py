@@ -27,7 +27,7 @@ from export.triton.settings import (
     read_settings,
 )
 from runtimes import InputError
-from runtimes.choices import HeadName
+from runtimes.choices import HeadName, Precision
 from runtimes.manifest import Artifact, Manifest
 from tests.support import edit_json, listing, make_manifest, run_cli
 
@@ -174,6 +174,31 @@ def test_what_is_newer_than_the_release_is_left_out() -> None:
         config(Backend.ONNXRUNTIME, OLD, schema_minor=3)
     graphs = (config(Backend.ONNXRUNTIME, NEW, schema_minor=3), config(Backend.ONNXRUNTIME, OLD))
     assert graphs[0] == graphs[1]
+
+
+EASED = {
+    "scheme": "int4w",
+    "share": 0.9,
+    "quantised": (),
+    "fallback": {},
+    "fallback_type": "float16",
+    "observer": "none",
+    "calibration_key": "k",
+    "corpus_sha256": "c",
+    "eased_to": Precision.INT8W,
+}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"precision": "int8w"}, {"precision": "int4w", "quantisation": EASED}]
+)
+def test_weights_in_8_bits_need_the_newer_onnxruntime(changes: dict[str, Any]) -> None:
+    """ONNX Runtime 1.20 and 1.22 were seen to refuse them, and to run those in 4 bits."""
+    with pytest.raises(InputError, match=r"Triton 24\.10 multiplies no weights in 8 bits"):
+        config(Backend.ONNXRUNTIME, OLD, **changes)
+    assert config(Backend.ONNXRUNTIME, NEW, **changes).backend == "onnxruntime"
+    assert config(Backend.ONNXRUNTIME, OLD, precision="int4w").backend == "onnxruntime"
+    assert config(Backend.PYTHON, OLD, **changes).backend == "python"
 
 
 @pytest.mark.parametrize("name", ["24.09", "24.13", "25", "2.51", "latest", "25.1", ""])

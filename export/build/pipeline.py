@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from calibration.corpus import load_corpus
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
-from export.build.manifest import draft_manifest, draft_with_engines, final_manifest
+from export.build.judging import (
+    judge_graphs,
+    judge_on_gpu,
+    judge_plans,
+    look_again,
+    reference_for,
+)
+from export.build.manifest import draft_manifest, final_manifest
 from export.build.output_ranges import output_ranges
 from export.build.staged import (
     Engines,
@@ -22,15 +29,14 @@ from export.build.staged import (
 from export.bundle.plan import BundlePlan, plan_bundle
 from export.bundle.replacing import require_replaceable
 from export.bundle.staging import staging, write_json
+from export.checkpoint.names import Module
 from export.console.progress import log, stage
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
-from export.gate.emulated import emulated_labels, judge_engines
-from export.gate.gate import Reference, Verdict, judge, looked_again, reference_of
+from export.gate.emulated import emulated_labels
+from export.gate.gate import Reference, Verdict
 from export.gate.parity_file import write_parity
-from export.gate.texts import gate_texts
-from export.gate.traced import gate_executors
-from export.graph.gemms import gemm_modules
+from export.graph.gemms import gemm_modules, work
 from export.graph.insert_qdq import quantise_graph
 from export.graph.precision_plan import PrecisionPlan
 from export.graph.trace import PortableGraph, trace
@@ -38,10 +44,9 @@ from export.graph.weights import CastReport
 from export.quantisation.calibrate import Subject, calibration_of
 from export.quantisation.fallback import fall_back, quantise_everything
 from export.quantisation.summary import quantisation_figures, write_files
-from export.report.figures import ReportData
+from export.report.figures import Attempt, ReportData
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, Precision, Target
-from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.manifest import Manifest, Parity, Quantisation
 
 
@@ -54,6 +59,7 @@ class Passed:
     cast: CastReport
     engines: Engines
     precision: PrecisionPlan | None = None  # where the scheme quantises
+    attempts: tuple[Attempt, ...] = ()
 
 
 def build_bundles(
@@ -140,12 +146,12 @@ def _build_unquantised(
     """Engines first: they take seconds and can fail, the gate takes minutes."""
     cast = write_model(staged, graph)
     engines = make_engines(staged, inputs.spec, inputs.trt, inputs.engines)
-    reference = _reference(inputs, staged.draft, position)
-    verdict = _judge(inputs, staged, reference)
+    reference = reference_for(inputs, staged.draft, position)
+    verdict = judge_graphs(inputs, staged, reference)
     if verdict.failure is None:
-        verdict = _judge_plans(inputs, staged, reference, verdict, engines)
+        verdict = judge_plans(inputs, staged, reference, verdict, engines)
     verdict.require_passed()
-    verdict = _judge_engine(inputs, staged, reference, verdict)
+    verdict = judge_on_gpu(inputs, staged, reference, verdict)
     return Passed(reference=reference, verdict=verdict, cast=cast, engines=engines)
 
 
@@ -165,19 +171,20 @@ def _build_quantised(
     spec, gemms = inputs.spec, gemm_modules(inputs.checkpoint.config)
     precision = quantise_everything(calibration, spec.scheme, spec.dtype)
     cast = write_model(staged, quantise_graph(graph, precision), precision)
-    reference = _reference(inputs, staged.draft, position)
-    engines = None
+    reference = reference_for(inputs, staged.draft, position)
+    engines, attempts = None, list[Attempt]()
     while True:
-        verdict = _judge(inputs, staged, reference)
+        verdict = judge_graphs(inputs, staged, reference)
         if verdict.passed:
             storages = precision.storages
             engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, storages)
-            verdict = _judge_plans(inputs, staged, reference, verdict, engines)
+            verdict = judge_plans(inputs, staged, reference, verdict, engines)
         if engines is not None and verdict.passed:
-            verdict = _judge_engine(inputs, staged, reference, verdict)
-            if verdict.passed:
-                break
-        if verdict.failure is None and (more := _looked_again(inputs, staged, reference)):
+            verdict = judge_on_gpu(inputs, staged, reference, verdict)
+        attempts.append(_attempt(precision, gemms, verdict))
+        if engines is not None and verdict.passed:
+            break
+        if verdict.failure is None and (more := look_again(inputs, staged, reference)):
             log.info("  %s; %d texts now", verdict.undecided, len(more.texts))
             reference = more
             continue
@@ -186,51 +193,25 @@ def _build_quantised(
         cast = write_model(staged, quantise_graph(graph, precision), precision)
         engines = None
     return Passed(
-        reference=reference, verdict=verdict, cast=cast, engines=engines, precision=precision
+        reference=reference,
+        verdict=verdict,
+        cast=cast,
+        engines=engines,
+        precision=precision,
+        attempts=tuple(attempts),
     )
 
 
-def _reference(inputs: BuildInputs, draft: Manifest, position: int) -> Reference:
-    texts = gate_texts(draft, inputs.tokenizer, inputs.spec.parity_tokens, position)
-    return reference_of(inputs.checkpoint, draft, inputs.tokenizer, texts)
-
-
-def _looked_again(
-    inputs: BuildInputs, staged: StagedBundle, reference: Reference
-) -> Reference | None:
-    return looked_again(inputs.checkpoint, staged.draft, inputs.tokenizer, reference)
-
-
-def _judge(inputs: BuildInputs, staged: StagedBundle, reference: Reference) -> Verdict:
-    executors = gate_executors(staged.draft)
-    return judge(staged.folder, staged.draft, inputs.tokenizer, reference, executors)
-
-
-def _judge_engine(
-    inputs: BuildInputs, staged: StagedBundle, reference: Reference, verdict: Verdict
-) -> Verdict:
-    """The verdict on the graphs, which passed, with that on the engine where its GPU is."""
-    draft = draft_with_engines(staged.draft, staged.folder, inputs.spec, device_sm())
-    executors = [row for row in gate_executors(draft) if row.engine is not None]
-    if not executors:
-        return verdict
-    engine = judge(staged.folder, draft, inputs.tokenizer, reference, executors)
-    engine.require_passed()
-    return verdict.joined(engine)
-
-
-def _judge_plans(
-    inputs: BuildInputs,
-    staged: StagedBundle,
-    reference: Reference,
-    verdict: Verdict,
-    engines: Engines,
-) -> Verdict:
-    """``verdict`` of the graphs with that of what their engines would compute."""
-    emulated = judge_engines(
-        staged.folder, staged.draft, inputs.tokenizer, reference, engines.plans
+def _attempt(precision: PrecisionPlan, gemms: Mapping[str, Module], verdict: Verdict) -> Attempt:
+    """What the report says of one turn; the last comparison is the one that failed."""
+    report = verdict.main if verdict.failure is None else list(verdict.reports.values())[-1]
+    return Attempt(
+        share=work(gemms, precision.quantised.keys()),
+        texts=report.rows,
+        min_cosine=report.min_cosine,
+        mean_cosine=report.mean_cosine,
+        failure=verdict.failure or verdict.undecided,
     )
-    return verdict if emulated is None else verdict.joined(emulated)
 
 
 def _write_results(
@@ -245,7 +226,12 @@ def _write_results(
     if calibration is not None and passed.precision is not None:
         gemms = gemm_modules(inputs.checkpoint.config)
         figures = quantisation_figures(
-            passed.precision, calibration, gemms, verdict.losses, passed.reference.looks
+            passed.precision,
+            calibration,
+            gemms,
+            verdict.losses,
+            passed.reference.looks,
+            passed.attempts,
         )
         data = ReportData(
             model=inputs.source.name,

@@ -11,7 +11,13 @@ from export.checkpoint.names import Module
 from export.graph.gemms import work
 from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fallback import sensitivities
-from export.report.figures import GemmFigures, QuantisationFigures, RangeFigures, ReportData
+from export.report.figures import (
+    Attempt,
+    GemmFigures,
+    QuantisationFigures,
+    RangeFigures,
+    ReportData,
+)
 from export.report.page import write_report
 from runtimes.bundle_files import CALIBRATION_FILE, REPORT_FILE
 from runtimes.manifest import Quantisation
@@ -23,11 +29,12 @@ def quantisation_figures(
     gemms: Mapping[str, Module],
     losses: Mapping[str, tuple[Loss, ...]],
     looks: int,
+    attempts: tuple[Attempt, ...],
 ) -> QuantisationFigures:
     """What the report draws; its ``summary`` is the manifest's ``quantisation``.
 
     ``gemms`` are all GEMMs of the layers, ``losses`` the gate's by report, after
-    so many ``looks``.
+    so many ``looks``, ``attempts`` what it judged.
     """
     sensitivity = sensitivities(calibration)
     return QuantisationFigures(
@@ -36,6 +43,7 @@ def quantisation_figures(
         corpus=calibration.corpus,
         losses=losses,
         looks=looks,
+        attempts=attempts,
         gemms=tuple(
             GemmFigures(
                 name=name,

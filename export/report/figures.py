@@ -53,14 +53,33 @@ class GemmFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One that the gate judged: the share of the work quantised, and what was wrong with it.
+
+    ``texts`` were compared by the report that speaks for the target, or by the one that failed.
+    ``failure`` is None for the attempt that was published.
+    """
+
+    share: float
+    texts: int
+    min_cosine: float
+    mean_cosine: float
+    failure: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class QuantisationFigures:
-    """``summary`` as the manifest has it; ``losses`` of quality by report; all GEMMs in order."""
+    """``summary`` as the manifest has it; ``losses`` of quality by report; all GEMMs in order.
+
+    ``attempts`` are those of the build in their order, the last one published.
+    """
 
     summary: Quantisation
     settings: Mapping[str, Setting]
     corpus: Corpus
     losses: Mapping[str, tuple[Loss, ...]]
     looks: int
+    attempts: tuple[Attempt, ...]
     gemms: tuple[GemmFigures, ...]
 
     @property

@@ -8,13 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import fmean
 
-from calibration.evidence import Loss, Outcome
-from calibration.looks import LOOKS, confidence
 from calibration.stratify import LENGTHS
 from export.gate.compare import TextResult
 from export.report.charts import Bar, Span, bar_chart, error_histogram, error_scatter
 from export.report.figures import GemmFigures, QuantisationFigures, ReportData
 from export.report.html import Content, Element, document, element, table
+from export.report.verdict import attempts_table, gate, sentence
 from runtimes.manifest import Quantisation
 
 _STYLE = Path(__file__).parent / "report.css"
@@ -30,10 +29,13 @@ def write_report(path: Path, data: ReportData) -> None:
         title,
         style,
         element("h1", title),
+        element("p", element("strong", sentence(data))),
         element("p", f"{main.executed} ({data.graph} graph) against {main.reference}"),
         _facts(data),
         element("h2", "Gate"),
-        *_gate(data),
+        *gate(data),
+        element("h2", "Attempts"),
+        attempts_table(figures),
         element("h2", "Error of the vectors"),
         *_errors(data),
         element("h2", "Sensitivity of each GEMM"),
@@ -64,76 +66,6 @@ def _facts(data: ReportData) -> Element:
     }
     items = (element("div", element("span", name), value) for name, value in facts.items())
     return element("div", *items, class_="facts")
-
-
-def _gate(data: ReportData) -> list[Element]:
-    main, label = data.main, data.quantisation.scheme.label
-    cosines: list[list[Content]] = [
-        [
-            graph,
-            str(r.rows),
-            _judged(r.min_cosine, r.threshold, 5),
-            _judged(r.mean_cosine, r.mean_threshold, 5),
-            f"{r.max_abs:.1e}",
-        ]
-        for graph, r in data.reports.items()
-    ]
-    losses: list[list[Content]] = [
-        [
-            graph,
-            loss.figure + (f" by {loss.task}" if loss.task else ""),
-            str(loss.units),
-            f"{loss.exact:.4f}",
-            f"{loss.ours:.4f}",
-            f"{loss.loss:.4f}",
-            _below(loss),
-            f"{loss.limit}",
-        ]
-        for graph, found in data.quantisation.losses.items()
-        for loss in found
-    ]
-    gates = f"cosine: minimum ≥ {main.threshold}, mean ≥ {main.mean_threshold}"
-    return [
-        element(
-            "p",
-            f"On texts that no calibration sees, against FP32. Asked for: {gates}; and each loss "
-            "of quality below its limit, at the confidence that is named.",
-        ),
-        table(
-            ["graph", "texts", "minimum cosine", "mean cosine", "greatest difference"],
-            cosines,
-            numbers=4,
-        ),
-        element("h3", "Quality"),
-        element("p", _drawn(data)),
-        table(
-            ["graph", "figure", "texts", "FP32", label, "loss", "below", "limit"],
-            losses,
-            numbers=6,
-        ),
-    ]
-
-
-def _drawn(data: ReportData) -> str:
-    looks = data.quantisation.looks
-    return (
-        f"A loss is accepted where it is below its limit with {confidence():.1%} confidence "
-        f"(paired bootstrap). It took {looks} of {len(LOOKS)} draws of texts to decide."
-    )
-
-
-def _below(loss: Loss) -> Element:
-    if loss.outcome is Outcome.NOT_JUDGED:
-        return element("span", f"not judged: FP32's is below {loss.least}")
-    accepted = loss.outcome is Outcome.ACCEPTED
-    mark = "✓" if accepted else "✗"
-    return element("span", f"{loss.high:.4f} {mark}", class_="good" if accepted else "bad")
-
-
-def _judged(value: float, least: float | None, digits: int) -> Element:
-    passed = least is None or value >= least
-    mark = "✓" if passed else "✗"
-    return element("span", f"{value:.{digits}f} {mark}", class_="good" if passed else "bad")
 
 
 def _errors(data: ReportData) -> list[Element]:

@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 
 from adaptrt import Embedder
-from export.build import pipeline
+from export.build import judging
 from export.cli import main as adaptrt
 from export.gate.texts import TEXTS as TEXTS_FILE
 from runtimes.choices import PlanRule
@@ -33,7 +33,7 @@ def build(target: str, sm: str, out: Path) -> int:
     """The bundle. Its engine is to be compared, not refused: no gate runs it, no rule stops it."""
     chosen = ("--target", target, "--gpu", sm, "--precision", "int8", "--name", NAME)
     options = (*chosen, "--allow-plan", ",".join(PlanRule), "--out", str(out), *QUICK)
-    with mock.patch.object(pipeline, "device_sm", return_value=None):
+    with mock.patch.object(judging, "device_sm", return_value=None):
         return adaptrt(["engine", *options])
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import export.build.pipeline
+import export.build.judging
 import export.build.staged
 import runtimes.open
 from export.engines.builder import BuiltEngine, EngineSpec
@@ -61,7 +61,7 @@ def gpu(*, wrong: bool = False, library: bool = True) -> Iterator[None]:
     row = replace(EXECUTORS["tensorrt_rtx"], opener=open_engine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(EXECUTORS, row.name, row)
-        for module in (runtimes.open, export.build.pipeline):
+        for module in (runtimes.open, export.build.judging):
             patch.setattr(module, "device_sm", lambda: GPU)
         yield
 

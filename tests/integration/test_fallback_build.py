@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
+import export.build.judging
 import export.build.pipeline
 import export.build.staged
 from export.engines.builder import BuiltEngine, EngineSpec
@@ -31,14 +33,19 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return BuiltEngine(memory=None, plans=())
 
     monkeypatch.setattr(export.build.staged, "build_engine", build_engine)
-    for name in ("write_model", "reference_of", "judge", "write_parity"):
-        monkeypatch.setattr(export.build.pipeline, name, noting(seen, name))
+    for module, name in (
+        (export.build.pipeline, "write_model"),
+        (export.build.judging, "reference_of"),
+        (export.build.judging, "judge"),
+        (export.build.pipeline, "write_parity"),
+    ):
+        monkeypatch.setattr(module, name, noting(seen, module, name))
     few_gate_texts(monkeypatch)
     return seen
 
 
-def noting(seen: list[str], name: str) -> Callable[..., Any]:
-    function = getattr(export.build.pipeline, name)
+def noting(seen: list[str], module: ModuleType, name: str) -> Callable[..., Any]:
+    function = getattr(module, name)
 
     def noted(*arguments: Any, **more: Any) -> Any:
         seen.append(name)
@@ -66,7 +73,7 @@ def test_engines_are_built_once_after_the_gate_passed(
         verdicts.append(verdict)
         return replace(verdict, failure=FAILURE) if len(verdicts) < 3 else verdict
 
-    monkeypatch.setattr(export.build.pipeline, "judge", fails_twice)
+    monkeypatch.setattr(export.build.judging, "judge", fails_twice)
     options = ("--calibration-texts", 24, "--int8-fallback-max", 0.9)
     assert build(tmp_path, small_folder, "int8", *options) == 0
     attempt = ["write_model", "judge"]
@@ -90,7 +97,7 @@ def test_engine_that_fails_emulated_falls_back(
         events.append("emulate")
         return Verdict(reports={}, failure=failure) if events.count("emulate") == 1 else None
 
-    monkeypatch.setattr(export.build.pipeline, "judge_engines", fails_once)
+    monkeypatch.setattr(export.build.judging, "judge_engines", fails_once)
     options = ("--calibration-texts", 24, "--int8-fallback-max", 0.9)
     assert build(tmp_path, small_folder, "int8", *options) == 0
     attempt = ["judge", "engine", "emulate"]
@@ -114,7 +121,7 @@ def test_no_engine_is_built_where_the_gate_never_passes(
         events.append("judge")
         return replace(judge(*arguments), failure=FAILURE)
 
-    monkeypatch.setattr(export.build.pipeline, "judge", fails)
+    monkeypatch.setattr(export.build.judging, "judge", fails)
     options = ("--calibration-texts", 24, "--int8-fallback-max", 0)
     assert build(tmp_path, small_folder, "int8", *options) == 3
     assert events == ["write_model", "reference_of", "judge"]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import calibration.looks
-import export.build.pipeline
+import export.build.judging
 from export.gate.gate import Reference, Verdict, judge
 from export.gate.quality_texts import side_of
 from tests.support import build, few_gate_texts, run_cli
@@ -38,7 +38,7 @@ def decided_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
             seen.append(reference.looks)
             return replace(verdict, undecided=DOUBT if reference.looks < look else None)
 
-        monkeypatch.setattr(export.build.pipeline, "judge", judged)
+        monkeypatch.setattr(export.build.judging, "judge", judged)
         return seen
 
     return from_look

@@ -14,7 +14,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-import export.build.pipeline
+import export.build.judging
 from adaptrt import Embedder
 from calibration.table import read_calibration
 from export.engines.plan_figures import PlanFigures
@@ -71,7 +71,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return replace(verdicts[-1], failure=failure)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export.build.pipeline, "judge", fails_once)
+        patch.setattr(export.build.judging, "judge", fails_once)
         options = ("--gpu", "sm89", "--attention-accumulation", "fp16")
         assert build(out, "int4w", *options, target="tensorrt_rtx") == 0
     return out / "sample" / "classification-int4w-fp16-attention-t256"

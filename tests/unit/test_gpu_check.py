@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorrt_rtx_bindings as rtx
 
-import export.build.pipeline
+import export.build.judging
 import tests.bench.gpu
 import tests.gpu.check
 import tests.gpu.int8_first
@@ -234,11 +234,11 @@ def test_first_engine_is_built_whatever_gate_and_rules_would_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is there to be compared; the gate would run it on the GPU and refuse a wrong one."""
-    monkeypatch.setattr(export.build.pipeline, "device_sm", lambda: "sm89")
+    monkeypatch.setattr(export.build.judging, "device_sm", lambda: "sm89")
     asked: list[Any] = []
 
     def engine(arguments: list[str]) -> int:
-        assert vars(export.build.pipeline)["device_sm"]() is None
+        assert vars(export.build.judging)["device_sm"]() is None
         asked.append(cli._parser().parse_args(arguments))
         return 0
 
@@ -246,7 +246,7 @@ def test_first_engine_is_built_whatever_gate_and_rules_would_say(
     assert tests.gpu.int8_first.main(["build", "tensorrt", "sm90", str(tmp_path)]) == 0
     assert set(asked[0].allow_plan.split(",")) == set(PlanRule)
     assert (asked[0].target, asked[0].precision) == ("tensorrt", "int8")
-    assert vars(export.build.pipeline)["device_sm"]() == "sm89"
+    assert vars(export.build.judging)["device_sm"]() == "sm89"
 
 
 class Overflowing(RuntimeBase):

@@ -14,7 +14,13 @@ from calibration.evidence import Loss
 from calibration.table import Corpus, Counts
 from export.gate.compare import ParityReport, TextResult
 from export.report.charts import Bar, bar_chart, error_histogram, error_scatter
-from export.report.figures import GemmFigures, QuantisationFigures, RangeFigures, ReportData
+from export.report.figures import (
+    Attempt,
+    GemmFigures,
+    QuantisationFigures,
+    RangeFigures,
+    ReportData,
+)
 from export.report.html import Element, document, element, table
 from export.report.page import write_report
 from runtimes.choices import AdapterMode, Precision, Target
@@ -98,6 +104,10 @@ def data(summary: Quantisation = SUMMARY, **changes: Any) -> ReportData:
         corpus=Corpus(sha256="c" * 64, counts=counts),
         losses={"onnxruntime": (lost,)},
         looks=2,
+        attempts=(
+            Attempt(share=1.0, texts=3, min_cosine=0.98, mean_cosine=0.99, failure="parity failed"),
+            Attempt(share=0.9, texts=3, min_cosine=0.991, mean_cosine=0.999, failure=None),
+        ),
         gemms=tuple(gemm(i) for i in range(4)),
     )
     return ReportData(
@@ -248,3 +258,15 @@ def test_table_aligns_its_last_columns() -> None:
 
 def test_document_escapes_its_title() -> None:
     assert "<title>a &lt; b</title>" in document("a < b", "", element("p", "x"))
+
+
+def test_sentence_says_to_ship_and_what_was_not_judged(tmp_path: Path) -> None:
+    losses = data().quantisation.losses["onnxruntime"]
+    chance = replace(losses[0], exact=0.1, least=0.2)
+    kept = replace(losses[0], high=0.015)
+    text = page(tmp_path, data(losses={"onnxruntime": (kept, chance)}))
+    assert "Ship it: " in text
+    assert "all 1 losses of quality that were judged are below their limits" in text
+    assert "1 figures by labels were not judged" in text
+    assert "parity failed" in text
+    assert "published" in text

@@ -1,0 +1,57 @@
+"""The gate on one staged bundle: its graphs, what its engines would compute, the engine itself."""
+
+from __future__ import annotations
+
+from export.build.inputs import BuildInputs
+from export.build.manifest import draft_with_engines
+from export.build.staged import Engines, StagedBundle
+from export.gate.emulated import judge_engines
+from export.gate.gate import Reference, Verdict, judge, looked_again, reference_of
+from export.gate.texts import gate_texts
+from export.gate.traced import gate_executors
+from runtimes.executors.tensorrt.cuda import device_sm
+from runtimes.manifest import Manifest
+
+
+def reference_for(inputs: BuildInputs, draft: Manifest, position: int) -> Reference:
+    """The reference on the gate's texts; ``position`` counts the bundles of the build."""
+    texts = gate_texts(draft, inputs.tokenizer, inputs.spec.parity_tokens, position)
+    return reference_of(inputs.checkpoint, draft, inputs.tokenizer, texts)
+
+
+def look_again(inputs: BuildInputs, staged: StagedBundle, reference: Reference) -> Reference | None:
+    """The reference with more texts; None where there are no more."""
+    return looked_again(inputs.checkpoint, staged.draft, inputs.tokenizer, reference)
+
+
+def judge_graphs(inputs: BuildInputs, staged: StagedBundle, reference: Reference) -> Verdict:
+    """The verdict on the graphs, by every executor that judges them."""
+    executors = gate_executors(staged.draft)
+    return judge(staged.folder, staged.draft, inputs.tokenizer, reference, executors)
+
+
+def judge_on_gpu(
+    inputs: BuildInputs, staged: StagedBundle, reference: Reference, verdict: Verdict
+) -> Verdict:
+    """The verdict on the graphs, which passed, with that on the engine where its GPU is."""
+    draft = draft_with_engines(staged.draft, staged.folder, inputs.spec, device_sm())
+    executors = [row for row in gate_executors(draft) if row.engine is not None]
+    if not executors:
+        return verdict
+    engine = judge(staged.folder, draft, inputs.tokenizer, reference, executors)
+    engine.require_passed()
+    return verdict.joined(engine)
+
+
+def judge_plans(
+    inputs: BuildInputs,
+    staged: StagedBundle,
+    reference: Reference,
+    verdict: Verdict,
+    engines: Engines,
+) -> Verdict:
+    """``verdict`` of the graphs with that of what their engines would compute."""
+    emulated = judge_engines(
+        staged.folder, staged.draft, inputs.tokenizer, reference, engines.plans
+    )
+    return verdict if emulated is None else verdict.joined(emulated)

@@ -147,6 +147,7 @@ def test_every_section_is_there(tmp_path: Path) -> None:
     text = page(tmp_path, data())
     assert re.findall("<h2>(.*?)</h2>", text) == [
         "Gate",
+        "Attempts",
         "Error of the vectors",
         "Sensitivity of each GEMM",
         "What fell back",

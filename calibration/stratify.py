@@ -23,6 +23,7 @@ from runtimes.text.tokens import TextTokenizer, shorten
 # Length classes by their greatest number of tokens. Each takes half as many texts as the one
 # before: attention's cost is quadratic, and long texts give more tokens each.
 LENGTHS = (32, 128, 512, 2048, 8192)
+_SHORT = LENGTHS[1]  # of further texts
 _POOL = 4  # texts tokenised per language and text asked for; bounds the work on a large file
 
 
@@ -44,14 +45,17 @@ def stratify(
     count: int = 256,
     seed: int = 0,
     task: str = "",
+    further: int = 0,
 ) -> list[Sample]:
     """``count`` samples of up to ``max_tokens`` tokens, prefix and special tokens included.
 
     Every length class has at least one sample and every language ``count`` divided by their
     number (rounded down). A text of a class's length is taken whole; where a language has none
     left, texts are joined (from the first again after the last) and cut to a length of the class.
-    Raises :class:`InputError` where there is no text, or ``count`` is below the number of
-    languages or of length classes.
+    ``further`` texts that were not taken whole, of up to 128 tokens, come behind them where there
+    are so many: they cost little, and each can reach further than all before. Raises
+    :class:`InputError` where there is no text, or ``count`` is below the number of languages or of
+    length classes.
     """
     if not texts:
         raise InputError("calibration corpus: it is empty, expected at least one text")
@@ -76,6 +80,10 @@ def stratify(
             # Spread evenly by ratio, as the classes are, the greatest of the class among them.
             ids = pool.document(low, high, goal=ceil(high * (low / high) ** (index / quota)))
             samples.append(Sample(ids, task, pool.language, high))
+    short = min(_SHORT, max_tokens)
+    for pool in pools:
+        rows = pool.unused(short, further // len(pools))
+        samples += [Sample(ids, task, pool.language, short) for ids in rows]
     return samples
 
 
@@ -131,6 +139,11 @@ class _Pool:
             parts.append(self._texts[index])
             size += max(1, len(self._rows[index]) - self._empty)
         return shorten(_encode(self._tokenizer, [" ".join(parts)], self._prefix)[0], goal)
+
+    def unused(self, most: int, count: int) -> list[Ids]:
+        """Up to ``count`` of the texts that were not given whole, of up to ``most`` tokens."""
+        rows = (self._rows[index] for index in self._unused)
+        return [ids for ids in rows if len(ids) <= most][:count]
 
 
 def _encode(tokenizer: TextTokenizer, texts: Sequence[str], prefix: str) -> list[Ids]:

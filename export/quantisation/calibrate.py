@@ -56,6 +56,7 @@ from runtimes.schemes import CALIBRATED
 from runtimes.text.tokens import TextTokenizer, shorten
 
 GRAPH = "model.onnx"
+_FURTHER = 3  # short texts for each one that was asked for
 # Short texts for trying single GEMMs: one run each, 96 runs at the real model's depth.
 _TRIAL_TEXTS, _TRIAL_TOKENS, _TRIAL_ROWS = 8, 48, 512
 
@@ -162,7 +163,10 @@ def require_own(subject: Subject, table: Calibration, place: str) -> None:
 
 
 def sample_texts(subject: Subject, texts: Sequence[Text]) -> list[Sample]:
-    """The corpus by task, language and length; a switchable bundle's tasks share the count."""
+    """The corpus by task, language and length; a switchable bundle's tasks share the count.
+
+    Three times as many short ones behind them.
+    """
     spec, tasks = subject.spec, subject.plan.tasks
     share, rest = divmod(spec.calibration.texts, len(tasks))
     samples: list[Sample] = []
@@ -175,6 +179,7 @@ def sample_texts(subject: Subject, texts: Sequence[Text]) -> list[Sample]:
             count=share + (number < rest),
             seed=spec.calibration.seed + number,
             task=task,
+            further=_FURTHER * share,
         )
     return samples
 

@@ -12,17 +12,14 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from calibration.corpus import held_back, load_corpus, questions
-from calibration.observers import HEADROOM
 from calibration.stratify import stratify
 from export.bundle.plan import plan_bundle
 from export.checkpoint.reader import open_checkpoint
@@ -35,6 +32,7 @@ from runtimes.arrays import Ids
 from runtimes.choices import Precision, Target
 from runtimes.text.tokens import TextTokenizer
 from tests.bench.plan_tables import markdown
+from tests.bench.recipe import RECIPES, Recipe, Seen, quantised
 from tests.bench.reports import FOLDER
 from tests.bench.summary import machine
 from tests.support import DEEP
@@ -46,47 +44,7 @@ CASES = (
     ("deep", DEEP, "classification"),
     ("deep", DEEP, "retrieval.passage"),
 )
-TOKENS, TEXTS, ROWS_PER_TEXT, ROWS = 512, 256, 16, 4096
-_DAMPING = 0.01  # of the mean diagonal, as GPTQ's authors have it
-_LEVELS = 127
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How one product is quantised. What is built is the default."""
-
-    name: str
-    headroom: float = HEADROOM
-    alphas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7)
-    centred: str = ""  # "mean" or "middle": each channel is shifted by its own before it is scaled
-    clipped: bool = False  # the amplitude with the least squared error
-    gptq: bool = False
-    bias_corrected: bool = False
-
-
-BUILT = Recipe(name="as built")
-RECIPES = (
-    replace(BUILT, name="no smoothing", alphas=(0.0,)),
-    replace(BUILT, name="before: no headroom", headroom=1.0),
-    BUILT,
-    replace(BUILT, name="headroom 1.5", headroom=1.5),
-    replace(BUILT, name="clipped where the squared error is least", clipped=True),
-    replace(BUILT, name="alpha up to 0.9", alphas=(*BUILT.alphas, 0.8, 0.9)),
-    replace(BUILT, name="channels shifted by their means", centred="mean"),
-    replace(BUILT, name="channels shifted by their middles", centred="middle"),
-    replace(BUILT, name="bias corrected", bias_corrected=True),
-    replace(BUILT, name="GPTQ", gptq=True),
-    replace(BUILT, name="GPTQ, bias corrected", gptq=True, bias_corrected=True),
-)
-
-
-@dataclass
-class Seen:
-    """What a product read of the calibration texts: each channel's least, greatest, some rows."""
-
-    low: Tensor
-    high: Tensor
-    rows: list[Tensor] = field(default_factory=list)
+TOKENS, TEXTS, ROWS_PER_TEXT = 512, 256, 16
 
 
 class Bench:
@@ -168,90 +126,6 @@ def run(encoder: Encoder, ids: Ids) -> Tensor:
 
 def _replacing(forward: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
     return lambda _, inputs, __: forward(inputs[0])
-
-
-@dataclass(frozen=True)
-class _Operands:
-    """``x`` is read as ``(x - shift) * factors`` in steps of ``step``; ``weight`` fits that."""
-
-    shift: Tensor
-    factors: Tensor
-    step: float
-    weight: Tensor
-
-
-def quantised(module: Linear, seen: Seen, recipe: Recipe) -> Callable[[Tensor], Tensor]:
-    """What replaces a product: its operands rounded as the recipe says, sums exact."""
-    rows = torch.cat(seen.rows)[:ROWS]
-    weight, bias = module.weight.detach(), module.bias.detach()
-    found = [_smoothed(weight, rows, seen, recipe, alpha) for alpha in recipe.alphas]
-    errors = [_error(rows, o, _rounded(o.weight)) for o in found]
-    best = int(np.argmin(errors))
-    chosen = found[best if errors[best] < 0.95**2 * errors[0] else 0]
-    inputs = _input(rows, chosen)
-    stored = _gptq(chosen.weight, inputs) if recipe.gptq else _rounded(chosen.weight)
-    constant = bias + chosen.shift @ weight
-    if recipe.bias_corrected:
-        exact = ((rows - chosen.shift) * chosen.factors) @ chosen.weight
-        constant = constant + (exact - inputs @ stored).mean(0)
-    return lambda x: _input(x, chosen) @ stored + constant
-
-
-def _smoothed(weight: Tensor, rows: Tensor, seen: Seen, recipe: Recipe, alpha: float) -> _Operands:
-    shifts = {"mean": rows.mean(0), "middle": (seen.low + seen.high) / 2}
-    shift = shifts.get(recipe.centred, torch.zeros_like(seen.low))
-    most = torch.maximum((seen.high - shift).abs(), (seen.low - shift).abs()).clamp(min=1e-5)
-    logs = (1 - alpha) * weight.abs().amax(1).clamp(min=1e-5).log() - alpha * most.log()
-    factors = (logs - logs.mean()).exp() if alpha else torch.ones_like(most)
-    step = recipe.headroom * float((most * factors).max()) / _LEVELS
-    if recipe.clipped:
-        step = _least_error_step((rows - shift) * factors, step)
-    return _Operands(shift, factors, step, weight / factors[:, None])
-
-
-def _least_error_step(values: Tensor, widest: float) -> float:
-    steps = [widest * share for share in np.linspace(0.3, 1, 29).tolist()]
-    errors = [float((_round(values, step) - values).square().mean()) for step in steps]
-    best: float = steps[int(np.argmin(errors))]
-    return best
-
-
-def _error(rows: Tensor, operands: _Operands, stored: Tensor) -> float:
-    exact = ((rows - operands.shift) * operands.factors) @ operands.weight
-    return float((_input(rows, operands) @ stored - exact).square().sum())
-
-
-def _input(x: Tensor, operands: _Operands) -> Tensor:
-    return _round((x - operands.shift) * operands.factors, operands.step)
-
-
-def _round(values: Tensor, step: float | Tensor) -> Tensor:
-    return (values / step).round().clamp(-_LEVELS, _LEVELS) * step
-
-
-def _rounded(weight: Tensor) -> Tensor:
-    return _round(weight, weight.abs().amax(0) / _LEVELS)
-
-
-def _gptq(weight: Tensor, inputs: Tensor) -> Tensor:
-    """Row by row, each row's rounding error made up for by the rows not yet rounded.
-
-    Frantar et al., "GPTQ" (2023), with the order of descending diagonal; what it has seen are the
-    rounded inputs, so that the products as they are executed come close.
-    """
-    hessian = (inputs.T @ inputs).double() / len(inputs)
-    diagonal = hessian.diagonal()
-    hessian = hessian + _DAMPING * diagonal.mean() * torch.eye(len(hessian), dtype=torch.float64)
-    order = diagonal.argsort(descending=True)
-    inverse = torch.linalg.inv(hessian[order][:, order])
-    upper = torch.linalg.cholesky(inverse, upper=True)
-    left, step = weight[order].double(), (weight.abs().amax(0) / _LEVELS).double()
-    for row in range(len(left)):
-        rounded = _round(left[row], step)
-        error = (left[row] - rounded) / upper[row, row]
-        left[row] = rounded
-        left[row + 1 :] -= upper[row, row + 1 :, None] * error
-    return left[order.argsort()].float()
 
 
 def measure(cases: Sequence[tuple[str, Path, str]]) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from calibration.stratify import LENGTHS, Sample, counts, stratify
 from runtimes.errors import InputError
 from tests.support import sample_tokenizer
 
-BOS, EOS = 0, 2
+BOS, EOS, UNKNOWN = 0, 2, 3
 QUERY = "Represent the query for retrieving evidence documents: "
 
 
@@ -70,6 +70,19 @@ def test_short_texts_are_whole_and_not_repeated() -> None:
     short = [tuple(s.ids) for s in chosen() if s.bucket == 128]
     assert set(short) <= whole
     assert len(set(short)) == len(short)
+
+
+def test_further_texts_are_short_whole_and_others() -> None:
+    """None of them was taken whole before, and every language has as many."""
+    without, samples = chosen(count=48), chosen(count=48, further=144)
+    assert [s.ids.tolist() for s in samples[:48]] == [s.ids.tolist() for s in without]
+    further = samples[48:]
+    assert Counter(s.language for s in further) == dict.fromkeys({s.language for s in without}, 6)
+    assert max(len(s.ids) for s in further) <= 128
+    # Scripts that the sample's tokenizer does not know give equal rows of different texts.
+    known = [tuple(s.ids) for s in samples if UNKNOWN not in s.ids]
+    assert len(set(known)) == len(known) > 100
+    assert not {s.bucket for s in further} - {128}
 
 
 def test_document_holds_one_language() -> None:

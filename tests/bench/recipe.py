@@ -1,0 +1,169 @@
+"""How one product is quantised, emulated in FP32: the recipes of ``make recipes``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from calibration.observers import HEADROOM
+from calibration.rounding import rounded_weight, weight_scales
+from export.graph.encoder import Linear
+from runtimes.schemes import FP8, INT4W, INT8, INT8W, Storage
+
+ROWS = 4096  # of what a product reads, that are looked at
+_DAMPING = 0.01  # of the mean diagonal, as GPTQ's authors have it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one product is quantised. What is built is the default."""
+
+    name: str
+    storage: Storage = INT8
+    headroom: float = HEADROOM
+    alphas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7)
+    centred: str = ""  # "mean" or "middle": each channel is shifted by its own before it is scaled
+    clipped: bool = False  # the amplitude with the least squared error
+    gptq: bool = False
+    bias_corrected: bool = False
+
+
+BUILT = Recipe(name="INT8 as built")
+_FP8 = replace(BUILT, name="FP8 as built", storage=FP8)
+_INT4W = replace(BUILT, name="INT4W as built", storage=INT4W)
+RECIPES = (
+    replace(BUILT, name="INT8, no smoothing", alphas=(0.0,)),
+    replace(BUILT, name="INT8 before: no headroom", headroom=1.0),
+    BUILT,
+    replace(BUILT, name="INT8, headroom 1.5", headroom=1.5),
+    replace(BUILT, name="INT8, clipped at the least squared error", clipped=True),
+    replace(BUILT, name="INT8, alpha up to 0.9", alphas=(*BUILT.alphas, 0.8, 0.9)),
+    replace(BUILT, name="INT8, channels shifted by their means", centred="mean"),
+    replace(BUILT, name="INT8, channels shifted by their middles", centred="middle"),
+    replace(BUILT, name="INT8, bias corrected", bias_corrected=True),
+    replace(BUILT, name="INT8, GPTQ", gptq=True),
+    replace(BUILT, name="INT8, GPTQ and bias corrected", gptq=True, bias_corrected=True),
+    _FP8,
+    replace(_FP8, name="FP8, GPTQ", gptq=True),
+    replace(BUILT, name="INT8W as built", storage=INT8W),
+    replace(_INT4W, name="INT4W, not clipped", storage=replace(INT4W, clips=(1.0,))),
+    _INT4W,
+    replace(_INT4W, name="INT4W, GPTQ", gptq=True),
+)
+
+
+@dataclass
+class Seen:
+    """What a product read of the calibration texts: each channel's least, greatest, some rows."""
+
+    low: Tensor
+    high: Tensor
+    rows: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Operands:
+    """``x`` is read as ``(x - shift) * factors`` in steps of ``step``; ``weight`` fits that."""
+
+    shift: Tensor
+    factors: Tensor
+    step: float
+    weight: Tensor
+
+
+def quantised(module: Linear, seen: Seen, recipe: Recipe) -> Callable[[Tensor], Tensor]:
+    """What replaces a product: its operands rounded as the recipe says, sums exact."""
+    rows = torch.cat(seen.rows)[:ROWS]
+    weight, bias, storage = module.weight.detach(), module.bias.detach(), recipe.storage
+    if storage.weight_only:
+        stored = _gptq(weight, rows, storage) if recipe.gptq else _stored(weight, storage)
+        return lambda x: x @ stored + bias
+    found = [_smoothed(weight, rows, seen, recipe, alpha) for alpha in recipe.alphas]
+    errors = [_error(rows, o, _stored(o.weight, storage), storage) for o in found]
+    best = int(np.argmin(errors))
+    chosen = found[best if errors[best] < 0.95**2 * errors[0] else 0]
+    inputs = _input(rows, chosen, storage)
+    rounding = _gptq(chosen.weight, inputs, storage) if recipe.gptq else None
+    matrix = _stored(chosen.weight, storage) if rounding is None else rounding
+    constant = bias + chosen.shift @ weight
+    if recipe.bias_corrected:
+        exact = ((rows - chosen.shift) * chosen.factors) @ chosen.weight
+        constant = constant + (exact - inputs @ matrix).mean(0)
+    return lambda x: _input(x, chosen, storage) @ matrix + constant
+
+
+def _smoothed(weight: Tensor, rows: Tensor, seen: Seen, recipe: Recipe, alpha: float) -> _Operands:
+    shifts = {"mean": rows.mean(0), "middle": (seen.low + seen.high) / 2}
+    shift = shifts.get(recipe.centred, torch.zeros_like(seen.low))
+    most = torch.maximum((seen.high - shift).abs(), (seen.low - shift).abs()).clamp(min=1e-5)
+    logs = (1 - alpha) * weight.abs().amax(1).clamp(min=1e-5).log() - alpha * most.log()
+    factors = (logs - logs.mean()).exp() if alpha else torch.ones_like(most)
+    step = recipe.headroom * float((most * factors).max()) / recipe.storage.levels
+    if recipe.clipped:
+        step = _least_error_step((rows - shift) * factors, step, recipe.storage)
+    return _Operands(shift, factors, step, weight / factors[:, None])
+
+
+def _least_error_step(values: Tensor, widest: float, storage: Storage) -> float:
+    steps = [widest * share for share in np.linspace(0.3, 1, 29).tolist()]
+    errors = [float((_round(values, step, storage) - values).square().mean()) for step in steps]
+    best: float = steps[int(np.argmin(errors))]
+    return best
+
+
+def _error(rows: Tensor, operands: _Operands, stored: Tensor, storage: Storage) -> float:
+    exact = ((rows - operands.shift) * operands.factors) @ operands.weight
+    return float((_input(rows, operands, storage) @ stored - exact).square().sum())
+
+
+def _input(x: Tensor, operands: _Operands, storage: Storage) -> Tensor:
+    return _round((x - operands.shift) * operands.factors, operands.step, storage)
+
+
+def _round(values: Tensor, step: float | Tensor, storage: Storage) -> Tensor:
+    steps = (values / step).clamp(-storage.levels, storage.levels)
+    if storage.dtype.startswith("float8"):
+        return steps.to(torch.float8_e4m3fn).to(values.dtype) * step
+    return steps.round() * step
+
+
+def _stored(weight: Tensor, storage: Storage) -> Tensor:
+    if storage.weight_only:
+        return torch.from_numpy(rounded_weight(weight.numpy(), "float32", storage))
+    return _round(weight, _steps(weight, storage), storage)
+
+
+def _steps(weight: Tensor, storage: Storage) -> Tensor:
+    """Of each number of ``[K, N]``, or what broadcasts to that."""
+    if storage.weight_only:
+        scales = torch.from_numpy(weight_scales(weight.numpy(), "float32", storage))
+        blocks = scales.reshape(len(scales), -1).T
+        return blocks.repeat_interleave(len(weight) // len(blocks), 0)
+    most = weight.abs().amax() if storage.weight_axis is None else weight.abs().amax(0)
+    return most / storage.levels
+
+
+def _gptq(weight: Tensor, inputs: Tensor, storage: Storage) -> Tensor:
+    """Row by row, each row's rounding error made up for by the rows not yet rounded.
+
+    Frantar et al., "GPTQ" (2023), in the order of descending diagonal; the inputs are those that
+    are multiplied, rounded ones where the scheme rounds them.
+    """
+    hessian = (inputs.T @ inputs).double() / len(inputs)
+    diagonal = hessian.diagonal()
+    hessian = hessian + _DAMPING * diagonal.mean() * torch.eye(len(hessian), dtype=torch.float64)
+    order = diagonal.argsort(descending=True)
+    inverse = torch.linalg.inv(hessian[order][:, order])
+    upper = torch.linalg.cholesky(inverse, upper=True)
+    left = weight[order].double()
+    steps = _steps(weight, storage).double().expand(weight.shape)[order]
+    for row in range(len(left)):
+        rounded = _round(left[row], steps[row], storage)
+        error = (left[row] - rounded) / upper[row, row]
+        left[row] = rounded
+        left[row + 1 :] -= upper[row, row + 1 :, None] * error
+    return left[order.argsort()].float()

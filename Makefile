@@ -21,7 +21,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts recipes deep clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts recipes deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -163,6 +163,9 @@ test: $(VENV)/.installed-dev ## Run the tests (about fifteen minutes on two core
 	@$(MAKE) --no-print-directory $(TRITON_VENV)/.installed || \
 	  echo "The Triton server could not be installed; its tests are skipped."
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoints, judged as users' builds are (about five minutes)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/quantised
 
 check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentation strictly
 	$(BIN)/ruff check .

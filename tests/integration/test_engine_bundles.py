@@ -119,7 +119,7 @@ def test_refittable_is_not_for_int8(tmp_path: Path, capsys: pytest.CaptureFixtur
     options = ("engine", "--target", "tensorrt_rtx", "--refittable", "--out", tmp_path)
     assert run_cli(*options, "--precision", "int8") == 2
     message = capsys.readouterr().err
-    assert "--refittable: PRECISION=int8 has one task's ranges in its graph" in message
+    assert "--refittable: PRECISION=int8 has one task's scales in its graph" in message
     assert "use fp32 or fp16 or bf16" in message
     assert listing(tmp_path) == {}
 

@@ -165,7 +165,7 @@ def test_manifest_and_report_name_what_is_int8(bundle: Path, manifest: Manifest)
     assert "http://" not in report.replace("http://www.w3.org/", "")
     table = read_calibration(bundle / "calibration.json")
     assert table.key == manifest.quantisation.calibration_key
-    assert sum(table.corpus.counts.length.values()) == 48
+    assert sum(table.corpus.counts.length.values()) == 4 * 48
 
 
 def test_calibration_is_reused_for_the_same_question_only(

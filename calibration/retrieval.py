@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.arrays import Vectors
-
 TOP = 10
 # Of a cosine. Vectors at 1 - cosine 5e-5, INT8's, move scores in 32 dimensions by about this much.
 TIE = 2e-3
@@ -34,18 +32,12 @@ class Retrieval:
     overlap: float
 
 
-def compare_retrieval(
-    exact_queries: Vectors, exact_passages: Vectors, queries: Vectors, passages: Vectors
-) -> Retrieval:
-    """Compare vectors with FP32's, all unit rows; query i is answered by passage i alone."""
-    return compare_scores(_scores(exact_queries, exact_passages), _scores(queries, passages))
-
-
 def compare_scores(exact: Doubles, ours: Doubles) -> Retrieval:
-    """The same of scores ``[queries, passages]`` in a cosine's units, which :data:`TIE` is in.
+    """Compare scores ``[queries, passages]`` with FP32's; query i is answered by passage i alone.
 
-    A score that is not finite makes every figure NaN, which passes no gate. Where FP32 finds no
-    passage among its ten best, there is nothing to lose and ``ndcg_ratio`` is 1.
+    They are in a cosine's units, which :data:`TIE` is in. A score that is not finite makes every
+    figure NaN, which passes no gate. Where FP32 finds no passage among its ten best, there is
+    nothing to lose and ``ndcg_ratio`` is 1.
     """
     if not (np.isfinite(exact).all() and np.isfinite(ours).all()):
         return Retrieval(np.nan, np.nan, np.nan, np.nan)
@@ -53,11 +45,6 @@ def compare_scores(exact: Doubles, ours: Doubles) -> Retrieval:
     before, after = (float(gains(scores, answers).mean()) for scores in (exact, ours))
     ratio = after / before if before else 1.0
     return Retrieval(after, before, ratio, float(overlaps(exact, ours).mean()))
-
-
-def _scores(queries: Vectors, passages: Vectors) -> Doubles:
-    scores: Doubles = queries.astype(np.float64) @ passages.astype(np.float64).T
-    return scores
 
 
 def gains(scores: Doubles, answers: Indices) -> Doubles:

@@ -324,6 +324,11 @@ def main() -> int:
     torch.manual_seed(0)
     random.seed(0)
     examples, own = list(descriptions(arguments.descriptions)), own_examples()
+    if len(examples) < BATCH:
+        parser.error(
+            f"DESCRIPTIONS: {arguments.descriptions}: {len(examples)} descriptions in its "
+            f"Translation-*.bz2 files, expected at least {BATCH}"
+        )
     print(f"{len(examples)} examples of descriptions, {len(own)} of our own", file=sys.stderr)
     texts = [t for e in examples for t in (e.first, e.second)] + 4 * [
         t for e in own for t in (e.first, e.second, *e.negatives)

@@ -7,15 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from calibration.retrieval import TIE, compare_retrieval
+from calibration.retrieval import TIE, compare_scores
 from tests.support import Array
 
 N = 20
-
-
-def scored(scores: Array) -> tuple[Array, Array]:
-    """Queries and passages whose products are the given scores."""
-    return np.asarray(scores, np.float32), np.eye(len(scores), dtype=np.float32)
 
 
 def ranked(rank: int) -> Array:
@@ -29,7 +24,7 @@ def ranked(rank: int) -> Array:
 
 
 def compare(exact: Array, found: Array) -> tuple[float, float, float, float]:
-    kept = compare_retrieval(*scored(exact), *scored(found))
+    kept = compare_scores(np.asarray(exact, np.float64), np.asarray(found, np.float64))
     return kept.ndcg, kept.exact_ndcg, kept.ndcg_ratio, kept.overlap
 
 

@@ -41,8 +41,10 @@ from export.graph.insert_qdq import quantise_graph
 from export.graph.precision_plan import PrecisionPlan
 from export.graph.trace import PortableGraph, trace
 from export.graph.weights import CastReport
-from export.quantisation.calibrate import Subject, calibration_of
+from export.quantisation.calibrate import calibration_of
 from export.quantisation.fallback import fall_back, quantise_everything
+from export.quantisation.rounding import rounded_steps
+from export.quantisation.subject import Subject
 from export.quantisation.summary import quantisation_figures, write_files
 from export.report.figures import Attempt, ReportData
 from runtimes.bundle_files import MANIFEST_FILE
@@ -119,7 +121,8 @@ def _build_bundle(
         if calibration is None:
             passed = _build_unquantised(inputs, staged, graph, position)
         else:
-            passed = _build_quantised(inputs, staged, graph, calibration, position)
+            precision = _everything(inputs, plan, calibration)
+            passed = _build_quantised(inputs, staged, graph, calibration, precision, position)
         _warn_flushed(passed.cast, spec.precision)
         quantisation = _write_results(inputs, plan, folder, passed, calibration)
         with stage("ranges of 8-bit output"):
@@ -160,16 +163,16 @@ def _build_quantised(
     staged: StagedBundle,
     graph: PortableGraph,
     calibration: Calibration,
+    precision: PrecisionPlan,
     position: int,
 ) -> Passed:
-    """Every GEMM is quantised at first; the most sensitive fall back until the gate passes.
+    """Every GEMM of ``precision`` is tried; the most sensitive fall back until the gate passes.
 
     Every attempt is judged by the gate itself, on the graphs that would be shipped. Engines are
     built of graphs that passed; where what they would compute does not, it is the next attempt's
     turn.
     """
     spec, gemms = inputs.spec, gemm_modules(inputs.checkpoint.config)
-    precision = quantise_everything(calibration, spec.scheme, spec.dtype)
     cast = write_model(staged, quantise_graph(graph, precision), precision)
     reference = reference_for(inputs, staged.draft, position)
     engines, attempts = None, list[Attempt]()
@@ -285,6 +288,13 @@ def _calibration(inputs: BuildInputs, plan: BundlePlan) -> Calibration:
     calibration, reused = calibration_of(subject)
     log.info("calibration: %s%s", subject.path, " (reused)" if reused else "")
     return calibration
+
+
+def _everything(inputs: BuildInputs, plan: BundlePlan, calibration: Calibration) -> PrecisionPlan:
+    """Every GEMM quantised, its weight rounded for what it multiplies."""
+    precision = quantise_everything(calibration, inputs.spec.scheme, inputs.spec.dtype)
+    with stage("rounding"):
+        return replace(precision, steps=rounded_steps(subject_of(inputs, plan), precision))
 
 
 def _trace(inputs: BuildInputs, plan: BundlePlan) -> PortableGraph:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from calibration.profile import profile
 from calibration.quantise import Matrix, stored_scale
 from calibration.rounding import rounded_weight
 from calibration.smoothing import choose_alpha
-from calibration.stratify import Sample, counts, stratify
+from calibration.stratify import Sample, counts
 from calibration.table import (
     UNOBSERVED,
     Calibration,
@@ -35,77 +35,24 @@ from calibration.table import (
     storage_setting,
     write_calibration,
 )
-from export.bundle.plan import BundlePlan
-from export.checkpoint.reader import Checkpoint
 from export.console.progress import bars_shown, progress_bar, stage
 from export.gate.compare import row_cosines
-from export.graph.encoder import load_encoder
+from export.graph.encoder import Encoder
 from export.graph.gemms import gemm_modules, gemm_nodes
 from export.graph.precision_plan import GemmRange
-from export.graph.trace import PortableGraph, trace
-from export.graph.weights import write_weights
+from export.graph.trace import PortableGraph
 from export.lowering.pipelines import lower
 from export.quantisation.compare import check_fit
+from export.quantisation.fp32_model import open_fp32, short_batch, write_fp32
 from export.quantisation.sensitivity import TrialEncoder
-from export.spec import BuildSpec, GraphForm
-from runtimes.bundle_files import CALIBRATION_FOLDER
-from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Observer
+from export.quantisation.subject import Subject, sample_texts
+from export.spec import BuildSpec
+from runtimes.choices import GraphKind, Observer
 from runtimes.errors import InputError, shown
-from runtimes.files import require_file_place
-from runtimes.schemes import CALIBRATED
-from runtimes.text.tokens import TextTokenizer, shorten
 
-GRAPH = "model.onnx"
-_FURTHER = 3  # short texts for each one that was asked for
+_GRAPH = "model.onnx"
 # Short texts for trying single GEMMs: one run each, 96 runs at the real model's depth.
 _TRIAL_TEXTS, _TRIAL_TOKENS, _TRIAL_ROWS = 8, 48, 512
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is calibrated: one bundle's weights."""
-
-    spec: BuildSpec
-    checkpoint: Checkpoint
-    model_sha256: str
-    tokenizer: TextTokenizer
-    plan: BundlePlan
-
-    @property
-    def path(self) -> Path:
-        """Where the result is kept, beside the bundles; each precision has a file of its own."""
-        folder = self.spec.out / self.checkpoint.name / CALIBRATION_FOLDER
-        precision = self.spec.precision
-        mark = "" if precision is CALIBRATED[0] else f"-{precision}"
-        return folder / f"{self.task}{mark}.json"
-
-    @property
-    def task(self) -> str:
-        """What is calibrated, as the table names it: the encoder, whatever head its bundle has."""
-        chunks = self.plan.form.head is HeadName.CHUNKS
-        return self.plan.stem.removesuffix(f"-{HeadName.CHUNKS}") if chunks else self.plan.stem
-
-    @property
-    def form(self) -> GraphForm:
-        """The graph that is run: one vector per text, whatever the bundle's gives."""
-        return replace(self.plan.form, interface=Interface.SENTENCE, head=HeadName.SENTENCE)
-
-    def stored(self) -> Calibration | None:
-        """What is kept at ``path``; :class:`InputError` where that is no calibration.
-
-        None where nothing is there, or where it does not matter: the user names another file.
-        """
-        if self.spec.calibration.table is not None:
-            return None
-        require_file_place(self.path)
-        return read_calibration(self.path) if self.path.is_file() else None
-
-    @property
-    def task_ids(self) -> dict[str, int] | None:
-        """The numbers a switchable graph takes; None where the graph has one task."""
-        if self.plan.form.adapter is not AdapterMode.SWITCHABLE:
-            return None
-        return {task: number for number, task in enumerate(self.plan.tasks)}
 
 
 def calibration_of(subject: Subject) -> tuple[Calibration, bool]:
@@ -162,28 +109,6 @@ def require_own(subject: Subject, table: Calibration, place: str) -> None:
         raise InputError(f"{place}: its GEMMs are not the model's; calibrate again")
 
 
-def sample_texts(subject: Subject, texts: Sequence[Text]) -> list[Sample]:
-    """The corpus by task, language and length; a switchable bundle's tasks share the count.
-
-    Three times as many short ones behind them.
-    """
-    spec, tasks = subject.spec, subject.plan.tasks
-    share, rest = divmod(spec.calibration.texts, len(tasks))
-    samples: list[Sample] = []
-    for number, task in enumerate(tasks):
-        samples += stratify(
-            texts,
-            subject.tokenizer,
-            subject.plan.prefixes[task],
-            spec.limits.max_tokens,
-            count=share + (number < rest),
-            seed=spec.calibration.seed + number,
-            task=task,
-            further=_FURTHER * share,
-        )
-    return samples
-
-
 def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) -> Calibration:
     """The calibration without its tensors, which is what its key is made of."""
     spec, storage = subject.spec, subject.spec.scheme.operands
@@ -214,49 +139,37 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="adaptrt-calibration-") as name:
         folder = Path(name)
         with stage("calibration: FP32 graph"):
-            graph, reads = _write_fp32(subject, folder)
+            graph = write_fp32(subject, folder)
+            encoder, reads = open_fp32(subject, folder, graph), _write_cpu_graph(graph, folder)
         if subject.spec.scheme.weight_only:
             with stage("calibration: sensitivity"):
-                trial = _trial_encoder(subject, folder, graph, samples)
+                trial = _trial_encoder(subject, encoder, samples)
                 names = progress_bar(reads, "sensitivity", "GEMM")
                 return {name: _trial(name, trial) for name in names}
         if activations is None:
             ids = subject.task_ids
             with stage("calibration: ranges"):
                 activations = collect(
-                    folder / GRAPH, reads, samples, progress=bars_shown(), task_ids=ids
+                    folder / _GRAPH, reads, samples, progress=bars_shown(), task_ids=ids
                 )
         with stage("calibration: sensitivity"):
-            trial = _trial_encoder(subject, folder, graph, samples)
+            trial = _trial_encoder(subject, encoder, samples)
             bar = progress_bar(activations.items(), "sensitivity", "GEMM")
             return {name: _range(subject.spec, name, seen, trial) for name, seen in bar}
 
 
-def _write_fp32(subject: Subject, folder: Path) -> tuple[PortableGraph, dict[str, str]]:
-    """The FP32 CPU graph and its weights; the name of the tensor every GEMM reads."""
-    limits = subject.spec.limits
-    config = subject.checkpoint.config
-    graph = trace(config, "float32", limits.max_batch, limits.max_tokens, subject.form)
+def _write_cpu_graph(graph: PortableGraph, folder: Path) -> dict[str, str]:
+    """What ONNX Runtime is to run; the name of the tensor that every GEMM reads."""
     gemms = gemm_nodes(graph.model())  # the passes keep tensors' names, not every product
     reads = {name: str(n.inputs[0].name) for name, n in gemms.items() if n.inputs[0] is not None}
     model = lower(graph.model(), GraphKind.ONNXRUNTIME)
-    (folder / GRAPH).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-    write_weights(folder, graph.slots, subject.plan.contents, limits.max_tokens)
-    return graph, reads
+    (folder / _GRAPH).write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    return reads
 
 
-def _trial_encoder(
-    subject: Subject, folder: Path, graph: PortableGraph, samples: Sequence[Sample]
-) -> TrialEncoder:
-    """The traced module on some of the short samples, evenly chosen over tasks and languages."""
-    limits, config = subject.spec.limits, subject.checkpoint.config
-    encoder = load_encoder(config, "float32", limits.max_tokens, folder, graph.slots, subject.form)
-    ranked = sorted(samples, key=lambda s: abs(len(s.ids) - _TRIAL_TOKENS))[: 4 * _TRIAL_TEXTS]
-    chosen = ranked[:: max(1, len(ranked) // _TRIAL_TEXTS)][:_TRIAL_TEXTS]
-    tokens = subject.tokenizer.pad([shorten(s.ids, 2 * _TRIAL_TOKENS) for s in chosen])
-    ids = subject.task_ids
-    task_ids = None if ids is None else [ids[s.task] for s in chosen]
-    return TrialEncoder(encoder, tokens, subject.spec.scheme.operands, task_ids)
+def _trial_encoder(subject: Subject, encoder: Encoder, samples: Sequence[Sample]) -> TrialEncoder:
+    batch = short_batch(subject, samples, _TRIAL_TEXTS, _TRIAL_TOKENS)
+    return TrialEncoder(encoder, batch.tokens, subject.spec.scheme.operands, batch.task_ids)
 
 
 def _trial(name: str, trial: TrialEncoder) -> Trial:

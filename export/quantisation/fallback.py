@@ -11,6 +11,7 @@ say which GEMMs to give up first, and never decide by themselves whether a bundl
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -63,7 +64,10 @@ def fall_back(
         name: f"{failure}; alone in {label} it costs a mean 1 - cosine of {cost:.2e}"
         for name, cost in more.items()
     }
-    return _plan(calibration, {**fallback, **reasons}, plan.scheme, plan.dtype, eased)
+    following = _plan(calibration, {**fallback, **reasons}, plan.scheme, plan.dtype, eased)
+    # What is left as it was keeps its numbers; another type has steps of its own.
+    kept = {n: s for n, s in plan.steps.items() if n in following.quantised and n not in eased}
+    return replace(following, steps=kept)
 
 
 def _plan(

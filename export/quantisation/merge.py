@@ -29,8 +29,9 @@ from calibration.table import (
     storage_setting,
     write_calibration,
 )
-from export.quantisation.calibrate import Subject, measure, require_own, sample_texts
+from export.quantisation.calibrate import measure, require_own
 from export.quantisation.compare import open_table
+from export.quantisation.subject import Subject, sample_texts
 from runtimes.choices import Observer
 from runtimes.errors import InputError, shown
 from runtimes.files import require_file_place

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor
 
 from calibration.observers import HEADROOM
-from calibration.rounding import rounded_weight, weight_scales
+from calibration.rounding import learned_steps, rounded_weight, weight_scales, wide_scales
 from export.graph.encoder import Linear
 from runtimes.schemes import FP8, INT4W, INT8, INT8W, Storage
 
 ROWS = 4096  # of what a product reads, that are looked at
-_DAMPING = 0.01  # of the mean diagonal, as GPTQ's authors have it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +27,37 @@ class Recipe:
     alphas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7)
     centred: str = ""  # "mean" or "middle": each channel is shifted by its own before it is scaled
     clipped: bool = False  # the amplitude with the least squared error
-    gptq: bool = False
+    learned: bool = True  # rounding: for what is read (GPTQ), or to the nearest
     bias_corrected: bool = False
 
 
 BUILT = Recipe(name="INT8 as built")
+_NEAREST = replace(BUILT, name="INT8, rounded to the nearest", learned=False)
 _FP8 = replace(BUILT, name="FP8 as built", storage=FP8)
+_INT8W = replace(BUILT, name="INT8W as built", storage=INT8W)
 _INT4W = replace(BUILT, name="INT4W as built", storage=INT4W)
+_PLAIN4 = replace(_INT4W, learned=False)
 RECIPES = (
-    replace(BUILT, name="INT8, no smoothing", alphas=(0.0,)),
-    replace(BUILT, name="INT8 before: no headroom", headroom=1.0),
+    replace(_NEAREST, name="INT8 of before: nearest, no headroom", headroom=1.0),
+    replace(_NEAREST, name="INT8, nearest, no smoothing", alphas=(0.0,)),
+    _NEAREST,
+    replace(_NEAREST, name="INT8, nearest, bias corrected", bias_corrected=True),
+    replace(_NEAREST, name="INT8, nearest, channels shifted by their means", centred="mean"),
+    replace(_NEAREST, name="INT8, nearest, channels shifted by their middles", centred="middle"),
     BUILT,
+    replace(BUILT, name="INT8, no headroom", headroom=1.0),
     replace(BUILT, name="INT8, headroom 1.5", headroom=1.5),
     replace(BUILT, name="INT8, clipped at the least squared error", clipped=True),
     replace(BUILT, name="INT8, alpha up to 0.9", alphas=(*BUILT.alphas, 0.8, 0.9)),
-    replace(BUILT, name="INT8, channels shifted by their means", centred="mean"),
-    replace(BUILT, name="INT8, channels shifted by their middles", centred="middle"),
     replace(BUILT, name="INT8, bias corrected", bias_corrected=True),
-    replace(BUILT, name="INT8, GPTQ", gptq=True),
-    replace(BUILT, name="INT8, GPTQ and bias corrected", gptq=True, bias_corrected=True),
+    replace(_FP8, name="FP8, rounded to the nearest", learned=False),
     _FP8,
-    replace(_FP8, name="FP8, GPTQ", gptq=True),
-    replace(BUILT, name="INT8W as built", storage=INT8W),
-    replace(_INT4W, name="INT4W, not clipped", storage=replace(INT4W, clips=(1.0,))),
+    replace(_INT8W, name="INT8W, rounded to the nearest", learned=False),
+    _INT8W,
+    replace(_PLAIN4, name="INT4W, nearest, not clipped", storage=replace(INT4W, clips=(1.0,))),
+    replace(_PLAIN4, name="INT4W, rounded to the nearest"),
     _INT4W,
-    replace(_INT4W, name="INT4W, GPTQ", gptq=True),
+    replace(_INT4W, name="INT4W, not clipped", storage=replace(INT4W, clips=(1.0,))),
 )
 
 
@@ -80,14 +85,14 @@ def quantised(module: Linear, seen: Seen, recipe: Recipe) -> Callable[[Tensor], 
     rows = torch.cat(seen.rows)[:ROWS]
     weight, bias, storage = module.weight.detach(), module.bias.detach(), recipe.storage
     if storage.weight_only:
-        stored = _gptq(weight, rows, storage) if recipe.gptq else _stored(weight, storage)
+        stored = _learned(weight, rows, storage) if recipe.learned else _stored(weight, storage)
         return lambda x: x @ stored + bias
     found = [_smoothed(weight, rows, seen, recipe, alpha) for alpha in recipe.alphas]
     errors = [_error(rows, o, _stored(o.weight, storage), storage) for o in found]
     best = int(np.argmin(errors))
     chosen = found[best if errors[best] < 0.95**2 * errors[0] else 0]
     inputs = _input(rows, chosen, storage)
-    rounding = _gptq(chosen.weight, inputs, storage) if recipe.gptq else None
+    rounding = _learned(chosen.weight, inputs, storage) if recipe.learned else None
     matrix = _stored(chosen.weight, storage) if rounding is None else rounding
     constant = bias + chosen.shift @ weight
     if recipe.bias_corrected:
@@ -140,30 +145,15 @@ def _stored(weight: Tensor, storage: Storage) -> Tensor:
 def _steps(weight: Tensor, storage: Storage) -> Tensor:
     """Of each number of ``[K, N]``, or what broadcasts to that."""
     if storage.weight_only:
-        scales = torch.from_numpy(weight_scales(weight.numpy(), "float32", storage))
-        blocks = scales.reshape(len(scales), -1).T
-        return blocks.repeat_interleave(len(weight) // len(blocks), 0)
+        scales = weight_scales(weight.numpy(), "float32", storage)
+        return torch.from_numpy(wide_scales(scales, len(weight)))
     most = weight.abs().amax() if storage.weight_axis is None else weight.abs().amax(0)
     return most / storage.levels
 
 
-def _gptq(weight: Tensor, inputs: Tensor, storage: Storage) -> Tensor:
-    """Row by row, each row's rounding error made up for by the rows not yet rounded.
-
-    Frantar et al., "GPTQ" (2023), in the order of descending diagonal; the inputs are those that
-    are multiplied, rounded ones where the scheme rounds them.
-    """
-    hessian = (inputs.T @ inputs).double() / len(inputs)
-    diagonal = hessian.diagonal()
-    hessian = hessian + _DAMPING * diagonal.mean() * torch.eye(len(hessian), dtype=torch.float64)
-    order = diagonal.argsort(descending=True)
-    inverse = torch.linalg.inv(hessian[order][:, order])
-    upper = torch.linalg.cholesky(inverse, upper=True)
-    left = weight[order].double()
-    steps = _steps(weight, storage).double().expand(weight.shape)[order]
-    for row in range(len(left)):
-        rounded = _round(left[row], steps[row], storage)
-        error = (left[row] - rounded) / upper[row, row]
-        left[row] = rounded
-        left[row + 1 :] -= upper[row, row + 1 :, None] * error
-    return left[order.argsort()].float()
+def _learned(weight: Tensor, inputs: Tensor, storage: Storage) -> Tensor:
+    """Rounded for what is multiplied: rounded inputs where the scheme rounds them."""
+    moment = (inputs.T @ inputs).double().numpy() / len(inputs)
+    steps = _steps(weight, storage)
+    found = learned_steps(weight.numpy(), moment, steps.numpy(), storage)
+    return torch.from_numpy(found.astype(np.float32)) * steps

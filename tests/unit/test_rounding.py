@@ -9,9 +9,16 @@ import onnx.reference
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from calibration.rounding import rounded_weight, stored_steps, weight_scales
+from calibration.quantise import quantise, weight_scale
+from calibration.rounding import (
+    learned_steps,
+    rounded_weight,
+    stored_steps,
+    weight_scales,
+    wide_scales,
+)
 from export.graph.weights import Slot, packed, unpacked
-from runtimes.schemes import INT4W, INT8W, Storage
+from runtimes.schemes import FP8, INT4W, INT8, INT8W, Storage
 from tests.support import Array
 
 PLAIN = replace(INT4W, clips=(1.0,))
@@ -105,3 +112,61 @@ def test_other_types_lie_as_they_are() -> None:
     slot = Slot("w", "float16", (2, 3), 0, "file")
     assert (slot.nbytes, slot.is_packed) == (12, False)
     assert packed(values.T).tobytes() == values.T.tobytes()
+
+
+def read(rows: int = 512, size: int = 256) -> Array:
+    """Inputs whose channels hang together and differ in size, as those of a layer do."""
+    rng = np.random.default_rng(1)
+    mixed = rng.standard_normal((rows, 40)) @ rng.standard_normal((40, size))
+    return ((mixed + rng.standard_normal((rows, size))) * rng.uniform(0.1, 4, size)).astype("f4")
+
+
+def by_the_paper(weight: Array, moment: Array, scales: Array, storage: Storage) -> Array:
+    """GPTQ as its paper writes it: by the inverse, row after row in descending order, in FP64."""
+    order = np.argsort(moment.diagonal(), kind="stable")[::-1]
+    damped = moment + 0.01 * moment.diagonal().mean() * np.eye(len(moment))
+    upper = np.linalg.cholesky(np.linalg.inv(damped[np.ix_(order, order)])).T
+    left = weight[order].astype(np.float64)
+    wide = np.broadcast_to(scales, weight.shape)[order]
+    steps = np.zeros(weight.shape)
+    for row in range(len(left)):
+        found = quantise(left[row].astype("f4"), wide[row], storage).astype(np.float64)
+        error = (left[row] - found * wide[row]) / upper[row, row]
+        left[row + 1 :] -= upper[row, row + 1 :, None] * error
+        steps[order[row]] = found
+    return steps
+
+
+def scales_of(weight: Array, storage: Storage) -> Array:
+    if storage.weight_only:
+        return wide_scales(weight_scales(weight, "float32", storage), len(weight))
+    return weight_scale(weight, "float32", storage)
+
+
+@pytest.mark.parametrize("storage", [INT8, FP8, INT8W, INT4W], ids=lambda s: f"{s.name}")
+def test_learned_steps_are_those_of_the_paper(weight: Array, storage: Storage) -> None:
+    x = read()
+    moment = (x.T @ x).astype(np.float64) / len(x)
+    scales = scales_of(weight, storage)
+    steps = learned_steps(weight, moment, scales, storage)
+    assert str(steps.dtype) == storage.dtype
+    found = steps.astype(np.float32)
+    expected = by_the_paper(weight, moment, scales, storage)
+    # A number in the middle between two steps may go either way in FP32, and others follow it.
+    assert (found == expected).mean() > 0.99
+    nearest = quantise(weight, scales, storage).astype(np.float32)
+    learned, plain = (np.square(x @ (s * scales - weight)).sum() for s in (found, nearest))
+    assert learned < 0.5 * plain
+    assert (found != nearest).mean() > 0.1
+
+
+def test_what_is_never_read_is_rounded_to_the_nearest(weight: Array) -> None:
+    scales = scales_of(weight, INT4W)
+    steps = learned_steps(weight, np.zeros((256, 256)), scales, INT4W)
+    assert np.array_equal(steps, quantise(weight, scales, INT4W))
+
+
+def test_inputs_that_do_not_hang_together_leave_the_nearest(weight: Array) -> None:
+    scales = scales_of(weight, INT8)
+    steps = learned_steps(weight, np.diag(np.arange(1.0, 257)), scales, INT8)
+    assert np.array_equal(steps, quantise(weight, scales, INT8))

@@ -69,6 +69,7 @@ PLAN_FILE = "plan.json"  # what the engines execute
 CALIBRATION_FILE, REPORT_FILE = "calibration.json", "report.html"
 DEVICE_FILES = ("build_engine.py", "README.md")
 CALIBRATION_FOLDER = "calibration"  # beside the bundles of a model
+REFUSAL_SUFFIX = "-refused.html"  # there, after the name of a bundle that was not published
 
 
 def engine_file(gpu: str) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
-from export.build.pipeline import subject_of, tasks_of
+from export.build.pipeline import tasks_of
+from export.build.quantised import subject_of
 from export.bundle.plan import plan_bundle
 from export.quantisation.calibrate import calibration_of
 from export.quantisation.merge import merge, merged_path

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from export.build.inputs import BuildInputs
 from export.build.manifest import draft_with_engines
 from export.build.staged import Engines, StagedBundle
@@ -9,8 +11,29 @@ from export.gate.emulated import judge_engines
 from export.gate.gate import Reference, Verdict, judge, looked_again, reference_of
 from export.gate.texts import gate_texts
 from export.gate.traced import gate_executors
+from export.graph.precision_plan import PrecisionPlan
+from export.graph.weights import CastReport
+from export.report.figures import Attempt
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Graphs and engines that the gate judged; ``precision`` where the scheme quantises."""
+
+    reference: Reference
+    verdict: Verdict
+    precision: PrecisionPlan | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Passed(Judged):
+    """A staged bundle whose graphs agree with the reference, and whose engines are built."""
+
+    cast: CastReport = field(kw_only=True)
+    engines: Engines = field(kw_only=True)
 
 
 def reference_for(inputs: BuildInputs, draft: Manifest, position: int) -> Reference:

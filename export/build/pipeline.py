@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from calibration.corpus import load_corpus
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
 from export.build.judging import (
+    Passed,
     judge_graphs,
     judge_on_gpu,
     judge_plans,
-    look_again,
     reference_for,
 )
 from export.build.manifest import draft_manifest, final_manifest
 from export.build.output_ranges import output_ranges
+from export.build.quantised import build_quantised, report_data, subject_of
 from export.build.staged import (
-    Engines,
     StagedBundle,
     graph_files,
     make_engines,
@@ -29,39 +29,18 @@ from export.build.staged import (
 from export.bundle.plan import BundlePlan, plan_bundle
 from export.bundle.replacing import require_replaceable
 from export.bundle.staging import staging, write_json
-from export.checkpoint.names import Module
 from export.console.progress import log, stage
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
 from export.gate.emulated import emulated_labels
-from export.gate.gate import Reference, Verdict
 from export.gate.parity_file import write_parity
-from export.graph.gemms import gemm_modules, work
-from export.graph.insert_qdq import quantise_graph
-from export.graph.precision_plan import PrecisionPlan
 from export.graph.trace import PortableGraph, trace
 from export.graph.weights import CastReport
 from export.quantisation.calibrate import calibration_of
-from export.quantisation.fallback import fall_back, quantise_everything
-from export.quantisation.rounding import rounded_steps
-from export.quantisation.subject import Subject
-from export.quantisation.summary import quantisation_figures, write_files
-from export.report.figures import Attempt, ReportData
+from export.quantisation.summary import write_files
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, Precision, Target
 from runtimes.manifest import Manifest, Parity, Quantisation
-
-
-@dataclass(frozen=True, kw_only=True)
-class Passed:
-    """A staged bundle whose graphs agree with the reference, and whose engines are built."""
-
-    reference: Reference
-    verdict: Verdict
-    cast: CastReport
-    engines: Engines
-    precision: PrecisionPlan | None = None  # where the scheme quantises
-    attempts: tuple[Attempt, ...] = ()
 
 
 def build_bundles(
@@ -121,8 +100,7 @@ def _build_bundle(
         if calibration is None:
             passed = _build_unquantised(inputs, staged, graph, position)
         else:
-            precision = _everything(inputs, plan, calibration)
-            passed = _build_quantised(inputs, staged, graph, calibration, precision, position)
+            passed = build_quantised(inputs, plan, staged, graph, calibration, position)
         _warn_flushed(passed.cast, spec.precision)
         quantisation = _write_results(inputs, plan, folder, passed, calibration)
         with stage("ranges of 8-bit output"):
@@ -155,66 +133,7 @@ def _build_unquantised(
         verdict = judge_plans(inputs, staged, reference, verdict, engines)
     verdict.require_passed()
     verdict = judge_on_gpu(inputs, staged, reference, verdict)
-    return Passed(reference=reference, verdict=verdict, cast=cast, engines=engines)
-
-
-def _build_quantised(
-    inputs: BuildInputs,
-    staged: StagedBundle,
-    graph: PortableGraph,
-    calibration: Calibration,
-    precision: PrecisionPlan,
-    position: int,
-) -> Passed:
-    """Every GEMM of ``precision`` is tried; the most sensitive fall back until the gate passes.
-
-    Every attempt is judged by the gate itself, on the graphs that would be shipped. Engines are
-    built of graphs that passed; where what they would compute does not, it is the next attempt's
-    turn.
-    """
-    spec, gemms = inputs.spec, gemm_modules(inputs.checkpoint.config)
-    cast = write_model(staged, quantise_graph(graph, precision), precision)
-    reference = reference_for(inputs, staged.draft, position)
-    engines, attempts = None, list[Attempt]()
-    while True:
-        verdict = judge_graphs(inputs, staged, reference)
-        if verdict.passed:
-            storages = precision.storages
-            engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, storages)
-            verdict = judge_plans(inputs, staged, reference, verdict, engines)
-        if engines is not None and verdict.passed:
-            verdict = judge_on_gpu(inputs, staged, reference, verdict)
-        attempts.append(_attempt(precision, gemms, verdict))
-        if engines is not None and verdict.passed:
-            break
-        if verdict.failure is None and (more := look_again(inputs, staged, reference)):
-            log.info("  %s; %d texts now", verdict.undecided, len(more.texts))
-            reference = more
-            continue
-        why = verdict.failure or f"{verdict.undecided}, on all texts there are"
-        precision = fall_back(precision, why, calibration, gemms, spec.calibration.fallback_max)
-        cast = write_model(staged, quantise_graph(graph, precision), precision)
-        engines = None
-    return Passed(
-        reference=reference,
-        verdict=verdict,
-        cast=cast,
-        engines=engines,
-        precision=precision,
-        attempts=tuple(attempts),
-    )
-
-
-def _attempt(precision: PrecisionPlan, gemms: Mapping[str, Module], verdict: Verdict) -> Attempt:
-    """What the report says of one turn; the last comparison is the one that failed."""
-    report = verdict.main if verdict.failure is None else list(verdict.reports.values())[-1]
-    return Attempt(
-        share=work(gemms, precision.quantised.keys()),
-        texts=report.rows,
-        min_cosine=report.min_cosine,
-        mean_cosine=report.mean_cosine,
-        failure=verdict.failure or verdict.undecided,
-    )
+    return Passed(reference, verdict, cast=cast, engines=engines)
 
 
 def _write_results(
@@ -225,37 +144,21 @@ def _write_results(
     calibration: Calibration | None,
 ) -> Quantisation | None:
     """Write how the bundle compared; what the manifest says of a quantised one."""
-    spec, verdict, figures = inputs.spec, passed.verdict, None
+    verdict, data = passed.verdict, None
     if calibration is not None and passed.precision is not None:
-        gemms = gemm_modules(inputs.checkpoint.config)
-        figures = quantisation_figures(
-            passed.precision,
-            calibration,
-            gemms,
-            verdict.losses,
-            passed.reference.looks,
-            passed.attempts,
-        )
-        data = ReportData(
-            model=inputs.source.name,
-            task=", ".join(plan.tasks),
-            target=spec.target,
-            adapter=spec.adapter,
-            reports=verdict.reports,
-            quantisation=figures,
-        )
+        data = report_data(inputs, plan, passed, calibration)
         write_files(folder, data, calibration)
-    quantisation = None if figures is None else figures.to_json()
+    quantisation = None if data is None else data.quantisation.to_json()
     write_parity(
         folder,
         passed.reference,
         verdict,
-        spec.scheme,
-        spec.parity_tokens,
+        inputs.spec.scheme,
+        inputs.spec.parity_tokens,
         quantisation,
         emulation=emulated_labels(passed.engines.plans),
     )
-    return None if figures is None else figures.summary
+    return None if data is None else data.quantisation.summary
 
 
 def _parity(passed: Passed) -> Parity:
@@ -278,23 +181,11 @@ def _check_places(inputs: BuildInputs, plan: BundlePlan) -> None:
         subject_of(inputs, plan).stored()
 
 
-def subject_of(inputs: BuildInputs, plan: BundlePlan) -> Subject:
-    """What is calibrated for a bundle."""
-    return Subject(inputs.spec, inputs.checkpoint, inputs.sha256, inputs.tokenizer, plan)
-
-
 def _calibration(inputs: BuildInputs, plan: BundlePlan) -> Calibration:
     subject = subject_of(inputs, plan)
     calibration, reused = calibration_of(subject)
     log.info("calibration: %s%s", subject.path, " (reused)" if reused else "")
     return calibration
-
-
-def _everything(inputs: BuildInputs, plan: BundlePlan, calibration: Calibration) -> PrecisionPlan:
-    """Every GEMM quantised, its weight rounded for what it multiplies."""
-    precision = quantise_everything(calibration, inputs.spec.scheme, inputs.spec.dtype)
-    with stage("rounding"):
-        return replace(precision, steps=rounded_steps(subject_of(inputs, plan), precision))
 
 
 def _trace(inputs: BuildInputs, plan: BundlePlan) -> PortableGraph:

@@ -12,7 +12,7 @@ from calibration.table import Calibration, read_calibration
 from export.bundle.plan import BundlePlan
 from export.checkpoint.reader import Checkpoint
 from export.spec import BuildSpec, GraphForm
-from runtimes.bundle_files import CALIBRATION_FOLDER
+from runtimes.bundle_files import CALIBRATION_FOLDER, REFUSAL_SUFFIX
 from runtimes.choices import AdapterMode, HeadName, Interface
 from runtimes.files import require_file_place
 from runtimes.schemes import CALIBRATED
@@ -38,6 +38,11 @@ class Subject:
         precision = self.spec.precision
         mark = "" if precision is CALIBRATED[0] else f"-{precision}"
         return folder / f"{self.task}{mark}.json"
+
+    @property
+    def refusal_path(self) -> Path:
+        """Where a page says why the bundle was not published."""
+        return self.path.with_name(f"{self.plan.name}{REFUSAL_SUFFIX}")
 
     @property
     def task(self) -> str:

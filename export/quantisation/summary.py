@@ -8,6 +8,7 @@ from pathlib import Path
 from calibration.evidence import Loss
 from calibration.table import Calibration, Range, write_calibration
 from export.checkpoint.names import Module
+from export.console.progress import log
 from export.graph.gemms import work
 from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fallback import sensitivities
@@ -20,6 +21,7 @@ from export.report.figures import (
 )
 from export.report.page import write_report
 from runtimes.bundle_files import CALIBRATION_FILE, REPORT_FILE
+from runtimes.files import replacing
 from runtimes.manifest import Quantisation
 
 
@@ -97,3 +99,13 @@ def write_files(folder: Path, data: ReportData, calibration: Calibration) -> Non
     """``calibration.json`` and ``report.html``."""
     write_calibration(folder / CALIBRATION_FILE, calibration)
     write_report(folder / REPORT_FILE, data)
+
+
+def write_refusal(path: Path, data: ReportData) -> None:
+    """The page of a build that was refused; a former one is replaced in one step or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as staged:
+            write_report(staged, data)
+    except OSError as error:
+        log.warning("warning: cannot write %s (%s)", path, error.strerror)

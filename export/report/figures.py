@@ -71,7 +71,7 @@ class Attempt:
 class QuantisationFigures:
     """``summary`` as the manifest has it; ``losses`` of quality by report; all GEMMs in order.
 
-    ``attempts`` are those of the build in their order, the last one published.
+    ``attempts`` are those of the build in their order, the last one published or refused.
     """
 
     summary: Quantisation
@@ -96,7 +96,10 @@ class QuantisationFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """A bundle and how its graphs compared, by label, the one that speaks for the target first."""
+    """A bundle and how its graphs compared, by label, the one that speaks for the target first.
+
+    ``refusal`` is why it was not published.
+    """
 
     model: str
     task: str
@@ -104,6 +107,7 @@ class ReportData:
     adapter: AdapterMode
     reports: Mapping[str, ParityReport]
     quantisation: QuantisationFigures
+    refusal: str | None = None
 
     @property
     def main(self) -> ParityReport:

@@ -9,8 +9,14 @@ from export.report.html import Content, Element, element, table
 
 
 def sentence(data: ReportData) -> str:
-    """Whether to ship it. A bundle that did not pass has no report: it is not published."""
+    """Whether to ship it, or that there is nothing to ship, and what to do."""
     figures = data.quantisation
+    if data.refusal is not None:
+        return (
+            f"Do not ship it, nothing was published: {data.refusal}. Calibrate on texts like yours "
+            "(CALIBRATION_DATA), let more of the work leave the scheme (INT8_FALLBACK_MAX), or "
+            "take a finer precision."
+        )
     least = min(report.min_cosine for report in data.reports.values())
     losses = [loss for found in figures.losses.values() for loss in found]
     judged = [loss for loss in losses if loss.outcome is not Outcome.NOT_JUDGED]
@@ -30,7 +36,7 @@ def sentence(data: ReportData) -> str:
 
 
 def attempts_table(figures: QuantisationFigures) -> Element:
-    """A row for each attempt that the gate judged, the last one published."""
+    """A row for each attempt that the gate judged, the last one published or refused."""
     rows: list[list[Content]] = [
         [
             f"{attempt.share:.1%}",

@@ -13,6 +13,7 @@ import pytest
 
 import export.build.judging
 import export.build.pipeline
+import export.build.quantised
 import export.build.staged
 from export.engines.builder import BuiltEngine, EngineSpec
 from export.gate.gate import Verdict, judge
@@ -35,6 +36,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(export.build.staged, "build_engine", build_engine)
     for module, name in (
         (export.build.pipeline, "write_model"),
+        (export.build.quantised, "write_model"),
         (export.build.judging, "reference_of"),
         (export.build.judging, "judge"),
         (export.build.pipeline, "write_parity"),
@@ -127,8 +129,25 @@ def test_no_engine_is_built_where_the_gate_never_passes(
     assert events == ["write_model", "reference_of", "judge"]
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: INT8 fails its gate even with 0 of 8 GEMMs")
-    assert error.endswith(f"{FAILURE}; nothing was published")
+    page = tmp_path / "small" / "calibration" / "separation-int8-t64-refused.html"
+    assert error.endswith(f"{FAILURE}; nothing was published; what was tried: {page}")
     assert not (tmp_path / "small" / "separation-int8-t64").exists()
+    said = page.read_text(encoding="utf-8")
+    assert f"Do not ship it, nothing was published: {FAILURE}." in said
+    assert "Ship it:" not in said
+    assert ">published<" not in said
+
+
+def test_page_of_a_refusal_goes_when_a_build_passes(
+    tmp_path: Path, small_folder: Path, events: list[str]
+) -> None:
+    place = tmp_path / "small" / "calibration"
+    page = place / "separation-int8-t64-refused.html"
+    place.mkdir(parents=True)
+    page.write_text("of a build before")
+    assert build(tmp_path, small_folder, "int8", "--calibration-texts", 24) == 0
+    assert not page.exists()
+    assert events[-1] == "write_parity"
 
 
 def test_unquantised_build_makes_its_engine_first(

@@ -26,7 +26,9 @@ class Recipe:
     headroom: float = HEADROOM
     alphas: tuple[float, ...] = (0.0, 0.3, 0.4, 0.5, 0.6, 0.7)
     centred: str = ""  # "mean" or "middle": each channel is shifted by its own before it is scaled
-    clipped: bool = False  # the amplitude with the least squared error
+    clipped: str = ""  # "all": at the least squared error; "FC2": there alone, behind GELU
+    steps: str = "tensor"  # of the input: one for all; or "token", each its own; or "zero point"
+    or_fp8: bool = False  # a product takes FP8 where its own error is less
     learned: bool = True  # rounding: for what is read (GPTQ), or to the nearest
     bias_corrected: bool = False
 
@@ -47,7 +49,11 @@ RECIPES = (
     BUILT,
     replace(BUILT, name="INT8, no headroom", headroom=1.0),
     replace(BUILT, name="INT8, headroom 1.5", headroom=1.5),
-    replace(BUILT, name="INT8, clipped at the least squared error", clipped=True),
+    replace(BUILT, name="INT8, clipped at the least squared error", clipped="all"),
+    replace(BUILT, name="INT8, FC2 alone clipped so", clipped="FC2"),
+    replace(BUILT, name="INT8, with a zero point", steps="zero point"),
+    replace(BUILT, name="INT8, a step for each token", steps="token"),
+    replace(BUILT, name="INT8, or FP8 where the product's error is less", or_fp8=True),
     replace(BUILT, name="INT8, alpha up to 0.9", alphas=(*BUILT.alphas, 0.8, 0.9)),
     replace(BUILT, name="INT8, bias corrected", bias_corrected=True),
     replace(_FP8, name="FP8, rounded to the nearest", learned=False),
@@ -76,8 +82,15 @@ class _Operands:
 
     shift: Tensor
     factors: Tensor
-    step: float
+    step: float  # 0 where each token has its own
     weight: Tensor
+    zero: float = 0.0
+
+    def read(self, x: Tensor, storage: Storage) -> Tensor:
+        """What is multiplied of ``x [..., K]``."""
+        smoothed = (x - self.shift) * self.factors
+        step = self.step or smoothed.abs().amax(-1, keepdim=True) / storage.levels
+        return _round(smoothed - self.zero, step, storage) + self.zero
 
 
 def quantised(module: Linear, seen: Seen, recipe: Recipe) -> Callable[[Tensor], Tensor]:
@@ -87,18 +100,31 @@ def quantised(module: Linear, seen: Seen, recipe: Recipe) -> Callable[[Tensor], 
     if storage.weight_only:
         stored = _learned(weight, rows, storage) if recipe.learned else _stored(weight, storage)
         return lambda x: x @ stored + bias
-    found = [_smoothed(weight, rows, seen, recipe, alpha) for alpha in recipe.alphas]
-    errors = [_error(rows, o, _stored(o.weight, storage), storage) for o in found]
-    best = int(np.argmin(errors))
-    chosen = found[best if errors[best] < 0.95**2 * errors[0] else 0]
-    inputs = _input(rows, chosen, storage)
+    if (
+        recipe.or_fp8
+        and _best(weight, rows, seen, replace(recipe, storage=FP8))[1]
+        < (_best(weight, rows, seen, recipe)[1])
+    ):
+        storage = FP8
+    chosen, _ = _best(weight, rows, seen, replace(recipe, storage=storage))
+    inputs = chosen.read(rows, storage)
     rounding = _learned(chosen.weight, inputs, storage) if recipe.learned else None
     matrix = _stored(chosen.weight, storage) if rounding is None else rounding
     constant = bias + chosen.shift @ weight
     if recipe.bias_corrected:
         exact = ((rows - chosen.shift) * chosen.factors) @ chosen.weight
         constant = constant + (exact - inputs @ matrix).mean(0)
-    return lambda x: _input(x, chosen, storage) @ matrix + constant
+    return lambda x: chosen.read(x, storage) @ matrix + constant
+
+
+def _best(weight: Tensor, rows: Tensor, seen: Seen, recipe: Recipe) -> tuple[_Operands, float]:
+    """Smoothed as far as it pays, and the squared error that is left with nearest rounding."""
+    storage = recipe.storage
+    found = [_smoothed(weight, rows, seen, recipe, alpha) for alpha in recipe.alphas]
+    errors = [_error(rows, o, _stored(o.weight, storage), storage) for o in found]
+    best = int(np.argmin(errors))
+    best = best if errors[best] < 0.95**2 * errors[0] else 0
+    return found[best], errors[best]
 
 
 def _smoothed(weight: Tensor, rows: Tensor, seen: Seen, recipe: Recipe, alpha: float) -> _Operands:
@@ -107,10 +133,17 @@ def _smoothed(weight: Tensor, rows: Tensor, seen: Seen, recipe: Recipe, alpha: f
     most = torch.maximum((seen.high - shift).abs(), (seen.low - shift).abs()).clamp(min=1e-5)
     logs = (1 - alpha) * weight.abs().amax(1).clamp(min=1e-5).log() - alpha * most.log()
     factors = (logs - logs.mean()).exp() if alpha else torch.ones_like(most)
-    step = recipe.headroom * float((most * factors).max()) / recipe.storage.levels
-    if recipe.clipped:
+    smoothed, levels = weight / factors[:, None], recipe.storage.levels
+    step = recipe.headroom * float((most * factors).max()) / levels
+    if recipe.steps == "token":
+        return _Operands(shift, factors, 0.0, smoothed)
+    if recipe.steps == "zero point":
+        low, high = float((seen.low * factors).min()), float((seen.high * factors).max())
+        step = recipe.headroom * (high - low) / 2 / levels
+        return _Operands(shift, factors, step, smoothed, round((low + high) / 2 / step) * step)
+    if recipe.clipped == "all" or (recipe.clipped == "FC2" and weight.shape[0] > weight.shape[1]):
         step = _least_error_step((rows - shift) * factors, step, recipe.storage)
-    return _Operands(shift, factors, step, weight / factors[:, None])
+    return _Operands(shift, factors, step, smoothed)
 
 
 def _least_error_step(values: Tensor, widest: float, storage: Storage) -> float:
@@ -122,11 +155,7 @@ def _least_error_step(values: Tensor, widest: float, storage: Storage) -> float:
 
 def _error(rows: Tensor, operands: _Operands, stored: Tensor, storage: Storage) -> float:
     exact = ((rows - operands.shift) * operands.factors) @ operands.weight
-    return float((_input(rows, operands, storage) @ stored - exact).square().sum())
-
-
-def _input(x: Tensor, operands: _Operands, storage: Storage) -> Tensor:
-    return _round((x - operands.shift) * operands.factors, operands.step, storage)
+    return float((operands.read(rows, storage) @ stored - exact).square().sum())
 
 
 def _round(values: Tensor, step: float | Tensor, storage: Storage) -> Tensor:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -42,8 +41,8 @@ def run(case: Path, method: str) -> Figures:
         [str(python), "-m", "tests.bench.recipe_worker", str(case), method],
         capture_output=True,
         text=True,
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        cwd=case,  # ModelOpt compiles an extension with setuptools, which reads what lies here
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
     )
     if process.returncode:
         last = process.stderr.strip().splitlines()[-1:] or ["no reason given"]
@@ -55,14 +54,19 @@ def run(case: Path, method: str) -> Figures:
 def versions(locks: Path = ROOT / "locks" / "rivals") -> dict[str, dict[str, str]]:
     """Of what counts in each environment, from its lock file."""
     return {
-        environment: {
-            name: found[1]
-            for name in names
-            if (found := re.search(rf"^{name}==(\S+)", text, re.MULTILINE))
-        }
+        environment: {name: _locked(locks / f"{environment}.txt")[name] for name in names}
         for environment, names in LIBRARIES.items()
-        for text in [(locks / f"{environment}.txt").read_text(encoding="utf-8")]
     }
+
+
+def _locked(path: Path) -> dict[str, str]:
+    """What the file installs on this machine."""
+    from packaging.requirements import Requirement
+
+    lines = path.read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    here = [r for r in found if r.marker is None or r.marker.evaluate()]
+    return {r.name: str(r.specifier).removeprefix("==") for r in here}
 
 
 def table() -> str:
@@ -77,7 +81,7 @@ def table_of(report: Mapping[str, Any]) -> str:
         by_method.setdefault(row["method"], {})[row["model"], row["task"]] = row
     head = ("library", *(f"{model}, {task}" for model, task in cases), "products in INT8")
     rows = [
-        (name, *(_cell(found[case]) for case in cases), _shares([found[c] for c in cases]))
+        (name, *(_cell(found.get(case)) for case in cases), _shares(list(found.values())))
         for name, found in by_method.items()
     ]
     named = "; ".join(
@@ -86,17 +90,16 @@ def table_of(report: Mapping[str, Any]) -> str:
     )
     caption = f"*least / mean cosine over {report['texts']} texts, run; {report['machine']}, "
     failed = dict.fromkeys(
-        f"{name} failed: {found[c]['error']}"
-        for name, found in by_method.items()
-        for c in cases
-        if "error" in found[c]
+        f"{row['method']} failed: {row['error']}" for row in report["rows"] if "error" in row
     )
     return "\n\n".join(
         [f"{caption}{report['date']}; {named}*", markdown(head, rows), *(f"{f}." for f in failed)]
     )
 
 
-def _cell(row: Figures) -> str:
+def _cell(row: Figures | None) -> str:
+    if row is None:
+        return ""  # not run
     return "failed" if "error" in row else f"{row['least']:.6f} / {row['mean']:.6f}"
 
 
@@ -118,6 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--at-once", type=int, default=2, help="how many run beside each other")
+    parser.add_argument("--only", default="", help="what is in the names of those that are run")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +136,8 @@ def main() -> None:
             return {"model": name, "task": task, "method": method, **figures}
 
         with ThreadPoolExecutor(arguments.at_once) as pool:
-            jobs = [pool.submit(measured, n, m) for n in range(len(CASES)) for m in METHODS]
+            wanted = [name for name in METHODS if arguments.only in name]
+            jobs = [pool.submit(measured, n, m) for n in range(len(CASES)) for m in wanted]
             rows = [job.result() for job in jobs]
     report = {"machine": machine(), "date": date.today().isoformat(), "texts": texts}
     report |= {"versions": versions(), "rows": rows}

@@ -234,8 +234,8 @@ def measure(case: Path, method: Method) -> Mapping[str, Any]:
 
 
 def main() -> None:
-    print()  # behind what a library leaves of its progress
-    print(json.dumps(measure(Path(sys.argv[1]), METHODS[sys.argv[2]])))
+    figures = measure(Path(sys.argv[1]), METHODS[sys.argv[2]])
+    print(f"\n{json.dumps(figures)}")  # on a line of its own, behind a library's bar of progress
 
 
 if __name__ == "__main__":

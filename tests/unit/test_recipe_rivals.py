@@ -67,6 +67,7 @@ def test_a_failure_is_named_in_the_table() -> None:
     rows = [
         {"model": "sample", "task": "t", "method": "one", **good},
         {"model": "sample", "task": "t", "method": "two", "error": "ValueError: shapes"},
+        {"model": "deep", "task": "t", "method": "two", **good},
     ]
     report = {
         "machine": "a CPU",
@@ -76,6 +77,6 @@ def test_a_failure_is_named_in_the_table() -> None:
         "rows": rows,
     }
     text = table_of(report)
-    assert "| one | 0.900000 / 0.950000 | 36 of 48 |" in text
-    assert "| two | failed |" in text
+    assert "| one | 0.900000 / 0.950000 |  | 36 of 48 |" in text
+    assert "| two | failed | 0.900000 / 0.950000 | 36 of 48 |" in text
     assert "two failed: ValueError: shapes." in text

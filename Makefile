@@ -16,12 +16,14 @@ NEWEST_VENV := .venv-newest
 INTEROP_VENV := .venv-interop
 CLIENTS := .venv-clients
 CLIENT_NAMES := optimum openvino fastembed onnxruntime-1.20 onnxruntime-newest
+RIVALS := .venv-rivals
+RIVAL_NAMES := onnxruntime nncf neural-compressor modelopt
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts recipes deep clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -191,9 +193,13 @@ TRAINED = $(foreach model,sample deep,$(OUT)/$(model)/switchable-fp32-onnxruntim
 
 verdicts: $(addsuffix /manifest.json,$(TRAINED)) ## How often verdicts on quality are right, by simulation
 	$(BIN)/python -m tests.bench.operating $(addprefix --bundle ,$(TRAINED)) --out "$(OUT)/verdicts"
+	$(BIN)/python -m tests.bench.controls --out "$(OUT)/controls"
 
 recipes: $(VENV)/.installed-dev ## Recipes of quantisation on two trained checkpoints (about 20 minutes)
 	$(BIN)/python -m tests.bench.recipes --out "$(OUT)/recipes"
+
+recipe-rivals: $(VENV)/.installed-dev $(RIVAL_NAMES:%=$(RIVALS)/%/.installed) ## What other libraries make of the two checkpoints, in environments of their own (about 40 minutes)
+	$(BIN)/python -m tests.bench.recipe_rivals --out "$(OUT)/recipes"
 
 deep: $(VENV)/.installed-dev ## Train the tests' second checkpoint anew (DESCRIPTIONS=folder; about half an hour)
 	$(BIN)/python -m tests.bench.train_deep "$(DESCRIPTIONS)" tests/data/deep
@@ -260,6 +266,13 @@ $(CLIENTS)/%/.installed: locks/clients/%.txt
 	$(@D)/bin/python $(PIP_INSTALL) --no-deps -r $<
 	@touch $@
 
+# Libraries that quantise, beside our recipes. ModelOpt without what torch's CUDA build needs.
+$(RIVALS)/%/.installed: locks/rivals/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP_INSTALL) --no-deps -r $<
+	@touch $@
+
 $(CLIENTS)/transformers.js/.installed: locks/clients/transformers.js/package-lock.json
 	@command -v npm > /dev/null || { echo "npm is not installed"; exit 4; }
 	rm -rf $(@D)
@@ -282,6 +295,8 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	$(COMPILE) locks/triton.in -o locks/triton.txt
 	for name in $(CLIENT_NAMES); do $(COMPILE) --no-emit-package torchvision \
 	  locks/clients/$$name.in -o locks/clients/$$name.txt || exit; done
+	for name in $(RIVAL_NAMES); do $(COMPILE) \
+	  locks/rivals/$$name.in -o locks/rivals/$$name.txt || exit; done
 	cd locks/clients/transformers.js && npm install --package-lock-only --ignore-scripts --no-audit \
 	  --no-fund --omit-lockfile-registry-resolved
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from calibration.corpus import graded_pairs, questions
-from calibration.evidence import Loss, Outcome, worst
+from calibration.evidence import Outcome, worst
 from calibration.looks import LOOKS, confidence
 from calibration.quality import LEAST, SetVectors, losses
 from export.console.progress import progress_bar
@@ -50,8 +50,8 @@ CONTROLS: Mapping[str, Change] = {
 }
 
 
-def exact_vectors(bundle: Path) -> SetVectors:
-    """Each side by the task made for it, with a bundle of all tasks."""
+def side_texts() -> dict[str, list[str]]:
+    """Of every side of :class:`SetVectors`, all there are."""
     asked, graded = questions(), graded_pairs()
     passages = [q.passage for q in asked]
     texts = {
@@ -60,10 +60,20 @@ def exact_vectors(bundle: Path) -> SetVectors:
         "first": [p.first for p in graded],
         "second": [p.second for p in graded],
     }
+    return {side: texts.get(side, passages) for side in OWNERS}
+
+
+def lengths(asked: int, graded: int) -> dict[str, int]:
+    """How many of each side's texts a look is at."""
+    sizes = {"negatives": 3 * asked, "first": graded, "second": graded}
+    return {side: sizes.get(side, asked) for side in OWNERS}
+
+
+def exact_vectors(bundle: Path) -> SetVectors:
+    """Each side by the task made for it, with a bundle of all tasks."""
+    texts = side_texts()
     with Embedder.load(bundle) as embedder:
-        return SetVectors(
-            **{s: embedder.encode(texts.get(s, passages), task=task) for s, task in OWNERS.items()}
-        )
+        return SetVectors(**{s: embedder.encode(texts[s], task=task) for s, task in OWNERS.items()})
 
 
 def moved(level: float) -> Change:
@@ -81,25 +91,29 @@ def moved(level: float) -> Change:
 
 def verdict(exact: SetVectors, ours: SetVectors, widths: Sequence[int]) -> tuple[str, int]:
     """How it ends, and after how many looks."""
-    for look, (asked, graded) in enumerate(LOOKS, 1):
-        found: list[Loss] = []
-        for width in widths:
-            before, after = (_cut(vectors, asked, graded, width) for vectors in (exact, ours))
-            sets = questions()[:asked], graded_pairs()[:graded]
-            found += losses(before, after, *sets, confidence())
-        if worst(found, Outcome.REFUSED):
-            return Outcome.REFUSED, look
-        if not worst(found, Outcome.UNDECIDED):
-            return Outcome.ACCEPTED, look
+    for number, look in enumerate(LOOKS, 1):
+        pairs = [(_cut(exact, look, width), _cut(ours, look, width)) for width in widths]
+        if (outcome := outcome_of(pairs, look)) != Outcome.UNDECIDED:
+            return outcome, number
     return Outcome.UNDECIDED, len(LOOKS)
 
 
-def _cut(vectors: SetVectors, asked: int, graded: int, width: int) -> SetVectors:
-    sizes = {"negatives": 3 * asked, "first": graded, "second": graded}
-    return _mapped(vectors, lambda side, rows: truncate(rows[: sizes.get(side, asked)], width))
+def outcome_of(pairs: Iterable[tuple[SetVectors, SetVectors]], look: tuple[int, int]) -> str:
+    """Of FP32's vectors and ours at each width, of one look's texts."""
+    asked, graded = look
+    sets = questions()[:asked], graded_pairs()[:graded]
+    found = [loss for pair in pairs for loss in losses(*pair, *sets, confidence())]
+    if worst(found, Outcome.REFUSED):
+        return Outcome.REFUSED
+    return Outcome.UNDECIDED if worst(found, Outcome.UNDECIDED) else Outcome.ACCEPTED
 
 
-def _mapped(vectors: SetVectors, change: Callable[[str, Vectors], Vectors]) -> SetVectors:
+def _cut(vectors: SetVectors, look: tuple[int, int], width: int) -> SetVectors:
+    counts = lengths(*look)
+    return mapped(vectors, lambda side, rows: truncate(rows[: counts[side]], width))
+
+
+def mapped(vectors: SetVectors, change: Callable[[str, Vectors], Vectors]) -> SetVectors:
     return SetVectors(**{f.name: change(f.name, getattr(vectors, f.name)) for f in fields(vectors)})
 
 
@@ -110,7 +124,7 @@ def simulate(
     ends = []
     for seed in progress_bar(range(schemes), name, "scheme"):
         rng = np.random.default_rng(seed)
-        ours = _mapped(exact, lambda _, rows, rng=rng: change(rows, rng))  # type: ignore[misc]
+        ours = mapped(exact, lambda _, rows, rng=rng: change(rows, rng))  # type: ignore[misc]
         ends.append(verdict(exact, ours, widths))
     outcomes, seen = (Counter(values) for values in zip(*ends, strict=True))
     return {

@@ -22,7 +22,7 @@ from torch import Tensor
 from calibration.corpus import held_back, load_corpus, questions
 from calibration.stratify import stratify
 from export.bundle.plan import plan_bundle
-from export.checkpoint.reader import open_checkpoint
+from export.checkpoint.reader import Checkpoint, open_checkpoint
 from export.checkpoint.source import SAMPLE
 from export.graph.encoder import Encoder, Linear, load_encoder
 from export.graph.trace import trace
@@ -65,18 +65,10 @@ class Bench:
         graph = trace(config, "float32", 4, TOKENS, plan.form)
         write_weights(folder, graph.slots, plan.contents, TOKENS)
         self.encoder = load_encoder(config, "float32", TOKENS, folder, graph.slots, plan.form)
-        path = model / "tokenizer.json"
-        tokenizer = TextTokenizer(path, max_tokens=TOKENS, pad_id=config.pad_id)
-        prefix = plan.prefixes[task]
         named = self.encoder.named_modules()
         self.products = {name: m for name, m in named if isinstance(m, Linear)}
-        samples = stratify(load_corpus(None), tokenizer, prefix, TOKENS, count=TEXTS, task=task)
-        self.seen = self._watch([sample.ids for sample in samples])
-        asked = questions()[:96]
-        texts = (
-            [t.text for t in held_back()] + [q.query for q in asked] + [q.passage for q in asked]
-        )
-        self.texts = tokenizer.encode(texts, prefix)
+        calibrated, self.texts = texts_of(checkpoint, task)
+        self.seen = self._watch(calibrated)
         self.exact = self._vectors()
 
     def cosines(self, recipe: Recipe) -> Tensor:
@@ -115,6 +107,17 @@ class Bench:
     def _vectors(self) -> Tensor:
         with torch.inference_mode():
             return torch.stack([run(self.encoder, ids).double() for ids in self.texts])
+
+
+def texts_of(checkpoint: Checkpoint, task: str) -> tuple[list[Ids], list[Ids]]:
+    """Texts to calibrate on and texts to judge by, as the task's token ids."""
+    config = checkpoint.config
+    path = checkpoint.folder / "tokenizer.json"
+    tokenizer = TextTokenizer(path, max_tokens=TOKENS, pad_id=config.pad_id)
+    prefix, asked = config.prefix(task), questions()[:96]
+    samples = stratify(load_corpus(None), tokenizer, prefix, TOKENS, count=TEXTS, task=task)
+    texts = [t.text for t in held_back()] + [q.query for q in asked] + [q.passage for q in asked]
+    return [sample.ids for sample in samples], list(tokenizer.encode(texts, prefix))
 
 
 def run(encoder: Encoder, ids: Ids) -> Tensor:

@@ -11,7 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.bench import conditions, operating, outputs, plan_tables, prediction
+from tests.bench import (
+    conditions,
+    control_table,
+    operating,
+    outputs,
+    plan_tables,
+    prediction,
+    recipe_rivals,
+)
 from tests.bench.aims import AIMS, against
 from tests.bench.plan_tables import markdown
 from tests.bench.reports import (
@@ -151,6 +159,12 @@ def _below(report: Report, rows: Iterable[Row]) -> list[str]:
     return [f"Memory not measured: {'; '.join(reasons)}."] if reasons else []
 
 
+def _recipes() -> str:
+    from tests.bench.recipes import table  # imports torch
+
+    return table()
+
+
 _SPEEDS = {"1x128", "1x512", "1x2048", "1x8192", "corpus"}
 _CHOICES = {
     "adaptrt OpenVINO INT8": "`TARGET=cpu PRECISION=int8`",
@@ -172,6 +186,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gpus": plan_tables.gpus,
     "vector-types": outputs.grid_table,
     "verdicts": operating.table,
+    "gate-controls": control_table.table,
+    "recipes": _recipes,
+    "rivals": recipe_rivals.table,
     "vector-ranges": outputs.ranges_table,
     **{
         f"{name}-{size}": partial(plan_tables.block, size, table)

@@ -1,0 +1,387 @@
+// The page: what is chosen, what is asked of the server, and where the answer is drawn.
+
+import { drawFlow, drawMap, drawMatrix, drawRanks, drawScores, element, range, two } from "./draw.js";
+import { cosine, cosines, principal } from "./maths.js";
+import { asCurl, asPython, ask } from "./request.js";
+import { COMPARE, DOCUMENT, PASSAGES, QUERIES, QUESTION, TASKS } from "./texts.js";
+
+const MOST = 100; // texts that are drawn; the API takes more
+const QUERY = "retrieval.query";
+const PASSAGE = "retrieval.passage";
+const SETTLES = 200; // ms without a change of a setting, then it is asked
+
+const $ = (id) => document.getElementById(id);
+const tabs = [...document.querySelectorAll("[role=tab]")];
+const state = {
+  models: [], model: null, view: "compare", code: "curl", requests: [], running: null, redraw: null,
+};
+
+/** What the server gave, with tokens and times summed over the requests of a view. */
+async function embed(requests) {
+  state.running?.abort();
+  const { signal } = (state.running = new AbortController());
+  const key = $("key").value;
+  const done = [];
+  for (const { body } of requests) done.push(await ask("v1/embeddings", { body, key, signal }));
+  return {
+    vectors: done.map(({ answer }) => answer.data.map((item) => item.embedding)),
+    tokens: done.reduce((sum, { answer }) => sum + answer.usage.total_tokens, 0),
+    server: done.reduce((sum, { server }) => sum + server, 0),
+    all: done.reduce((sum, { all }) => sum + all, 0),
+    warnings: [...new Set(done.flatMap(({ answer }) => warned(answer)))],
+  };
+}
+
+function warned(answer) {
+  const cut = (answer.truncated ?? []).map((i) => i + 1);
+  const own = cut.length ? [`Longer than the model takes, so only the beginning counts: text ${cut.join(", ")}`] : [];
+  return [...(answer.warnings ?? []), ...own];
+}
+
+/** A request for texts; what is left out is the server's default. */
+function body(input, task, more = {}) {
+  const width = Number($("dimensions").value);
+  return {
+    model: state.model.id,
+    input,
+    ...(task ? { task } : {}),
+    ...(width < full() ? { dimensions: width } : {}),
+    ...more,
+  };
+}
+
+const lines = (id) => $(id).value.split("\n").map((line) => line.trim()).filter(Boolean);
+const full = () => Math.max(...state.model.dimensions);
+const serves = (task) => state.model.tasks.includes(task);
+const sides = () => state.view !== "compare" && serves(QUERY) && serves(PASSAGE);
+
+const VIEWS = {
+  compare: {
+    run: "Compare",
+    fill: () => ($("texts").value = COMPARE.join("\n")),
+    requests() {
+      const texts = some(lines("texts"), "Write a text or more, one per line.");
+      return { texts, requests: [{ name: "answer", body: body(texts, $("task").value) }] };
+    },
+    draw({ texts }, { vectors: [vectors] }) {
+      const matrix = cosines(vectors);
+      const map = principal(vectors);
+      drawMatrix($("matrix"), $("legend"), texts, matrix);
+      const [x, y] = map.shares.map((share) => `${Math.round(share * 100)} %`);
+      $("map-note").textContent =
+        `A vector has ${vectors[0].length} numbers. The map keeps the two directions in which these ` +
+        `texts differ most: ${x} of the differences across, ${y} up. A line goes from each text to ` +
+        "the one that is most like it.";
+      state.redraw = () => drawMap($("map"), texts, map.points, matrix);
+      state.redraw();
+      return closest(matrix);
+    },
+  },
+  search: {
+    run: "Search",
+    fill() {
+      $("query").value = QUERIES[0];
+      $("passages").value = PASSAGES.join("\n");
+    },
+    requests() {
+      const query = one("query", "Write a question.");
+      const passages = some(lines("passages"), "Write a passage or more, one per line.");
+      const requests = [
+        { name: "question", body: body([query], sides() ? QUERY : $("task").value) },
+        { name: "passages", body: body(passages, sides() ? PASSAGE : $("task").value) },
+      ];
+      return { passages, requests };
+    },
+    draw({ passages }, { vectors: [[query], found] }) {
+      const scores = found.map((vector) => cosine(query, vector));
+      drawRanks($("ranks"), passages, scores);
+      const best = scores.indexOf(Math.max(...scores));
+      return `The best is passage ${best + 1}, with ${two(scores[best])}.`;
+    },
+  },
+  chunks: {
+    run: "Compare",
+    fill() {
+      $("document").value = DOCUMENT;
+      $("question").value = QUESTION;
+      $("sentences").value = 1;
+    },
+    requests() {
+      const question = one("question", "Write a question.");
+      const chunks = some(cut($("document").value, $("sentences").valueAsNumber), "Write a document.");
+      const task = sides() ? PASSAGE : $("task").value;
+      const requests = [
+        { name: "question", body: body([question], sides() ? QUERY : task) },
+        { name: "plain", body: body(chunks, task) },
+      ];
+      if (state.model.late_chunking) {
+        requests.push({ name: "late", body: body(chunks, task, { late_chunking: true }) });
+      }
+      return { chunks, requests };
+    },
+    draw({ chunks }, { vectors: [[question], ...kinds] }) {
+      const [plain, late] = kinds.map((found) => found.map((vector) => cosine(question, vector)));
+      const both = [...plain, ...(late ?? [])];
+      const scale = [Math.min(...both), Math.max(...both)];
+      drawFlow($("plain"), chunks, plain, scale);
+      if (late) drawFlow($("late"), chunks, late, scale);
+      else {
+        const note = "The bundle that this server runs has no late chunking. Build one with HEAD=chunks.";
+        $("late").replaceChildren(element("p", { class: "hint" }, note));
+      }
+      drawScores($("scores"), chunks, plain, late ?? null);
+      const best = (scores) => {
+        const i = scores.indexOf(Math.max(...scores));
+        return `chunk ${i + 1} (${two(scores[i])})`;
+      };
+      return `Best by itself: ${best(plain)}${late ? `; with late chunking: ${best(late)}` : ""}.`;
+    },
+  },
+};
+
+function some(texts, otherwise) {
+  if (!texts.length) throw new Error(otherwise);
+  if (texts.length > MOST) throw new Error(`This page draws up to ${MOST} texts; here are ${texts.length}.`);
+  return texts;
+}
+
+function one(id, otherwise) {
+  return some([$(id).value.trim()].filter(Boolean), otherwise)[0];
+}
+
+/** A document in chunks of so many sentences. */
+function cut(text, count) {
+  const segments = new Intl.Segmenter(undefined, { granularity: "sentence" }).segment(text);
+  const sentences = [...segments].map(({ segment }) => segment.trim()).filter(Boolean);
+  const size = Number.isInteger(count) && count > 0 ? count : 1;
+  const starts = sentences.map((_, i) => i).filter((i) => i % size === 0);
+  return starts.map((i) => sentences.slice(i, i + size).join(" "));
+}
+
+function closest(matrix) {
+  if (matrix.length < 2) return "";
+  const [low, high] = range(matrix);
+  const find = (value) => {
+    const i = matrix.findIndex((row, a) => row.some((x, b) => a !== b && x === value));
+    return `${i + 1} and ${matrix[i].findIndex((x, b) => b !== i && x === value) + 1}`;
+  };
+  return `Most alike: ${find(high)} (${two(high)}); least: ${find(low)} (${two(low)}).`;
+}
+
+async function run() {
+  const view = VIEWS[state.view];
+  $("error").hidden = true;
+  try {
+    const asked = view.requests();
+    state.requests = asked.requests;
+    showCode();
+    document.body.classList.add("busy");
+    const given = await embed(asked.requests);
+    const told = view.draw(asked, given);
+    showStatus(asked.requests, given, told);
+    $("results").dataset.done = state.view;
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    showError(error);
+  }
+  document.body.classList.remove("busy");
+}
+
+function showStatus(requests, { tokens, server, all, warnings, vectors }, told) {
+  const texts = requests.reduce((sum, { body: asked }) => sum + asked.input.length, 0);
+  const facts = [
+    `${texts} ${texts === 1 ? "text" : "texts"}`,
+    `${tokens} tokens`,
+    `${vectors[0][0].length} numbers each`,
+    ...(server ? [`${server.toFixed(1)} ms in the server`] : []),
+    `${all.toFixed(0)} ms with the way there and back`,
+  ];
+  $("status").replaceChildren(element("strong", {}, told), ` ${facts.join(" · ")}`);
+  $("warnings").hidden = !warnings.length;
+  $("warnings").replaceChildren(...warnings.map((text) => element("li", {}, text)));
+}
+
+function showError(error) {
+  $("error").textContent = error.message;
+  $("error").hidden = false;
+  $("status").textContent = "\u00a0";
+  $("warnings").hidden = true;
+  if (error.status === 401) {
+    $("key-field").hidden = false;
+    $("key").focus();
+    showCode();
+  }
+}
+
+function showCode() {
+  const key = !$("key-field").hidden;
+  $("code").textContent = (state.code === "curl" ? asCurl : asPython)(state.requests, key);
+  for (const button of document.querySelectorAll("[data-code]")) {
+    button.setAttribute("aria-pressed", String(button.dataset.code === state.code));
+  }
+}
+
+async function copy() {
+  const text = $("code").textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    $("copy").textContent = "Copied";
+  } catch {
+    // Without HTTPS, and not from this machine, a page may not: mark it, so that the keys do.
+    getSelection().selectAllChildren($("code"));
+    $("copy").textContent = "Marked";
+  }
+  setTimeout(() => ($("copy").textContent = "Copy"), 1500);
+}
+
+function show(view) {
+  state.view = view;
+  state.redraw = null;
+  for (const tab of tabs) {
+    const chosen = tab.dataset.view === view;
+    tab.setAttribute("aria-selected", String(chosen));
+    tab.tabIndex = chosen ? 0 : -1;
+    if (chosen) $("panel").setAttribute("aria-labelledby", tab.id);
+  }
+  for (const part of document.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== view;
+  $("run").textContent = VIEWS[view].run;
+  $("task-field").hidden = sides();
+  $("roles").hidden = !sides();
+  history.replaceState(null, "", `#${view}`);
+  run();
+}
+
+function chooseTab(event) {
+  const moves = { ArrowRight: 1, ArrowLeft: -1 };
+  const at = tabs.indexOf(event.target);
+  const to = { Home: 0, End: tabs.length - 1 }[event.key] ?? at + (moves[event.key] ?? 0);
+  if (to === at) return;
+  event.preventDefault();
+  const tab = tabs[(to + tabs.length) % tabs.length];
+  tab.focus();
+  show(tab.dataset.view);
+}
+
+function showModel() {
+  const { tasks, dimensions } = state.model;
+  $("task").replaceChildren(...tasks.map((task) => element("option", { value: task }, task)));
+  $("task").value = ["text-matching", "base"].find(serves) ?? tasks[0];
+  $("roles").textContent =
+    `The question is embedded for ${QUERY}, the passages for ${PASSAGE}: each side as it was trained.`;
+  const most = full();
+  for (const id of ["dimensions", "exact"]) {
+    $(id).max = most;
+    $(id).value = most;
+  }
+  $("trained").replaceChildren(...dimensions.map(chip(setWidth)));
+  $("marks").replaceChildren(...dimensions.map((width) => {
+    const mark = element("i");
+    mark.style.setProperty("--at", String((width - 1) / Math.max(1, most - 1)));
+    return mark;
+  }));
+  hints();
+}
+
+function chip(choose) {
+  return (value) => {
+    const button = element("button", { type: "button" }, String(value));
+    button.addEventListener("click", () => choose(value));
+    return button;
+  };
+}
+
+function setWidth(width) {
+  const whole = Math.min(full(), Math.max(1, Math.round(width) || full()));
+  $("dimensions").value = whole;
+  $("exact").value = whole;
+  hints();
+  settle();
+}
+
+function hints() {
+  $("task-hint").textContent = TASKS[$("task").value] ?? "";
+  const width = Number($("dimensions").value);
+  const trained = state.model.dimensions.includes(width);
+  $("width-hint").textContent = trained
+    ? `Shorter vectors need less room and are a little less exact. ${width} was trained.`
+    : `${width} was not trained: it works, but the trained length below it may do as well.`;
+  for (const button of $("trained").children) {
+    button.setAttribute("aria-pressed", String(Number(button.textContent) === width));
+  }
+}
+
+let timer;
+function settle() {
+  clearTimeout(timer);
+  timer = setTimeout(run, SETTLES);
+}
+
+function listen() {
+  $("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    run();
+  });
+  $("form").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();
+  });
+  $("example").addEventListener("click", () => {
+    VIEWS[state.view].fill();
+    run();
+  });
+  $("task").addEventListener("change", () => {
+    hints();
+    run();
+  });
+  $("model").addEventListener("change", () => {
+    state.model = state.models.find(({ id }) => id === $("model").value);
+    showModel();
+    show(state.view);
+  });
+  $("dimensions").addEventListener("input", () => setWidth($("dimensions").valueAsNumber));
+  $("exact").addEventListener("change", () => setWidth($("exact").valueAsNumber));
+  $("sentences").addEventListener("change", settle);
+  $("copy").addEventListener("click", copy);
+  for (const button of document.querySelectorAll("[data-code]")) {
+    button.addEventListener("click", () => {
+      state.code = button.dataset.code;
+      showCode();
+    });
+  }
+  for (const tab of tabs) {
+    tab.addEventListener("click", () => show(tab.dataset.view));
+    tab.addEventListener("keydown", chooseTab);
+  }
+  new ResizeObserver(() => state.redraw?.()).observe($("panel"));
+}
+
+/** The models, which a server with keys tells only those who have one. */
+async function start() {
+  const { answer } = await ask("v1/models", { key: $("key").value });
+  state.models = answer.data;
+  state.model = state.models[0];
+  $("model").replaceChildren(...state.models.map(({ id }) => element("option", { value: id }, id)));
+  $("model-field").hidden = state.models.length < 2;
+  $("served").textContent = state.models.map(({ id }) => id).join(", ");
+  $("dot").classList.add("on");
+  showModel();
+  const asked = location.hash.slice(1);
+  show(asked in VIEWS ? asked : "compare");
+}
+
+for (const view of Object.values(VIEWS)) view.fill();
+$("queries").append(...QUERIES.map(chip((query) => {
+  $("query").value = query;
+  run();
+})));
+try {
+  await start();
+  listen();
+} catch (error) {
+  showError(error);
+  $("served").textContent = "Not connected";
+  $("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (state.model) return;
+    start().then(listen).then(() => ($("error").hidden = true)).catch(showError);
+  });
+}

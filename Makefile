@@ -21,7 +21,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts recipes deep clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve api test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts recipes deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -81,6 +81,8 @@ help: ## This list
 	@echo "  onnxruntime, openvino, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
 	@echo "  and CACHE, the response cache's bytes [0]."
+	@echo "make api takes BUNDLE, one or several folders; HOST [127.0.0.1], PORT [8080], DEFAULT_TASK [base],"
+	@echo "  API_KEYS, a file of keys; WORKERS, processes [0]; TRITON, a server's URL; adaptrt api --help says more."
 	@echo "make gpu-check takes WHEELS, a folder of wheels for what the image lacks, GPU_SIZES"
 	@echo "  [sample,full] and GPU_PRECISIONS [fp16,bf16,int8]."
 	@echo "make bench takes BENCH_SIZE: sample, mid, full [mid]; BENCH_ONLY, contenders, and BENCH_CASES,"
@@ -158,6 +160,12 @@ serve: $(VENV)/.installed $(TRITON_VENV)/.installed ## Serve the repository on t
 	  $(if $(ADDRESS),--address "$(ADDRESS)") $(if $(HTTP_PORT),--http-port "$(HTTP_PORT)") \
 	  $(if $(GRPC_PORT),--grpc-port "$(GRPC_PORT)") $(if $(CACHE),--cache "$(CACHE)") \
 	  $(if $(METRICS_PORT),--metrics-port "$(METRICS_PORT)")
+
+api: $(VENV)/.installed-api ## Serve bundles over HTTP, for Jina's and OpenAI's clients (BUNDLE="a b")
+	@$(ADAPTRT) api $(foreach bundle,$(BUNDLE),--bundle "$(bundle)") \
+	  $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
+	  $(if $(DEFAULT_TASK),--default-task "$(DEFAULT_TASK)") $(if $(API_KEYS),--api-key-file "$(API_KEYS)") \
+	  $(if $(WORKERS),--workers "$(WORKERS)") $(if $(TRITON),--triton "$(TRITON)")
 
 test: $(VENV)/.installed-dev ## Run the tests (about fifteen minutes on two cores)
 	@$(MAKE) --no-print-directory $(TRITON_VENV)/.installed || \
@@ -276,7 +284,7 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
 	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra export -c locks/dev.txt -o locks/base.txt
-	for name in serve bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
+	for name in serve api bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
 	  --extra openvino --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt

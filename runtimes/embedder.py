@@ -18,7 +18,7 @@ from runtimes.arguments import (
     list_tasks,
     list_texts,
 )
-from runtimes.arrays import Arrays, Encoded, Ids, Vectors
+from runtimes.arrays import Encoded, Ids, Vectors
 from runtimes.auto import AUTO, choose
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName, OutputType
@@ -37,8 +37,9 @@ from runtimes.text.chunks import (
     Cut,
     Document,
     Span,
+    WindowCall,
     choose_spans,
-    embed_chunks,
+    plan_windows,
 )
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
 
@@ -76,6 +77,7 @@ class Embedder(RuntimeBase):
         threads: int | None = None,
         adapter: str | Path | None = None,
         max_bytes: int = MAX_BYTES,
+        spinning: bool = True,
     ) -> Self:
         """Open a bundle.
 
@@ -94,6 +96,8 @@ class Embedder(RuntimeBase):
             adapter: an ``.onnx_adapter`` file for a bundle with a slot.
             max_bytes: a text of more bytes of UTF-8 is refused; tokenising 1 MB takes up to 1.1 s
                 and 360 MB.
+            spinning: whether ONNX Runtime's threads wait for the next call at full speed, which
+                starts it sooner and takes the cores from whatever else runs in between.
 
         Raises:
             InputError: the bundle is incomplete or has nothing for the executor, or the adapter
@@ -116,6 +120,7 @@ class Embedder(RuntimeBase):
             device=device,
             threads=chosen.threads,
             adapter=file,
+            spinning=check_flag("spinning", spinning),
         )
         embedder = cls(manifest, tokenizer, executing, folder)
         embedder._reload = partial(
@@ -126,6 +131,7 @@ class Embedder(RuntimeBase):
             threads=threads,
             adapter=file and file.absolute(),
             max_bytes=max_bytes,
+            spinning=spinning,
         )
         return embedder
 
@@ -182,11 +188,34 @@ class Embedder(RuntimeBase):
         lengths = [len(row) for row in rows]
         batches = schedule(lengths, self.manifest.max_batch, self.runtime.budget)
         for batch in _with_progress(batches, lengths) if progress else batches:
-            inputs: dict[str, Ids] = dict(self.tokenizer.pad([rows[i] for i in batch]).inputs())
-            if self._switchable:
-                inputs[TASK_ID.name] = np.array([self._task_id(tasks[i]) for i in batch], np.int64)
-            vectors[batch] = self.runtime.run(inputs)[SENTENCE_EMBEDDING.name]
+            vectors[batch] = self.run_rows([rows[i] for i in batch], [tasks[i] for i in batch])
         return convert(truncate(vectors, width))
+
+    @while_open
+    def run_rows(self, rows: Sequence[Ids], tasks: Sequence[str]) -> Vectors:
+        """One call of the executor: unit vectors of full length, FP32 ``[n, hidden]``.
+
+        ``rows`` are token ids as the tokenizer gives them, as many as one call takes, each with a
+        task that the bundle has. Nothing is checked: this is what :meth:`encode` does with each
+        of its batches, for programs that make the batches themselves (:mod:`runtimes.api`).
+        """
+        inputs: dict[str, Ids] = dict(self.tokenizer.pad(rows).inputs())
+        vectors: Vectors = self.runtime.run({**inputs, **self._task_ids(tasks)})[
+            SENTENCE_EMBEDDING.name
+        ]
+        return vectors
+
+    @while_open
+    def run_window(self, window: WindowCall, task: str) -> Vectors:
+        """One call for late chunking: unit vectors of full length of one window's chunks.
+
+        The bundle must have a chunk head; FP32 ``[chunks, hidden]``.
+        """
+        inputs = dict(self.tokenizer.pad([window.ids]).inputs())
+        vectors: Vectors = self.runtime.run(
+            {**inputs, **self._task_ids([task]), "chunk_weights": window.weights}
+        )["chunk_embedding"][0]
+        return vectors
 
     @while_open
     def encode_chunks(
@@ -234,12 +263,8 @@ class Embedder(RuntimeBase):
         (name,) = self._tasks(task, 1)
         convert = converter(output, width, (name,), self.manifest.output_ranges)
         text = Document(self.tokenizer, document, self.manifest.prefixes[name] if prefix else "")
-        number = {TASK_ID.name: np.array([self._task_id(name)])} if self._switchable else {}
-
-        def run(inputs: Arrays) -> Arrays:
-            return self.runtime.run({**inputs, **number})
-
-        chunked = embed_chunks(self.tokenizer, text, choose_spans(text, cut), overlap, run)
+        plan = plan_windows(text, choose_spans(text, cut), self.tokenizer.max_tokens, overlap)
+        chunked = plan.gather([self.run_window(window, name) for window in plan.calls])
         return replace(chunked, vectors=convert(truncate(chunked.vectors, width)))
 
     def _free(self) -> None:
@@ -249,8 +274,14 @@ class Embedder(RuntimeBase):
     def _switchable(self) -> bool:
         return self.manifest.adapter is AdapterMode.SWITCHABLE
 
-    def _task_id(self, task: str) -> int:
-        return -1 if task not in self.manifest.tasks else self.manifest.tasks.index(task)
+    def _task_ids(self, tasks: Sequence[str]) -> dict[str, Ids]:
+        """The input that says each row's task; none where the graph takes none."""
+        if not self._switchable:
+            return {}
+        numbers = [
+            -1 if t not in self.manifest.tasks else self.manifest.tasks.index(t) for t in tasks
+        ]
+        return {TASK_ID.name: np.array(numbers, np.int64)}
 
     def _tasks(self, task: str | Iterable[str] | None, count: int) -> list[str]:
         known = tuple(self.manifest.prefixes)

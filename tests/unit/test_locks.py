@@ -23,6 +23,7 @@ EXTRAS = {
     "run": ("cpu",),
     "base": BUILDER,
     "serve": (*BUILDER, "serve"),
+    "api": (*BUILDER, "api"),
     "dev": ("dev",),
     "bench": ("bench",),
     "docs": (*BUILDER, "docs"),

@@ -179,6 +179,8 @@ check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentat
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/yamllint --strict --config-file deploy/.yamllint.yaml deploy
+	$(BIN)/hadolint deploy/Dockerfile
 
 # Without its banner about a next version of MkDocs.
 docs: $(VENV)/.installed-docs ## The documentation as a site, in build/site
@@ -230,7 +232,8 @@ clean: ## Remove bundles and caches; the virtual environment stays
 	rm -rf build .mypy_cache .ruff_cache
 
 # Everything is installed from lock files: the same versions today and in a year. base.txt is what
-# building needs; run.txt, what a device that only runs bundles needs.
+# building needs; run.txt, what a device that only runs bundles needs; server.txt, what
+# deploy/Dockerfile installs.
 $(VENV)/.installed: locks/base.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 4; }
@@ -283,6 +286,7 @@ COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-a
 lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
+	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra api -c locks/dev.txt -o locks/server.txt
 	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra export -c locks/dev.txt -o locks/base.txt
 	for name in serve api bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
 	  --extra openvino --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
@@ -92,8 +93,6 @@ def langchain_openai(address: str, model: str, texts: Sequence[str]) -> Any:
 
 def langchain_jina(address: str, model: str, texts: Sequence[str]) -> Any:
     """Its address is a constant of the module."""
-    from unittest.mock import patch
-
     from langchain_community.embeddings import JinaEmbeddings, jina
 
     with patch.object(jina, "JINA_API_URL", f"{address}/v1/embeddings"):
@@ -181,14 +180,18 @@ def haystack_jina_late(address: str, model: str, texts: Sequence[str]) -> Any:
 
 def mteb_wrapper(address: str, model: str, texts: Sequence[str]) -> Any:
     from mteb import get_task
-    from mteb._create_dataloaders import create_dataloader
     from mteb.models import OpenAIAPIEncodeWrapper
-    from datasets import Dataset
+    from torch.utils.data import DataLoader
 
     wrapper = OpenAIAPIEncodeWrapper(address, model, use_chat_template=False, modalities=["text"])
-    metadata = get_task("STS12").metadata
-    loader = create_dataloader(Dataset.from_dict({"text": list(texts)}), metadata)
-    return wrapper.encode(loader, task_metadata=metadata, hf_split="test", hf_subset="default")
+    batches: Any = DataLoader([{"text": text} for text in texts], batch_size=4)
+    return wrapper.encode(
+        batches,
+        task_metadata=get_task("STS12").metadata,
+        hf_split="test",
+        hf_subset="default",
+        show_progress_bar=False,
+    )
 
 
 def curl(address: str, model: str, texts: Sequence[str]) -> Any:

@@ -21,6 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BUILDER = ("cpu", "export")
 EXTRAS = {
     "run": ("cpu",),
+    "server": ("cpu", "openvino", "api"),
     "base": BUILDER,
     "serve": (*BUILDER, "serve"),
     "api": (*BUILDER, "api"),

@@ -52,7 +52,7 @@ function body(input, task, more = {}) {
 
 const lines = (id) => $(id).value.split("\n").map((line) => line.trim()).filter(Boolean);
 const full = () => Math.max(...state.model.dimensions);
-const serves = (task) => state.model.tasks.includes(task);
+const serves = (task) => state.model?.tasks.includes(task);
 const sides = () => state.view !== "compare" && serves(QUERY) && serves(PASSAGE);
 
 const VIEWS = {
@@ -169,9 +169,10 @@ function closest(matrix) {
 }
 
 async function run() {
-  const view = VIEWS[state.view];
   $("error").hidden = true;
   try {
+    if (!state.model) await learn();
+    const view = VIEWS[state.view];
     const asked = view.requests();
     state.requests = asked.requests;
     showCode();
@@ -206,6 +207,7 @@ function showError(error) {
   $("error").hidden = false;
   $("status").textContent = "\u00a0";
   $("warnings").hidden = true;
+  if (!state.model) $("served").textContent = "Not connected";
   if (error.status === 401) {
     $("key-field").hidden = false;
     $("key").focus();
@@ -245,10 +247,14 @@ function show(view) {
   }
   for (const part of document.querySelectorAll("[data-for]")) part.hidden = part.dataset.for !== view;
   $("run").textContent = VIEWS[view].run;
-  $("task-field").hidden = sides();
-  $("roles").hidden = !sides();
+  showSides();
   history.replaceState(null, "", `#${view}`);
   run();
+}
+
+function showSides() {
+  $("task-field").hidden = sides();
+  $("roles").hidden = !sides();
 }
 
 function chooseTab(event) {
@@ -291,6 +297,7 @@ function chip(choose) {
 }
 
 function setWidth(width) {
+  if (!state.model) return;
   const whole = Math.min(full(), Math.max(1, Math.round(width) || full()));
   $("dimensions").value = whole;
   $("exact").value = whole;
@@ -355,7 +362,7 @@ function listen() {
 }
 
 /** The models, which a server with keys tells only those who have one. */
-async function start() {
+async function learn() {
   const { answer } = await ask("v1/models", { key: $("key").value });
   state.models = answer.data;
   state.model = state.models[0];
@@ -364,8 +371,7 @@ async function start() {
   $("served").textContent = state.models.map(({ id }) => id).join(", ");
   $("dot").classList.add("on");
   showModel();
-  const asked = location.hash.slice(1);
-  show(asked in VIEWS ? asked : "compare");
+  showSides();
 }
 
 for (const view of Object.values(VIEWS)) view.fill();
@@ -373,15 +379,6 @@ $("queries").append(...QUERIES.map(chip((query) => {
   $("query").value = query;
   run();
 })));
-try {
-  await start();
-  listen();
-} catch (error) {
-  showError(error);
-  $("served").textContent = "Not connected";
-  $("form").addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (state.model) return;
-    start().then(listen).then(() => ($("error").hidden = true)).catch(showError);
-  });
-}
+listen();
+const asked = location.hash.slice(1);
+show(asked in VIEWS ? asked : "compare");

@@ -129,6 +129,8 @@ class Queue:
     def drop(self, ticket: Ticket) -> None:
         """Take what still waits of a request out; nobody wants it any more."""
         with self._changed:
+            if ticket.number not in self._tickets:  # there was no room for it, or it is done
+                return
             for index in list(ticket.waiting):
                 self._remove(ticket, index)
 

@@ -126,8 +126,10 @@ def test_long_texts_get_half_where_short_ones_never_end() -> None:
 
 def test_a_full_queue_takes_nothing_of_a_request() -> None:
     subject = queue(most=3)
+    refused = ticket(3, 4)
     assert subject.put(ticket(1, 2))
-    assert not subject.put(ticket(3, 4))
+    assert not subject.put(refused)
+    subject.drop(refused)  # gave an IndexError, and the client a 500
     assert (subject.texts, subject.tokens) == (2, 3)
     assert subject.put(ticket(5))
 

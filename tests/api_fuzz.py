@@ -233,6 +233,8 @@ async def judge(port: int, case: Case) -> Verdict:
         hung = True
     finally:
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
     return Verdict(case=case, status=status, hung=hung)
 
 

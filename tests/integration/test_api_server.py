@@ -262,7 +262,8 @@ def test_answers_are_of_the_types_that_the_schema_shows(server: ApiServer) -> No
     check(refused.json, "ProblemAnswer")
     msgspec.json.decode(refused.body, type=problems.ProblemAnswer, strict=True)
     assert str(refused.status) in post["responses"]
-    for wrong in ({"input": []}, {"input": "x", "dimensions": 0}, {"input": "x", "more": 1}, {}):
+    wrongs: list[dict[str, Any]] = [{"input": []}, {"input": "x", "dimensions": 0}, {}]
+    for wrong in [*wrongs, {"input": "x", "more": 1}]:
         with pytest.raises(jsonschema.ValidationError):
             check(wrong, "EmbeddingRequest")
         assert server.ask("POST", "/v1/embeddings", wrong).status == 400

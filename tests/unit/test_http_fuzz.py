@@ -36,16 +36,19 @@ def test_a_server_that_fails_or_hangs_is_seen(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if answer is None:
-            await asyncio.sleep(1)
+            await reader.read()  # until the client gives up
         else:
             writer.write(answer)
         writer.close()
+        await writer.wait_closed()
 
     async def verdict() -> api_fuzz.Verdict:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server:
             port = server.sockets[0].getsockname()[1]
-            return await judge(port, Case(number=0, kind="noise", raw=b"x\r\n\r\n"))
+            found = await judge(port, Case(number=0, kind="noise", raw=b"x\r\n\r\n"))
+            await asyncio.sleep(0.05)  # the handler ends
+            return found
 
     found = asyncio.run(verdict())
     assert (found.status, found.bad) == (status, bad)

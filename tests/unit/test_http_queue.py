@@ -68,12 +68,12 @@ def test_every_text_is_in_one_call_and_calls_keep_the_budget(
     assert sorted(places) == [(t.number, i) for t in tickets for i in range(len(t.rows))]
     assert (subject.texts, subject.tokens) == (0, 0)
     for call in calls_made:
-        rows, longest = len(call.order.rows), max(lengths_of(call))
-        assert rows == 1 or LIMIT.budget.holds(rows, longest)
-        assert rows <= LIMIT.rows
+        count, longest = len(call.order.rows), max(lengths_of(call))
+        assert count == 1 or LIMIT.budget.holds(count, longest)
+        assert count <= LIMIT.rows
         assert call.order.tokens - sum(lengths_of(call)) <= LIMIT.budget.call_tokens
         assert {owner.bundle for owner, _ in call.places} == {call.order.bundle}
-        assert len(call.places) == rows
+        assert len(call.places) == count
         for row, (owner, i) in zip(call.order.rows, call.places, strict=True):
             assert row is owner.rows[i]
 

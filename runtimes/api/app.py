@@ -35,6 +35,7 @@ from runtimes.api.work import Work, prepare, route, size_of
 JSON = "application/json"
 BODY_SECONDS = 30.0  # until a request's body must be there
 _IN_THREAD = 4096  # characters, or numbers of an answer, that are not worth a thread
+_JSON_SHARE = 16  # bytes of JSON are read in the time that one character is tokenised
 T = TypeVar("T")
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -134,7 +135,9 @@ class Api:
         )
 
     async def _answer(self, body: bytearray, note: Note) -> Response:
-        found = route(parse(body), self.catalogue, self.settings)
+        found = await _maybe_in_thread(
+            len(body) // _JSON_SHARE, lambda: route(parse(body), self.catalogue, self.settings)
+        )
         note.model, note.task, note.texts = found.served.model, found.task, len(found.inputs)
         work = await _maybe_in_thread(size_of(found), lambda: prepare(found, self.settings))
         note.tokens = work.tokens

@@ -18,6 +18,8 @@ from runtimes.api.metrics import Metrics
 access = logging.getLogger("adaptrt.access")
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NOTE = "adaptrt.note"
+# What asks every few seconds whether all is well; with --verbose they have lines too.
+_PROBES = frozenset({"/health/live", "/health/ready", "/metrics"})
 
 
 @dataclass(kw_only=True)
@@ -97,7 +99,8 @@ class Observed:
             "bytes": size,
             **{k: v for k, v in asdict(note).items() if v is not None and k != "status"},
         }
-        access.info("%s", msgspec.json.encode(entry).decode())
+        level = logging.DEBUG if scope["path"] in _PROBES and status < 400 else logging.INFO
+        access.log(level, "%s", msgspec.json.encode(entry).decode())
 
 
 def _request_id(given: str | None) -> str:

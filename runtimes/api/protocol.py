@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -18,6 +17,7 @@ class GuardedProtocol(HttpToolsProtocol):
     without reading the whole body, nobody else would notice.
     """
 
+    head_seconds = HEAD_SECONDS
     _guard: asyncio.TimerHandle | None = None
     _head = 0
     _in_head = True
@@ -37,9 +37,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Count what comes before a request is known."""
         if self._in_head:
             self._head += len(data)
-            if self._head > MAX_HEAD + len(data) or (
-                self._head > MAX_HEAD and not self._ends(data)
-            ):
+            # These bytes may hold the head's end, and then most of them are the body.
+            if self._head > MAX_HEAD and b"\r\n\r\n" not in data:
                 self.send_400_response("Request headers are too large.")
                 return
         super().data_received(data)
@@ -69,13 +68,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._in_body:
             self._watch()
 
-    def _ends(self, data: bytes) -> bool:
-        """Whether the headers end in these bytes, which then are mostly body."""
-        return b"\r\n\r\n" in data
-
     def _watch(self) -> None:
         self._relax()
-        self._guard = self.loop.call_later(HEAD_SECONDS, self._give_up)
+        self._guard = self.loop.call_later(self.head_seconds, self._give_up)
 
     def _relax(self) -> None:
         if self._guard is not None:
@@ -87,6 +82,10 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
 
 
-def protocol_class() -> Any:
-    """As uvicorn's configuration takes it."""
-    return GuardedProtocol
+def guarded(seconds: float) -> type[GuardedProtocol]:
+    """The protocol of a server whose deadline may be shorter than the time for a head."""
+
+    class Guarded(GuardedProtocol):
+        head_seconds = min(HEAD_SECONDS, seconds)
+
+    return Guarded

@@ -2,8 +2,11 @@
 
 Requests take turns: the one whose turn it is gives the next call a text, and texts of about that
 length, of whichever request, fill the call as :mod:`runtimes.text.batching` allows. A text thus
-waits for no more calls than there are requests before it, however many texts those have, and a long
-one is no more than one of these calls.
+waits for no more calls than there are requests before it, however many texts those have.
+
+Texts that fill a call alone have turns of their own. After such a call the others have as many
+tokens before the next one, so that they do not wait for two long calls in a row, and long texts get
+half of the encoder's time where there is no end of short ones.
 """
 
 from __future__ import annotations
@@ -54,6 +57,11 @@ class Ticket:
         self.waiting = sorted(range(len(self.rows)), key=lambda i: (len(self.rows[i]), -i))
         self.number = 0  # that of its arrival
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the text that is its next."""
+        return len(self.rows[self.waiting[-1]])
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -73,10 +81,12 @@ class Queue:
     def __init__(self, limits: Sequence[CallLimit], most: int) -> None:
         """``limits`` are the bundles'; ``most`` texts wait."""
         self._limits, self._most = limits, most
-        self._turns: deque[Ticket] = deque()
+        self._short: deque[Ticket] = deque()
+        self._long: deque[Ticket] = deque()
+        self._credit = 0  # tokens of short texts before the next long one
         self._sorted: list[list[_Key]] = [[] for _ in limits]
         self._tickets: dict[int, Ticket] = {}
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock may be taken again: close drops
         self._closed = False
         self._arrivals = 0
         self.texts = self.tokens = 0  # that wait
@@ -89,49 +99,49 @@ class Queue:
             self._arrivals += 1
             ticket.number = self._arrivals
             self._tickets[ticket.number] = ticket
-            self._turns.append(ticket)
             if not ticket.windows:
                 keys = self._sorted[ticket.bundle]
                 for index, row in enumerate(ticket.rows):
                     insort(keys, (len(row), ticket.number, index))
             self.texts += len(ticket.rows)
             self.tokens += sum(map(len, ticket.rows))
-            self._changed.notify()
+            self._queue_up(ticket)
             return True
 
     def take(self, timeout: float) -> Call | None:
         """The next call; None where nothing came within ``timeout`` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: self._turns or self._closed, timeout)
-            if not self._turns:
+            self._changed.wait_for(lambda: self._tickets or self._closed, timeout)
+            if not self._tickets:
                 return None
-            ticket = self._turns.popleft()
+            long = bool(self._long) and not (self._short and self._credit > 0)
+            ticket = (self._long if long else self._short).popleft()
             index = ticket.waiting[-1]
             call = self._window(ticket, index) if ticket.windows else self._rows(ticket, index)
             for owner, place in call.places:
                 self._remove(owner, place)
             if ticket.waiting:
-                self._turns.append(ticket)
-            if self._turns:
-                self._changed.notify()
+                self._queue_up(ticket)
+            tokens = call.order.tokens
+            self._credit = tokens if long else max(0, self._credit - tokens)
             return call
 
     def drop(self, ticket: Ticket) -> None:
         """Take what still waits of a request out; nobody wants it any more."""
         with self._changed:
+            if ticket.number not in self._tickets:  # there was no room for it, or it is done
+                return
             for index in list(ticket.waiting):
                 self._remove(ticket, index)
-            if ticket in self._turns:
-                self._turns.remove(ticket)
 
     def close(self) -> list[Ticket]:
         """Nothing goes in any more; the requests that still waited."""
         with self._changed:
             self._closed = True
-            left = list(self._turns)
+            left = list(self._tickets.values())
+            for ticket in left:
+                self.drop(ticket)
             self._changed.notify_all()
-        for ticket in left:
-            self.drop(ticket)
         return left
 
     @property
@@ -139,8 +149,14 @@ class Queue:
         """Whether it was closed."""
         return self._closed
 
+    def _queue_up(self, ticket: Ticket) -> None:
+        """To the end of the queue that its next text belongs into."""
+        long = ticket.longest > self._limits[ticket.bundle].budget.tokens
+        (self._long if long else self._short).append(ticket)
+        self._changed.notify()
+
     def _remove(self, ticket: Ticket, index: int) -> None:
-        """One text no longer waits."""
+        """One text no longer waits; a request without any has no turn."""
         length = len(ticket.rows[index])
         ticket.waiting.remove(index)
         self.texts -= 1
@@ -149,9 +165,10 @@ class Queue:
             keys = self._sorted[ticket.bundle]
             del keys[bisect_left(keys, (length, ticket.number, index))]
         if not ticket.waiting:
-            self._tickets.pop(ticket.number, None)
-            if ticket in self._turns:
-                self._turns.remove(ticket)
+            del self._tickets[ticket.number]
+            for turns in (self._short, self._long):
+                if ticket in turns:
+                    turns.remove(ticket)
 
     def _window(self, ticket: Ticket, index: int) -> Call:
         order = Order(

@@ -19,7 +19,7 @@ try:
 
     from runtimes.api.app import Api
     from runtimes.api.metrics import Metrics
-    from runtimes.api.protocol import GuardedProtocol
+    from runtimes.api.protocol import guarded
 except ModuleNotFoundError as error:  # an install without the extra
     if (error.name or "").partition(".")[0] in ("runtimes", "export"):
         raise
@@ -72,7 +72,7 @@ def _config(api: Api) -> uvicorn.Config:
     try:
         config = uvicorn.Config(
             api.app(),
-            http=GuardedProtocol,
+            http=guarded(settings.deadline),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -184,7 +184,8 @@ def mteb_wrapper(address: str, model: str, texts: Sequence[str]) -> Any:
     from torch.utils.data import DataLoader
 
     wrapper = OpenAIAPIEncodeWrapper(address, model, use_chat_template=False, modalities=["text"])
-    batches: Any = DataLoader([{"text": text} for text in texts], batch_size=4)
+    items: Any = [{"text": text} for text in texts]
+    batches: Any = DataLoader(items, batch_size=4)
     return wrapper.encode(
         batches,
         task_metadata=get_task("STS12").metadata,
@@ -288,7 +289,5 @@ CLIENTS = (
     ApiClient(
         name="mteb `OpenAIAPIEncodeWrapper`", package="mteb", sends="texts alone", ask=mteb_wrapper
     ),
-    ApiClient(
-        name="curl", package="curl", sends="task", ask=curl, expected={"task": "separation"}
-    ),
+    ApiClient(name="curl", package="curl", sends="task", ask=curl, expected={"task": "separation"}),
 )

@@ -1,90 +1,48 @@
-"""``adaptrt api`` in a process of its own, on a free port of this machine."""
+"""``adaptrt api`` with one bundle, as the tests of its clients and of its page ask it."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from tests.documents import ROOT
-
-SECONDS = 60
-_LISTENING = re.compile(r"listening on (https?://\S+)")
+from tests.api_support import Answer, ApiServer, api_server
 
 
 @dataclass(frozen=True)
-class ApiServer:
-    """One that listens at ``address`` and serves ``bundle``."""
+class BundleServer:
+    """One that runs, and the bundle that it serves."""
 
-    address: str
+    server: ApiServer
     bundle: Path
+
+    @property
+    def address(self) -> str:
+        """Without a slash at its end."""
+        return f"http://127.0.0.1:{self.server.port}"
 
     @property
     def model(self) -> str:
         """The name that a client sends."""
-        name: str = self.get("/v1/models").json()["data"][0]["id"]
+        name: str = self.server.ask("GET", "/v1/models").json["data"][0]["id"]
         return name
 
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.address + path, timeout=SECONDS)
-
-    def post(self, body: dict[str, Any], **headers: str) -> httpx.Response:
+    def post(self, body: dict[str, Any]) -> Answer:
         """``POST /v1/embeddings``."""
-        return httpx.post(
-            f"{self.address}/v1/embeddings", json=body, headers=headers, timeout=SECONDS
-        )
+        return self.server.embed(**body)
 
     def embed(self, **body: Any) -> dict[str, Any]:
         """The answer to a request that must succeed."""
-        response = self.post({"model": self.model, **body})
-        assert response.status_code == 200, response.text
-        answer: dict[str, Any] = json.loads(response.text)
+        given = self.post({"model": self.model, **body})
+        assert given.status == 200, given.body
+        answer: dict[str, Any] = given.json
         return answer
 
 
 @contextmanager
-def serving(bundle: Path, *arguments: str) -> Iterator[ApiServer]:
-    """Ends with SIGTERM, after which the process must end with 0."""
-    command = [sys.executable, "-m", "export.cli", "api", "--bundle", str(bundle), "--port", "0"]
-    process = subprocess.Popen(
-        [*command, "--threads", "1", *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    lines: list[str] = []
-    listening = threading.Event()
-    reader = threading.Thread(target=_read, args=(process, lines, listening), daemon=True)
-    reader.start()
-    try:
-        assert listening.wait(SECONDS), "".join(lines)
-        found = _LISTENING.search("".join(lines))
-        assert found is not None, "".join(lines)
-        yield ApiServer(found[1], bundle)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(SECONDS) == 0, "".join(lines)
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-
-
-def _read(process: subprocess.Popen[str], lines: list[str], listening: threading.Event) -> None:
-    assert process.stderr is not None
-    with process.stderr as stream:
-        for line in stream:
-            lines.append(line)
-            if _LISTENING.search(line):
-                listening.set()
-    listening.set()  # it has ended: what it said is in the lines
+def serving(bundle: Path, *arguments: str) -> Iterator[BundleServer]:
+    """On a free port of this machine, with one thread."""
+    with api_server([bundle], "--threads", "1", *arguments) as server:
+        yield BundleServer(server, bundle)

@@ -13,7 +13,7 @@ import pytest
 from adaptrt import Embedder
 from tests.interop import client_table
 from tests.interop.api_clients import CLIENTS, ApiClient
-from tests.interop.api_server import ApiServer
+from tests.interop.api_server import BundleServer
 from tests.interop.client_table import API_RECORD, API_RUN, ApiOutcome
 from tests.interop.retrieval import distance
 from tests.support import Array
@@ -37,7 +37,7 @@ LARGEST = 1e-6
 
 
 @pytest.fixture(scope="module")
-def embedder(api: ApiServer) -> Iterator[Embedder]:
+def embedder(api: BundleServer) -> Iterator[Embedder]:
     with Embedder.load(api.bundle, runtime="onnxruntime", threads=1) as embedder:
         yield embedder
 
@@ -74,7 +74,7 @@ def unpacked(packed: Array) -> Array:
 @pytest.mark.filterwarnings("default")  # of the clients' own doing
 def test_client_gets_the_embedders_vectors(
     client: ApiClient,
-    api: ApiServer,
+    api: BundleServer,
     ours: Callable[..., Array],
     outcomes: list[ApiOutcome],
 ) -> None:
@@ -100,7 +100,7 @@ def test_the_documents_tell_of_this_run(outcomes: list[ApiOutcome]) -> None:
     assert tried <= committed, "run make clients and make figures"
 
 
-def test_a_wrong_task_would_be_seen(api: ApiServer, ours: Callable[..., Array]) -> None:
+def test_a_wrong_task_would_be_seen(api: BundleServer, ours: Callable[..., Array]) -> None:
     """Negative control: the same texts for another task, or without context, are far away."""
     given = vectors(api.embed(input=TEXTS, task="separation"))
     assert distance(given, ours(TEXTS, task="separation")) <= LARGEST
@@ -143,7 +143,7 @@ GUIDE: dict[str, tuple[list[str], dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", GUIDE)
 def test_requests_of_the_guide_get_the_embedders_vectors(
-    name: str, api: ApiServer, ours: Callable[..., Array]
+    name: str, api: BundleServer, ours: Callable[..., Array]
 ) -> None:
     texts, fields = GUIDE[name]
     answer = api.embed(input=texts, **fields)
@@ -161,7 +161,7 @@ def test_requests_of_the_guide_get_the_embedders_vectors(
 @pytest.mark.parametrize("field", ["encoding_format", "embedding_type", "encoding_type"])
 @pytest.mark.parametrize("encoding", ["int8", "uint8", "binary", "ubinary"])
 def test_types_are_the_embedders_bit_by_bit(
-    field: str, encoding: str, api: ApiServer, ours: Callable[..., Array]
+    field: str, encoding: str, api: BundleServer, ours: Callable[..., Array]
 ) -> None:
     given = vectors(api.embed(input=TEXTS, task="text-matching", **{field: encoding}))
     expected = ours(TEXTS, task="text-matching", output=encoding)
@@ -169,7 +169,7 @@ def test_types_are_the_embedders_bit_by_bit(
 
 
 def test_a_length_that_was_not_trained_is_given_with_a_warning(
-    api: ApiServer, ours: Callable[..., Array]
+    api: BundleServer, ours: Callable[..., Array]
 ) -> None:
     answer = api.embed(input=TEXTS, task="text-matching", dimensions=100)
     cut = ours(TEXTS, task="text-matching")[:, :100]
@@ -178,7 +178,7 @@ def test_a_length_that_was_not_trained_is_given_with_a_warning(
     assert "100" in answer["warnings"][0]
 
 
-def test_usage_counts_the_tokens_that_were_embedded(api: ApiServer, embedder: Embedder) -> None:
+def test_usage_counts_the_tokens_that_were_embedded(api: BundleServer, embedder: Embedder) -> None:
     prefix = embedder.manifest.prefixes["retrieval.query"]
     rows = embedder.tokenizer.tokenize([prefix + text for text in TEXTS])
     answer = api.embed(input=TEXTS, task="retrieval.query", return_tokens=True)
@@ -197,13 +197,13 @@ def test_usage_counts_the_tokens_that_were_embedded(api: ApiServer, embedder: Em
     ids=["task", "dimensions", "model", "field"],
 )
 def test_errors_are_what_both_kinds_of_clients_read(
-    body: dict[str, Any], status: int, words: str, api: ApiServer
+    body: dict[str, Any], status: int, words: str, api: BundleServer
 ) -> None:
     import openai
 
     response = api.post({"model": api.model, **body})
-    assert response.status_code == status
-    answer = response.json()
+    assert response.status == status
+    answer = response.json
     assert words in answer["error"]["message"]
     assert answer["detail"] == answer["error"]["message"]
     extra = {k: v for k, v in body.items() if k not in ("input", "model")}
@@ -218,11 +218,11 @@ def test_errors_are_what_both_kinds_of_clients_read(
     assert words in str(raised.value)
 
 
-def test_openais_own_token_ids_are_refused(api: ApiServer) -> None:
+def test_openais_own_token_ids_are_refused(api: BundleServer) -> None:
     """What LangChain's OpenAIEmbeddings sends unless check_embedding_ctx_length=False."""
     response = api.post({"model": api.model, "input": [[15339, 1917, 100257]]})
-    assert response.status_code == 400
-    assert "of this model's own tokenizer; send the text instead" in response.json()["detail"]
+    assert response.status == 400
+    assert "of this model's own tokenizer; send the text instead" in response.json["detail"]
 
 
 def vectors(answer: dict[str, Any]) -> Array:

@@ -16,7 +16,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
-from tests.interop.api_server import ApiServer, serving
+from tests.interop.api_server import BundleServer, serving
 from tests.interop.test_clients import needed
 from tests.support import Array
 
@@ -45,7 +45,7 @@ def opened(
     """A page that has run its example, and what went wrong in it: to be empty at the end."""
     wrong: list[str] = []
     scheme = "dark" if dark else "light"
-    with browser.new_context(viewport=viewport, color_scheme=scheme) as context:  # type: ignore[arg-type]
+    with browser.new_context(viewport=viewport, color_scheme=scheme) as context:
         page = context.new_page()
         page.on("console", lambda message: complain(message, wrong))
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -89,10 +89,11 @@ def numbers(page: Page, selector: str) -> Array:
 
 
 def lines(page: Page, field: str) -> list[str]:
-    return page.input_value(field).splitlines()
+    text: str = page.input_value(field)
+    return text.splitlines()
 
 
-def test_it_runs_its_example_and_asks_nobody_else(browser: Browser, api: ApiServer) -> None:
+def test_it_runs_its_example_and_asks_nobody_else(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, wrong):
         for view in VIEWS:
             show(page, view)
@@ -102,38 +103,46 @@ def test_it_runs_its_example_and_asks_nobody_else(browser: Browser, api: ApiServ
         assert wrong == []
 
 
-def test_what_it_must_not_do_would_be_seen(browser: Browser, api: ApiServer) -> None:
+def test_what_it_must_not_do_would_be_seen(browser: Browser, api: BundleServer) -> None:
     """Negative control: an inline script and another host are refused, and both are noticed."""
     with opened(browser, api.address) as (page, wrong):
         done(page)
-        page.evaluate("document.body.append(Object.assign(document.createElement('script'),"
-                      "{textContent: 'window.ran = true'}))")
+        page.evaluate(
+            "document.body.append(Object.assign(document.createElement('script'),"
+            "{textContent: 'window.ran = true'}))"
+        )
         page.evaluate("fetch('http://127.0.0.1:9/').catch(() => 0)")
         assert page.evaluate("window.ran") is None
         assert len([text for text in wrong if "Content Security Policy" in text]) >= 2
 
 
-def test_the_matrix_is_of_the_apis_vectors(browser: Browser, api: ApiServer) -> None:
+def test_the_matrix_is_of_the_apis_vectors(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, _):
         done(page)
         texts = lines(page, "#texts")
         found = vectors(api.embed(input=texts, task=page.input_value("#task")))
         assert np.abs(numbers(page, "#matrix") - found @ found.T).max() <= 0.005 + 1e-6
-        heads = page.eval_on_selector_all("#matrix tbody th .text", "cells => cells.map(c => c.innerText)")
+        heads = page.eval_on_selector_all(
+            "#matrix tbody th .text", "cells => cells.map(c => c.innerText)"
+        )
         assert heads == texts
 
 
-def test_the_map_is_of_the_principal_components(browser: Browser, api: ApiServer) -> None:
+def test_the_map_is_of_the_principal_components(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, _):
         done(page)
         found = vectors(api.embed(input=lines(page, "#texts"), task=page.input_value("#task")))
         left, sizes, _ = np.linalg.svd(found - found.mean(0), full_matrices=False)
         shown = page.eval_on_selector_all(
-            "#map tbody tr", "rows => rows.map(r => [+r.cells[1].textContent, +r.cells[2].textContent])"
+            "#map tbody tr",
+            "rows => rows.map(r => [+r.cells[1].textContent, +r.cells[2].textContent])",
         )
         expected = (left * sizes)[:, :2]
         for axis in range(2):
-            sides = [np.abs(np.array(shown)[:, axis] - sign * expected[:, axis]).max() for sign in (1, -1)]
+            sides = [
+                np.abs(np.array(shown)[:, axis] - sign * expected[:, axis]).max()
+                for sign in (1, -1)
+            ]
             assert min(sides) <= 0.005 + 1e-6
         shares = sizes**2 / (sizes**2).sum()
         assert f"{shares[0] * 100:.0f} %" in page.inner_text("#map-note")
@@ -141,7 +150,7 @@ def test_the_map_is_of_the_principal_components(browser: Browser, api: ApiServer
         assert page.locator("#map circle").count() == len(found)
 
 
-def test_passages_are_ranked_by_the_apis_vectors(browser: Browser, api: ApiServer) -> None:
+def test_passages_are_ranked_by_the_apis_vectors(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, _):
         show(page, "search")
         passages, query = lines(page, "#passages"), page.input_value("#query")
@@ -155,7 +164,7 @@ def test_passages_are_ranked_by_the_apis_vectors(browser: Browser, api: ApiServe
         assert "enregistrer" in shown[0]  # the example's question is answered in another language
 
 
-def test_each_example_question_finds_its_passage(browser: Browser, api: ApiServer) -> None:
+def test_each_example_question_finds_its_passage(browser: Browser, api: BundleServer) -> None:
     right = ["enregistrer", "Digitalkamera", "PDF", "погоду"]
     with opened(browser, api.address) as (page, _):
         show(page, "search")
@@ -164,18 +173,24 @@ def test_each_example_question_finds_its_passage(browser: Browser, api: ApiServe
             expect(page.locator("#ranks li").first).to_contain_text(word)
 
 
-def test_chunks_are_scored_late_and_by_themselves(browser: Browser, api: ApiServer) -> None:
+def test_chunks_are_scored_late_and_by_themselves(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, _):
         show(page, "chunks")
-        chunks = page.eval_on_selector_all("#scores tbody th", "cells => cells.map(c => c.innerText)")
+        chunks = page.eval_on_selector_all(
+            "#scores tbody th", "cells => cells.map(c => c.innerText)"
+        )
         assert " ".join(chunks) == page.input_value("#document")
-        (question,) = vectors(api.embed(input=[page.input_value("#question")], task="retrieval.query"))
+        (question,) = vectors(
+            api.embed(input=[page.input_value("#question")], task="retrieval.query")
+        )
         shown = numbers(page, "#scores")
         for column, late in enumerate((False, True)):
             answer = api.embed(input=chunks, task="retrieval.passage", late_chunking=late)
             assert np.abs(shown[:, column] - vectors(answer) @ question).max() <= 0.005 + 1e-6
         assert np.abs(shown[:, 0] - shown[:, 1]).max() > 0.02
-        assert page.locator("#late mark").count() == page.locator("#plain mark").count() == len(chunks)
+        assert (
+            page.locator("#late mark").count() == page.locator("#plain mark").count() == len(chunks)
+        )
         page.fill("#sentences", "2")
         page.press("#sentences", "Tab")
         expect(page.locator("#late mark")).to_have_count(2)
@@ -184,12 +199,12 @@ def test_chunks_are_scored_late_and_by_themselves(browser: Browser, api: ApiServ
 @pytest.mark.parametrize("language", ["curl", "python"])
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_program_that_it_shows_gives_the_same(
-    view: str, language: str, browser: Browser, api: ApiServer, tmp_path: Path
+    view: str, language: str, browser: Browser, api: BundleServer, tmp_path: Path
 ) -> None:
     with opened(browser, api.address) as (page, _):
         done(page)
         if view == "compare":
-            page.fill("#texts", "It's a \"quoted\" $HOME `text`\\n\n2nd, with ünïcödé and 🙂\n")
+            page.fill("#texts", 'It\'s a "quoted" $HOME `text`\\n\n2nd, with ünïcödé and 🙂\n')
             page.click("#run")
             page.wait_for_selector("#matrix tbody tr:nth-child(2) th[title*='2nd']")
         show(page, view)
@@ -203,7 +218,7 @@ def test_the_program_that_it_shows_gives_the_same(
     if language == "curl":
         printed = ran(["bash", "-c", program])
         answer, _ = json.JSONDecoder().raw_decode(printed)
-        expected = api.post(sent).json()
+        expected = api.post(sent).json
         assert np.allclose(vectors(answer), vectors(expected), atol=1e-6)
         assert answer["usage"] == expected["usage"]
     else:
@@ -224,9 +239,12 @@ def ran(words: list[str]) -> str:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("viewport", [WIDE, PHONE], ids=["wide", "phone"])
 def test_it_is_accessible_and_fits(
-    view: str, dark: bool, viewport: dict[str, int], browser: Browser, api: ApiServer
+    view: str, dark: bool, viewport: dict[str, int], browser: Browser, api: BundleServer
 ) -> None:
-    with opened(browser, f"{api.address}/#{view}".rstrip("#"), viewport=viewport, dark=dark) as (page, _):
+    with opened(browser, f"{api.address}/#{view}".rstrip("#"), viewport=viewport, dark=dark) as (
+        page,
+        _,
+    ):
         done(page, view)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         found = Axe().run(page, options=AXE).response
@@ -236,16 +254,18 @@ def test_it_is_accessible_and_fits(
         assert (background == "rgb(15, 22, 21)") is dark
 
 
-def test_a_page_that_is_not_accessible_would_be_seen(browser: Browser, api: ApiServer) -> None:
+def test_a_page_that_is_not_accessible_would_be_seen(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, _):
         done(page)
         page.evaluate("document.querySelector('label[for=texts]').remove()")
         page.evaluate("document.body.style.setProperty('--soft', '#bbbbbb')")
-        found = {violation["id"] for violation in Axe().run(page, options=AXE).response["violations"]}
+        found = {
+            violation["id"] for violation in Axe().run(page, options=AXE).response["violations"]
+        }
         assert {"label", "color-contrast"} <= found
 
 
-def test_the_keyboard_suffices(browser: Browser, api: ApiServer) -> None:
+def test_the_keyboard_suffices(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, wrong):
         done(page)
         page.keyboard.press("Tab")
@@ -275,7 +295,7 @@ def focused(page: Page) -> str:
     return text
 
 
-def test_the_servers_message_and_warnings_are_shown(browser: Browser, api: ApiServer) -> None:
+def test_the_servers_message_and_warnings_are_shown(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, wrong):
         done(page)
         page.fill("#exact", "100")
@@ -294,10 +314,14 @@ def test_the_servers_message_and_warnings_are_shown(browser: Browser, api: ApiSe
         assert all("400" in text for text in wrong)  # the browser's own line for the refusal
 
 
-def test_texts_are_never_taken_for_html(browser: Browser, api: ApiServer) -> None:
+def test_texts_are_never_taken_for_html(browser: Browser, api: BundleServer) -> None:
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script></textarea>"
     with opened(browser, api.address) as (page, wrong):
-        for view, field in (("compare", "#texts"), ("search", "#passages"), ("chunks", "#document")):
+        for view, field in (
+            ("compare", "#texts"),
+            ("search", "#passages"),
+            ("chunks", "#document"),
+        ):
             show(page, view)
             page.fill(field, f"{evil}\nAnother text.")
             page.click("#run")
@@ -311,19 +335,20 @@ def test_a_key_is_asked_for_where_one_is_needed(
 ) -> None:
     keys = tmp_path / "keys"
     keys.write_text(f"# of this test\n{KEY}\n")
-    with serving(sample_chunks, "--api-key-file", str(keys)) as server:
-        with opened(browser, server.address) as (page, _):
-            page.wait_for_selector("#key-field:not([hidden])")
-            assert "a key is needed" in page.inner_text("#error")
-            assert page.evaluate("document.activeElement.id") == "key"
-            page.keyboard.type(KEY)
-            page.keyboard.press("Enter")
-            done(page)
-            assert page.locator("#error").is_hidden()
-            program = page.inner_text("#code")
-            assert "YOUR-KEY" in program
-            assert KEY not in program
-            assert "YOUR-KEY" in program
+    with (
+        serving(sample_chunks, "--api-key-file", str(keys)) as server,
+        opened(browser, server.address) as (page, _),
+    ):
+        page.wait_for_selector("#key-field:not([hidden])")
+        assert "a key is needed" in page.inner_text("#error")
+        assert page.evaluate("document.activeElement.id") == "key"
+        page.keyboard.type(KEY)
+        page.keyboard.press("Enter")
+        done(page)
+        assert page.locator("#error").is_hidden()
+        program = page.inner_text("#code")
+        assert "YOUR-KEY" in program
+        assert KEY not in program
 
 
 def test_a_bundle_of_one_task_without_late_chunking(

@@ -108,10 +108,13 @@ def _command(pid: int) -> bytes:
 
 @contextmanager
 def api_server(
-    bundles: Sequence[Path], *options: object, environment: Mapping[str, str] | None = None
+    bundles: Sequence[Path],
+    *options: object,
+    environment: Mapping[str, str] | None = None,
+    program: Sequence[str] = (sys.executable, "-m", "export.cli"),
 ) -> Iterator[ApiServer]:
     """``adaptrt api`` on a free port; it must end by itself when it is told to."""
-    command = [sys.executable, "-m", "export.cli", "api", "--port", "0"]
+    command = [*program, "api", "--port", "0"]
     for bundle in bundles:
         command += ["--bundle", str(bundle)]
     command += [str(option) for option in options]

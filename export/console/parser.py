@@ -95,8 +95,8 @@ COMMANDS = {
         options.api,
         "--bundle FOLDER [--bundle FOLDER ...] [options]",
         "serve bundles over HTTP, as Jina's and OpenAI's clients expect it",
-        "Answers POST /v1/embeddings on this machine until Ctrl-C, with a page at / to try\n"
-        "it. Texts of all requests share the encoder's calls.",
+        "Answers POST /v1/embeddings until Ctrl-C, with a page at / to try it. Texts of\n"
+        "all requests share the encoder's calls.",
         "adaptrt api --bundle build/sample/switchable-fp16 --port 8080",
     ),
     "encode": Command(

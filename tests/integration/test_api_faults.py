@@ -22,7 +22,6 @@ from adaptrt import Embedder
 from export.cli import main
 from tests.api_fuzz import KINDS, cases, judge_all
 from tests.api_support import Answer, ApiServer, api_server, request_bytes, until
-from tests.triton_support import Served
 
 KEY = "0123456789abcdef" * 2
 OPENS = {"authorization": f"Bearer {KEY}"}
@@ -285,23 +284,6 @@ def test_a_port_that_is_taken_is_an_error(
         port = taken.getsockname()[1]
         assert main(["api", "--bundle", str(chunk_bundle), "--port", str(port)]) == 2
     assert f"--port {port}" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_a_triton_server_behind_it(triton: Served, chunk_bundle: Path, protocol: str) -> None:
-    parts = ["Ada lives in Bergen.", "She likes the rain."]
-    with (
-        api_server([chunk_bundle], "--triton", triton.url(protocol)) as server,
-        Embedder.load(chunk_bundle) as direct,
-    ):
-        found = server.vectors(input=parts, task="classification", dimensions=32)
-        expected = direct.encode(parts, task="classification", dimensions=32)
-        np.testing.assert_allclose(found, expected, atol=1e-5)
-        late = server.vectors(input=parts, task="text-matching", late_chunking=True)
-        whole = direct.encode_chunks(" ".join(parts), [(0, 20), (21, 40)], task="text-matching")
-        np.testing.assert_allclose(late, whole.vectors, atol=1e-5)
-        refused = server.embed(input=[5, 6])
-        assert (refused.status, refused.json["error"]["param"]) == (400, "input")
 
 
 def test_a_triton_server_that_is_not_there(chunk_bundle: Path) -> None:

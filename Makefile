@@ -81,7 +81,8 @@ help: ## This list
 	@echo "  onnxruntime, openvino, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
 	@echo "  and CACHE, the response cache's bytes [0]."
-	@echo "make api takes BUNDLE, one or several folders; HOST [127.0.0.1], PORT [8080], DEFAULT_TASK [base],"
+	@echo "make api takes BUNDLE, one or several folders [the sample with every task and late chunking, built"
+	@echo "  first]; HOST [127.0.0.1], PORT [8080], DEFAULT_TASK [base],"
 	@echo "  API_KEYS, a file of keys; WORKERS, processes [0]; TRITON, a server's URL; adaptrt api --help says more."
 	@echo "make gpu-check takes WHEELS, a folder of wheels for what the image lacks, GPU_SIZES"
 	@echo "  [sample,full] and GPU_PRECISIONS [fp16,bf16,int8]."
@@ -142,6 +143,9 @@ eval: $(VENV)/.installed-eval $(if $(BUNDLE),,$(addsuffix /manifest.json,$(EVALU
 $(OUT)/sample/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
 
+$(OUT)/sample/switchable-chunks-%-onnxruntime/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --adapter switchable --head chunks --precision "$*" --target onnxruntime --out "$(OUT)"
+
 $(OUT)/deep/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --model tests/data/deep --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
 
@@ -161,9 +165,14 @@ serve: $(VENV)/.installed $(TRITON_VENV)/.installed ## Serve the repository on t
 	  $(if $(GRPC_PORT),--grpc-port "$(GRPC_PORT)") $(if $(CACHE),--cache "$(CACHE)") \
 	  $(if $(METRICS_PORT),--metrics-port "$(METRICS_PORT)")
 
-api: $(VENV)/.installed-api ## Serve bundles over HTTP, for Jina's and OpenAI's clients (BUNDLE="a b")
-	@$(ADAPTRT) api $(foreach bundle,$(BUNDLE),--bundle "$(bundle)") \
-	  $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") \
+# Without BUNDLE, the sample with every task and late chunking is built and served.
+SERVED = $(or $(BUNDLE),$(OUT)/sample/switchable-chunks-fp16-onnxruntime)
+
+# HOST and PORT count on the command line only: some systems have them in the environment.
+api: $(VENV)/.installed-api $(if $(BUNDLE),,$(addsuffix /manifest.json,$(SERVED))) ## Serve bundles over HTTP, for Jina's and OpenAI's clients (BUNDLE="a b")
+	@$(ADAPTRT) api $(foreach bundle,$(SERVED),--bundle "$(bundle)") \
+	  $(if $(filter command,$(origin HOST)),--host "$(HOST)") \
+	  $(if $(filter command,$(origin PORT)),--port "$(PORT)") \
 	  $(if $(DEFAULT_TASK),--default-task "$(DEFAULT_TASK)") $(if $(API_KEYS),--api-key-file "$(API_KEYS)") \
 	  $(if $(WORKERS),--workers "$(WORKERS)") $(if $(TRITON),--triton "$(TRITON)")
 

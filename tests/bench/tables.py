@@ -168,6 +168,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "zen5-full-beside": partial(beside, "zen5-full", _BF16_RUN),
     **{name: partial(against, *table) for name, table in AIMS.items()},
     "clients": client_table.table,
+    "api-clients": client_table.api_table,
     "prediction-errors": prediction.table,
     "gpus": plan_tables.gpus,
     "vector-types": outputs.grid_table,
@@ -187,7 +188,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def documents() -> list[Path]:
     """Those whose tables are made here."""
-    return [ROOT / "README.md", *sorted(FOLDER.glob("*.md")), outputs.PAGE, client_table.PAGE]
+    return [ROOT / "README.md", *sorted(FOLDER.glob("*.md")), outputs.PAGE, client_table.PAGE, client_table.API_PAGE]
 
 
 def updated(text: str) -> str:

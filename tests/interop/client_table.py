@@ -22,7 +22,8 @@ PAGE = ROOT / "docs" / "tasks" / "other-clients.md"
 RECORD = PAGE.with_suffix(".json")
 RUN = ROOT / "build" / "interop" / "clients.json"
 # The same of the HTTP API's clients, which get vectors over a connection.
-API_RECORD = ROOT / "docs" / "tasks" / "http-api.json"
+API_PAGE = ROOT / "docs" / "tasks" / "http-api.md"
+API_RECORD = API_PAGE.with_suffix(".json")
 API_RUN = RUN.with_name("api-clients.json")
 MERGED = ("FP32", "FP32 with instruction", "FP32 in two files", "FP16", "INT8")
 BUNDLES = (*MERGED, "switchable", "slot", "official")

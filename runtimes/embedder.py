@@ -21,13 +21,13 @@ from runtimes.arguments import (
 from runtimes.arrays import Encoded, Ids, Vectors
 from runtimes.auto import AUTO, choose
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName, OutputType
+from runtimes.choices import AdapterMode, GraphKind, HeadName, OutputType
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.open import Executor, open_runtime
-from runtimes.outputs import converter
+from runtimes.outputs import converter, truncate
 from runtimes.schemes import SCHEMES
 from runtimes.tensors import SENTENCE_EMBEDDING, TASK_ID
 from runtimes.text.batching import schedule
@@ -41,6 +41,7 @@ from runtimes.text.chunks import (
     choose_spans,
     plan_windows,
 )
+from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
 
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
@@ -314,32 +315,11 @@ class Embedder(RuntimeBase):
         return dimensions
 
 
-def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES) -> TextTokenizer:
-    """The bundle's tokenizer."""
-    path = folder / manifest.artifact(FileKind.TOKENIZER).path
-    return TextTokenizer(
-        path,
-        max_tokens=manifest.max_tokens,
-        pad_id=manifest.pad_id,
-        max_bytes=max_bytes,
-        vocab=manifest.architecture.vocab,
-    )
-
-
 def _warn_of_slow_int8(manifest: Manifest, executor: Executor) -> None:
     """Where INT8's CPU graph is about to run on a CPU without its instructions."""
     on_cpu = executor.graph is GraphKind.ONNXRUNTIME
     if on_cpu and SCHEMES[manifest.precision].integer_products:
         warn_without_vnni()
-
-
-def truncate(vectors: Vectors, width: int) -> Vectors:
-    """The first ``width`` columns, each row scaled to length 1 again."""
-    if width == vectors.shape[1]:
-        return vectors
-    cut = vectors[:, :width]
-    shortened: Vectors = cut / np.linalg.norm(cut, axis=1, keepdims=True)
-    return shortened
 
 
 def _with_progress(batches: Iterable[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:

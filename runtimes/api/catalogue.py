@@ -12,9 +12,9 @@ from runtimes.api.problems import ApiError
 from runtimes.api.settings import Settings
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, HeadName
-from runtimes.embedder import load_tokenizer
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest, read_manifest
+from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import TextTokenizer
 
 BASE = "base"  # the model without an adapter, as the vendor's API has it without a task

@@ -25,9 +25,10 @@ except ModuleNotFoundError as error:  # an install without the extra
         raise
     raise MissingError(f"{error.name} is not installed; pip install 'adaptrt[api]'") from error
 
-from runtimes.api.backends import Backend, LocalBackend, TritonBackend
+from runtimes.api.backends import Backend, LocalBackend
 from runtimes.api.catalogue import BASE, open_catalogue
 from runtimes.api.keys import Keys
+from runtimes.api.triton_backend import TritonBackend
 
 log = logging.getLogger("adaptrt")
 _KEEP_ALIVE = 75  # seconds an idle connection is kept: longer than clients keep theirs

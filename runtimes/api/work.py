@@ -13,9 +13,8 @@ from runtimes.api.contract import EmbeddingRequest, Encoding, inputs_of
 from runtimes.api.problems import ApiError, as_problem
 from runtimes.api.settings import Settings
 from runtimes.arrays import Encoded, Ids, Vectors
-from runtimes.embedder import truncate
 from runtimes.errors import InputError
-from runtimes.outputs import OUTPUTS, converter
+from runtimes.outputs import OUTPUTS, converter, truncate
 from runtimes.text.chunks import OVERLAP, Document, Span, WindowPlan, plan_windows
 from runtimes.text.tokens import check_text, shorten
 
@@ -174,7 +173,10 @@ def _plain(found: Route) -> Work:
         )
     rows = [shorten(row, most) for row in rows]
     counts = [len(row) for row in rows]
-    return _work(found, rows=rows, counts=counts, tokens=sum(counts), texts=texts, cut=truncated)
+    work = _work(found, rows=rows, counts=counts, tokens=sum(counts), texts=texts, cut=truncated)
+    if texts is None:  # ids of another tokenizer are numbers like any others
+        work.warnings.append(f"input: read as token ids of {served.model}'s own tokenizer")
+    return work
 
 
 def _texts(found: Route) -> list[str] | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tests.bench import conditions, operating, outputs, plan_tables, prediction
+from tests.bench import api_table, conditions, operating, outputs, plan_tables, prediction
 from tests.bench.aims import AIMS, against
 from tests.bench.plan_tables import markdown
 from tests.bench.reports import (
@@ -173,6 +173,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gpus": plan_tables.gpus,
     "vector-types": outputs.grid_table,
     "verdicts": operating.table,
+    "api-speeds": api_table.speeds,
+    "api-faults": api_table.faults,
     "vector-ranges": outputs.ranges_table,
     **{
         f"{name}-{size}": partial(plan_tables.block, size, table)

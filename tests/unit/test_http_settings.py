@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,15 @@ def test_the_command_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--max-queue: got 5" in capsys.readouterr().err
     assert main(["api", "--bundle", "nowhere"]) == 2
     assert "is not a folder" in capsys.readouterr().err
+
+
+def test_a_library_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "runtimes.api.server", raising=False)
+    assert main(["api", "--bundle", "nowhere"]) == 4
+    assert "uvicorn is not installed; pip install 'adaptrt[api]'" in capsys.readouterr().err
 
 
 def write(path: Path, text: str) -> Path:

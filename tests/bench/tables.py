@@ -190,7 +190,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def documents() -> list[Path]:
     """Those whose tables are made here."""
-    return [ROOT / "README.md", *sorted(FOLDER.glob("*.md")), outputs.PAGE, client_table.PAGE, client_table.API_PAGE]
+    return [
+        ROOT / "README.md",
+        *sorted(FOLDER.glob("*.md")),
+        outputs.PAGE,
+        client_table.PAGE,
+        client_table.API_PAGE,
+    ]
 
 
 def updated(text: str) -> str:

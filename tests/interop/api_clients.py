@@ -46,12 +46,12 @@ class ApiClient:
         return self.expected.get("output") in PACKED
 
     @property
-    def version(self) -> str:
-        """That of the package; of a program, what it prints."""
+    def release(self) -> str:
+        """The package and its version; of a program, what it prints."""
         if self.package != "curl":
-            return version(self.package)
+            return f"{self.package} {version(self.package)}"
         shown = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True)
-        return shown.stdout.split()[1]
+        return " ".join(shown.stdout.split()[:2])
 
 
 def openai_float(address: str, model: str, texts: Sequence[str]) -> Any:

@@ -164,7 +164,7 @@ class ApiOutcome:
     """One client of the HTTP API: what it sends, and the largest difference of a number."""
 
     client: str
-    version: str
+    release: str
     sends: str
     largest: float
 
@@ -178,12 +178,12 @@ def write_api(outcomes: Sequence[ApiOutcome], path: Path) -> None:
 
 
 def api_table() -> str:
-    """A row for each client and version: what it sends, and the largest difference."""
-    lines = ["| client | version | sends | largest difference |", "|---|---|---|---:|"]
+    """A row for each client: its package, what it sends, and the largest difference."""
+    lines = ["| client | package | sends | largest difference |", "|---|---|---|---:|"]
     for row in read(API_RECORD):
         shown = f"{row['largest']:.0e}".replace("e-0", "e\N{NON-BREAKING HYPHEN}")
         shown = shown if row["largest"] else "0"
-        lines.append(f"| {row['client']} | {row['version']} | {row['sends']} | {shown} |")
+        lines.append(f"| {row['client']} | {row['release']} | {row['sends']} | {shown} |")
     return "\n".join(lines)
 
 

@@ -84,7 +84,7 @@ def test_client_gets_the_embedders_vectors(
         expected = unpacked(expected)
     row = ApiOutcome(
         client=client.name,
-        version=client.version,
+        release=client.release,
         sends=client.sends,
         largest=distance(theirs, expected),
     )
@@ -94,8 +94,8 @@ def test_client_gets_the_embedders_vectors(
 
 def test_the_documents_tell_of_this_run(outcomes: list[ApiOutcome]) -> None:
     """The same clients and versions; the differences are the machine's."""
-    committed = {(r["client"], r["version"], r["sends"]) for r in client_table.read(API_RECORD)}
-    tried = {(row.client, row.version, row.sends) for row in outcomes if row.client != "curl"}
+    committed = {(r["client"], r["release"], r["sends"]) for r in client_table.read(API_RECORD)}
+    tried = {(row.client, row.release, row.sends) for row in outcomes if row.client != "curl"}
     assert tried <= committed, "run make clients and make figures"  # curl is the machine's own
 
 

@@ -79,7 +79,7 @@ def test_the_same_of_the_apis_clients(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(client_table, "API_RUN", run)
     monkeypatch.setattr(client_table, "API_RECORD", record)
     every = [
-        ApiOutcome(client=client.name, version="1", sends=client.sends, largest=1.26e-8)
+        ApiOutcome(client=client.name, release="a 1", sends=client.sends, largest=1.26e-8)
         for client in api_clients.CLIENTS
     ]
     write_api(every[1:], run)
@@ -89,7 +89,7 @@ def test_the_same_of_the_apis_clients(tmp_path: Path, monkeypatch: pytest.Monkey
     write_api(every, run)
     client_table.keep_api()
     assert read(record)[0]["largest"] == 1.3e-8
-    assert "| openai | 1 | float | 1e\N{NON-BREAKING HYPHEN}8 |" in client_table.api_table()
+    assert "| openai | a 1 | float | 1e\N{NON-BREAKING HYPHEN}8 |" in client_table.api_table()
 
 
 def test_committed_record_holds_every_client_of_the_api() -> None:

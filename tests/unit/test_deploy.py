@@ -209,9 +209,9 @@ def test_queries_parse_and_name_series_and_labels_that_there_are(where: str, que
     assert unknown(query) == []
 
 
-def unknown(query: str) -> list[str]:
+def unknown(query: str, known: dict[str, set[str]] | None = None) -> list[str]:
     """Series, and labels behind ``by`` and in braces, that the server does not have."""
-    known = series()
+    known = series() if known is None else known
     bare = re.sub(r'"[^"]*"', '""', query)
     names = [n for n in re.findall(r"\b(adaptrt_\w+|up)\b", bare) if n not in THEIRS]
     labels = {"instance", "job", "le", *(label for name in names for label in known.get(name, ()))}

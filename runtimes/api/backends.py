@@ -123,7 +123,8 @@ class LocalBackend:
         """Refuse what waits, and wait for the calls under way."""
         for ticket in self.queue.close():
             if (waiter := self._waiters.get(ticket)) is not None:
-                waiter.fail(ApiError(problems.DRAINING, "the server is ending", retry_after=1))
+                ending = ApiError(problems.DRAINING, "the server is ending", retry_after=1)
+                self._loop.call_soon_threadsafe(waiter.fail, ending)
         for thread in self._threads:
             thread.join()
         for encoder in self.encoders:

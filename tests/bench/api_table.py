@@ -14,7 +14,7 @@ Report = dict[str, Any]
 _TARGETS = {
     "mixed_32_to_in_process": "mixed texts, 32 clients, to the embedder in process",
     "added_ms": "added to the median of a single short text, ms",
-    "calls_waited": "longest wait of a short text among long ones, in calls of 8192 tokens",
+    "calls_waited": "calls that a short text waited for, while texts of 8192 tokens wait, at most",
     "wrong_answers": "wrong, lost or swapped answers",
     "memory_growth": "growth of resident memory after warm-up",
     "fuzz_failed": "malformed requests that gave a 5xx or no answer",

@@ -25,8 +25,8 @@ from tests.api_support import Answer, ApiServer, api_server, request_bytes, unti
 
 KEY = "0123456789abcdef" * 2
 OPENS = {"authorization": f"Bearer {KEY}"}
-# Each is a call of its own, of some tenths of a second.
-SLOW = ["station " * 3000] * 12
+# Each is cut to 8192 tokens: a call of its own, of half a second on one quiet core.
+SLOW = ["station " * 4200] * 11
 DEADLINE = 2.0
 
 
@@ -42,7 +42,7 @@ def strict(chunk_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     keys = tmp_path_factory.mktemp("keys") / "keys"
     keys.write_text(f"{KEY}\n{KEY[::-1]}\n")
     options = ("--api-key-file", keys, "--max-texts", 12, "--max-queue", 12, "--max-bytes", 500_000)
-    more = ("--max-tokens", 80_000, "--max-concurrent", 3, "--deadline", DEADLINE)
+    more = ("--max-tokens", 98_000, "--max-concurrent", 3, "--deadline", DEADLINE)
     origin = ("--cors-origin", "https://example.org", "--threads", 1)
     with api_server([chunk_bundle], *options, *more, *origin) as running:
         yield running
@@ -87,7 +87,7 @@ def test_only_named_origins_may_ask(strict: ApiServer) -> None:
     [
         ({"input": ["x"] * 13}, "13 texts in one request, expected at most 12"),
         ({"input": ["word " * 9000] * 13}, "the body has more than 500000 bytes"),
-        ({"input": ["word " * 6900] * 12}, "expected at most 80000"),
+        ({"input": ["station " * 4200] * 12}, "expected at most 98000"),
     ],
 )
 def test_a_request_is_no_larger_than_the_limits(
@@ -123,7 +123,7 @@ def test_a_deadline_ends_the_work(strict: ApiServer) -> None:
     assert answer.headers["retry-after"] == "1"
     assert DEADLINE - 0.1 < spent < DEADLINE + 2
     assert strict.metric("adaptrt_queue_texts") == 0
-    assert ask(strict, input="x").status == 200
+    until(lambda: ask(strict, input="x").status == 200)  # behind the one call that runs
 
 
 def test_a_client_that_hangs_up_ends_its_work(strict: ApiServer) -> None:
@@ -150,7 +150,7 @@ def test_a_full_queue_and_too_many_at_once_are_told_to_come_again(strict: ApiSer
     assert int(busy.headers["retry-after"]) >= 1
     assert "texts wait already" in busy.json["detail"]
     assert 429 in statuses  # a fourth request under way
-    assert ask(strict, input="x").status == 200
+    until(lambda: ask(strict, input="x").status == 200)
 
 
 def closes_within(server: ApiServer, first: bytes, seconds: float) -> bytes:
@@ -190,8 +190,8 @@ def test_a_worker_that_is_killed_is_replaced(workers: ApiServer, chunk_bundle: P
     before = workers.workers()
     assert len(before) == 2
     with ThreadPoolExecutor(4) as pool:
-        slow = [pool.submit(workers.embed, input=SLOW, truncate=True) for _ in range(2)]
-        until(lambda: workers.metric("adaptrt_queue_texts") > 10)
+        slow = [pool.submit(workers.embed, input=SLOW[:5], truncate=True) for _ in range(2)]
+        until(lambda: workers.metric("adaptrt_queue_texts") > 4)
         os.kill(before[0], signal.SIGKILL)
         answers = [future.result() for future in slow]
     lost = [a for a in answers if a.status != 200]
@@ -219,7 +219,7 @@ def test_an_idle_worker_that_is_killed_costs_no_request(workers: ApiServer) -> N
 
 def test_it_ends_when_it_is_told_to_and_answers_first(chunk_bundle: Path) -> None:
     with api_server([chunk_bundle], "--workers", 1) as server, ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(server.embed, input=SLOW[:4], truncate=True)
+        slow = pool.submit(server.embed, input=SLOW[:3], truncate=True)
         until(lambda: server.metric("adaptrt_queue_texts") > 0)
         (worker,) = server.workers()
         server.process.send_signal(signal.SIGTERM)

@@ -32,6 +32,7 @@ function warned(answer) {
 
 async function run() {
   $("error").hidden = true;
+  document.body.classList.remove("stale");
   try {
     if (!state.model) await learn();
     const view = VIEWS[state.view];
@@ -67,6 +68,8 @@ function showStatus(requests, { tokens, server, all, warnings, vectors }, told) 
 function showError(error) {
   $("error").textContent = error.message;
   $("error").hidden = false;
+  $("error").scrollIntoView({ block: "nearest" });
+  document.body.classList.add("stale"); // what is drawn is of another request
   $("status").textContent = "\u00a0";
   $("warnings").hidden = true;
   if (!state.model) $("served").textContent = "Not connected";

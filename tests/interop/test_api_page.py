@@ -314,6 +314,31 @@ def test_the_servers_message_and_warnings_are_shown(browser: Browser, api: Bundl
         assert all("400" in text for text in wrong)  # the browser's own line for the refusal
 
 
+@pytest.mark.parametrize("texts", ["one alone", "twice\ntwice", "\n".join(map(str, range(45)))])
+def test_few_and_many_texts_are_drawn(texts: str, browser: Browser, api: BundleServer) -> None:
+    """One has no second direction, equal ones none at all, and many no room for numbers."""
+    with opened(browser, api.address) as (page, wrong):
+        done(page)
+        page.fill("#texts", texts)
+        page.click("#run")
+        count = len(texts.splitlines())
+        expect(page.locator("#matrix tbody tr")).to_have_count(count)
+        expect(page.locator("#map circle")).to_have_count(count)
+        assert "NaN" not in page.inner_html("#results")
+        assert (page.locator("#matrix .dense").count() == 1) is (count > 40)
+        assert np.allclose(numbers(page, "#matrix").diagonal(), 1)
+        assert wrong == []
+
+
+def test_the_program_is_copied(browser: Browser, api: BundleServer) -> None:
+    with opened(browser, api.address) as (page, _):
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        done(page)
+        page.click("#copy")
+        expect(page.locator("#copy")).to_have_text("Copied")
+        assert page.evaluate("navigator.clipboard.readText()") == page.inner_text("#code")
+
+
 def test_texts_are_never_taken_for_html(browser: Browser, api: BundleServer) -> None:
     evil = "<img src=x onerror=alert(1)><script>alert(2)</script></textarea>"
     with opened(browser, api.address) as (page, wrong):

@@ -330,6 +330,14 @@ def test_few_and_many_texts_are_drawn(texts: str, browser: Browser, api: BundleS
         assert wrong == []
 
 
+def test_on_a_phone_the_answer_comes_into_view(browser: Browser, api: BundleServer) -> None:
+    with opened(browser, api.address, viewport=PHONE) as (page, _):
+        done(page)
+        expect(page.locator("#status strong")).not_to_be_in_viewport()
+        page.click("#run")
+        expect(page.locator("#status strong")).to_be_in_viewport()
+
+
 def test_the_program_is_copied(browser: Browser, api: BundleServer) -> None:
     with opened(browser, api.address) as (page, _):
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])

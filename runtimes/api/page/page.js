@@ -189,9 +189,11 @@ function settle() {
 }
 
 function listen() {
-  $("form").addEventListener("submit", (event) => {
+  $("form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    run();
+    await run();
+    // In one column the answer is below what was filled in.
+    if (matchMedia("(max-width: 62rem)").matches) $("results").scrollIntoView();
   });
   $("form").addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) run();

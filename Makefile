@@ -203,7 +203,8 @@ bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and 
 	$(BIN)/python -m tests.bench.serve --out "$(OUT)/bench-serve"
 
 bench-api: $(VENV)/.installed-dev ## Load on the HTTP server, beside the embedder and Triton, and its faults (about ten minutes)
-	$(BIN)/python -m tests.bench.api --out "$(OUT)/bench-api" $(if $(BUNDLE),--bundle "$(BUNDLE)")
+	$(BIN)/python -m tests.bench.api --out "$(OUT)/bench-api" $(if $(BUNDLE),--bundle "$(BUNDLE)") \
+	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)")
 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"

@@ -158,7 +158,7 @@ class Api:
             raise ApiError(problems.ENCODED, "content-encoding: send the body as it is", close=True)
         most = self.settings.max_bytes
         stated = request.headers.get("content-length", "")
-        if stated.isdigit() and int(stated) > most:
+        if stated.isdecimal() and int(stated) > most:
             raise _size_error(most)
         body = bytearray()
         try:

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -54,6 +54,7 @@ def speeds(bundle: Served, seconds: float, rounds: int) -> list[Report]:
     loads = api_load.workloads(bundle.tokenizer)
     task = plain_task(bundle)
     rows: list[Report] = []
+    print(f"{'':11} {'':20} {'':4} {'texts/s':>9} {'p50 ms':>9} {'p99 ms':>9}")
     with api_server([bundle.folder], "--no-access-log") as server:
         for number in range(rounds):
             rows += [row | {"round": number} for row in in_process(bundle, loads, task, seconds)]
@@ -351,7 +352,7 @@ def served(folder: Path) -> Served:
 
 def targets(report: Report) -> Report:
     """What is asked of the server, and what was found."""
-    rows = report["rows"]
+    rows = report["speeds"]
 
     def speed(who: str, clients: int, number: int) -> float:
         (found,) = (
@@ -388,43 +389,67 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=20_000, help="whose vectors are checked")
     parser.add_argument("--fuzz", type=int, default=10_000, help="malformed requests")
     parser.add_argument("--environment", type=Path, default=ENVIRONMENT, help="of Triton")
-    given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    bundle, small = (
-        served(given.bundle or sample_bundle(given.out)),
-        served(small_bundle(given.out)),
+    parser.add_argument(
+        "--only",
+        help=f"parts of {', '.join(PARTS)}, separated by commas; the others' results are kept",
     )
-    report: Report = {
+    given = parser.parse_args(arguments)
+    chosen = given.only.split(",") if given.only else list(PARTS)
+    given.out.mkdir(parents=True, exist_ok=True)
+    path = given.out / "api.json"
+    report: Report = {}
+    if given.only and path.is_file():
+        report = json.loads(path.read_text(encoding="utf-8"))
+    run = Run(
+        bundle=served(given.bundle or sample_bundle(given.out)),
+        small=served(small_bundle(given.out)),
+        given=given,
+    )
+    report |= {
         "date": date.today().isoformat(),
         "machine": machine(),
-        "bundle": bundle.folder.name,
-        "model": bundle.model,
+        "bundle": run.bundle.folder.name,
         "rounds": given.rounds,
         "seconds": given.seconds,
     }
-    print(f"{'':11} {'':20} {'':4} {'texts/s':>9} {'p50 ms':>9} {'p99 ms':>9}")
-    report["rows"] = speeds(bundle, given.seconds, given.rounds)
-    if (given.environment / ".installed").is_file():
-        report["rows"] += triton(bundle, given.seconds, given.environment)
-    else:
-        print("Triton is not installed; without its rows")
-    parts: dict[str, Callable[[], Report]] = {
-        "added": lambda: added(bundle),
-        "delays": lambda: delays(bundle),
-        "identity": lambda: identity(small, given.requests),
-        "fuzz": lambda: fuzz(small, given.fuzz),
-        "killed": lambda: killed(small),
-    }
-    for name, part in parts.items():
-        report[name] = part()
-        print(name, json.dumps(report[name]), flush=True)
-    shares = [row["others"] for row in report["rows"] if row["others"] is not None]
-    report["others_share"] = {"median": median(shares), "greatest": max(shares)}
-    report["targets"] = targets(report)
-    for name, target in report["targets"].items():
-        print(f"{name}: {target} {'met' if met(target) else 'MISSED'}")
-    (given.out / "api.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    for name in chosen:
+        report[name] = PARTS[name](run)
+        if isinstance(report[name], dict):
+            print(name, json.dumps(report[name]), flush=True)
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    if report.keys() >= PARTS.keys():
+        report["targets"] = targets(report)
+        for name, target in report["targets"].items():
+            print(f"{name}: {target} {'met' if met(target) else 'MISSED'}")
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the parts look at."""
+
+    bundle: Served
+    small: Served
+    given: argparse.Namespace
+
+
+def _triton(run: Run) -> list[Report]:
+    if not (run.given.environment / ".installed").is_file():
+        print("Triton is not installed; without its rows")
+        return []
+    return triton(run.bundle, run.given.seconds, run.given.environment)
+
+
+PARTS: Mapping[str, Callable[[Run], Any]] = {
+    "speeds": lambda run: speeds(run.bundle, run.given.seconds, run.given.rounds),
+    "triton": _triton,
+    "added": lambda run: added(run.bundle),
+    "delays": lambda run: delays(run.bundle),
+    "identity": lambda run: identity(run.small, run.given.requests),
+    "fuzz": lambda run: fuzz(run.small, run.given.fuzz),
+    "killed": lambda run: killed(run.small),
+}
 
 
 if __name__ == "__main__":

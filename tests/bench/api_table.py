@@ -31,7 +31,7 @@ def speeds() -> str:
     """A row per workload, who answered and clients; medians over rounds."""
     report = load()
     groups: dict[tuple[str, str, int], list[Report]] = {}
-    for row in report["rows"]:
+    for row in [*report["speeds"], *report["triton"]]:
         groups.setdefault((row["workload"], row["who"], row["clients"]), []).append(row)
     rows = [
         (
@@ -58,11 +58,11 @@ def _order(item: tuple[tuple[str, str, int], Any]) -> tuple[int, int, int]:
 
 def caption(report: Report) -> str:
     """Machine, day, what was served, and how much others used the cores."""
-    share = report["others_share"]
+    shares = [row["others"] for row in report["speeds"]]
     return (
         f"*{report['machine']}, {report['date']}; {report['bundle']}, {report['rounds']} rounds of "
-        f"{report['seconds']:g} s; other processes took {share['median']:.0%} of the cores' time "
-        f"(median of the rows; at most {share['greatest']:.0%})*"
+        f"{report['seconds']:g} s; other processes took {median(shares):.0%} of the cores' time "
+        f"(median of the rows; at most {max(shares):.0%})*"
     )
 
 

@@ -20,6 +20,7 @@ from tests.interop.api_server import BundleServer, serving
 from tests.interop.test_clients import needed
 from tests.support import Array
 
+expect.set_options(timeout=30_000)  # ms, of one wait: the machine may have other work
 VIEWS = ("compare", "search", "chunks")
 WIDE, PHONE = {"width": 1360, "height": 900}, {"width": 390, "height": 844}
 KEY = "0123456789abcdef0123456789abcdef"

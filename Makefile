@@ -310,14 +310,14 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	cd locks/clients/transformers.js && npm install --package-lock-only --ignore-scripts --no-audit \
 	  --no-fund --omit-lockfile-registry-resolved
 
-test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, and the wheel, in environments of their own
+test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, clients and page of the HTTP server, and the wheel, in environments of their own
 	@$(MAKE) --no-print-directory $(CLIENTS)/transformers.js/.installed || \
 	  echo "transformers.js could not be installed; its tests are skipped, or fail where CI is set."
 	@command -v chromium > /dev/null || \
 	  echo "chromium is not installed; its tests are skipped, or fail where CI is set."
 	$(INTEROP_VENV)/bin/python -m pytest tests/interop
 
-clients: $(VENV)/.installed ## Make the last run of make test-interop the record that the table of clients is of
+clients: $(VENV)/.installed ## Make the last run of make test-interop the record that the tables of clients are of
 	$(BIN)/python -m tests.interop.client_table
 
 check-newest: ## The newest versions that pyproject.toml allows: install, build, a part of the tests

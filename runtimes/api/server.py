@@ -129,6 +129,8 @@ class _Server(uvicorn.Server):
 
     def _drain(self) -> None:
         """The first signal lets requests end, a second one does not wait for them."""
+        if not self.should_exit:
+            log.info("ending; %d requests under way are answered first", self._api.under_way)
         self.force_exit = self.should_exit
         self.should_exit = self._api.draining = True
 

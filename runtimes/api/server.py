@@ -43,6 +43,11 @@ def run(settings: Settings) -> None:
     """
     keys = Keys.read(settings.api_key_file)
     catalogue = open_catalogue(settings)
+    if settings.triton is not None and len(catalogue.models) > 1:
+        raise InputError(
+            f"--triton: one model is served there, got bundles of {', '.join(catalogue.models)}; "
+            "start a server here for each"
+        )
     for file in (settings.tls_certificate, settings.tls_key):
         if file is not None and not file.is_file():
             raise InputError(f"TLS: {shown(str(file))}: no such file")

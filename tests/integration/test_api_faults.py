@@ -277,6 +277,15 @@ def test_what_cannot_be_served_is_said_before_anything_listens(
     assert "listening" not in found
 
 
+def test_a_triton_server_has_one_model(
+    chunk_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("--model-name", "a", "--model-name", "b", "--triton", "grpc://127.0.0.1:1")
+    bundles = ("--bundle", str(chunk_bundle)) * 2
+    assert main(["api", *bundles, *names]) == 2
+    assert "--triton: one model is served there, got bundles of a, b" in capsys.readouterr().err
+
+
 def test_a_port_that_is_taken_is_an_error(
     chunk_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -279,8 +279,12 @@ def test_hadolint_would_say_something(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool comes with Prometheus")
-def test_promtool_takes_the_configuration() -> None:
-    path = DEPLOY / "prometheus" / "prometheus.yml"
-    command = ["promtool", "check", "config", str(path)]
+@pytest.mark.parametrize(
+    "words",
+    [("check", "config", "prometheus.yml"), ("test", "rules", "rules.test.yml")],
+    ids=lambda words: words[0],
+)
+def test_promtool_takes_the_configuration_and_the_alerts_fire(words: tuple[str, ...]) -> None:
+    command = ["promtool", *words[:-1], str(DEPLOY / "prometheus" / words[-1])]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

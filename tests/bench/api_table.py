@@ -43,7 +43,7 @@ def speeds() -> str:
         for (workload, who, clients), found in sorted(groups.items(), key=_order)
     ]
     head = ("texts", "by", "clients", "texts/s", "p50 ms", "p99 ms")
-    return "\n\n".join([caption(report), markdown(head, rows)])
+    return "\n\n".join([caption(report), markdown(head, rows), *report.get("notes", ())])
 
 
 _COLUMNS = ("texts_per_second", "p50_ms", "p99_ms")

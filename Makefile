@@ -23,7 +23,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve api test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-api bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -83,6 +83,9 @@ help: ## This list
 	@echo "  onnxruntime, openvino, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
 	@echo "  and CACHE, the response cache's bytes [0]."
+	@echo "make api takes BUNDLE, one or several folders [the sample with every task and late chunking, built"
+	@echo "  first]; HOST [127.0.0.1], PORT [8080], DEFAULT_TASK [base],"
+	@echo "  API_KEYS, a file of keys; WORKERS, processes [0]; TRITON, a server's URL; adaptrt api --help says more."
 	@echo "make gpu-check takes WHEELS, a folder of wheels for what the image lacks, GPU_SIZES"
 	@echo "  [sample,full] and GPU_PRECISIONS [fp16,bf16,int8]."
 	@echo "make bench takes BENCH_SIZE: sample, mid, full [mid]; BENCH_ONLY, contenders, and BENCH_CASES,"
@@ -142,6 +145,9 @@ eval: $(VENV)/.installed-eval $(if $(BUNDLE),,$(addsuffix /manifest.json,$(EVALU
 $(OUT)/sample/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
 
+$(OUT)/sample/switchable-chunks-%-onnxruntime/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --adapter switchable --head chunks --precision "$*" --target onnxruntime --out "$(OUT)"
+
 $(OUT)/deep/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --model tests/data/deep --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
 
@@ -161,6 +167,17 @@ serve: $(VENV)/.installed $(TRITON_VENV)/.installed ## Serve the repository on t
 	  $(if $(GRPC_PORT),--grpc-port "$(GRPC_PORT)") $(if $(CACHE),--cache "$(CACHE)") \
 	  $(if $(METRICS_PORT),--metrics-port "$(METRICS_PORT)")
 
+# Without BUNDLE, the sample with every task and late chunking is built and served.
+SERVED = $(or $(BUNDLE),$(OUT)/sample/switchable-chunks-fp16-onnxruntime)
+
+# HOST and PORT count on the command line only: some systems have them in the environment.
+api: $(VENV)/.installed-api $(if $(BUNDLE),,$(addsuffix /manifest.json,$(SERVED))) ## Serve bundles over HTTP, for Jina's and OpenAI's clients (BUNDLE="a b")
+	@$(ADAPTRT) api $(foreach bundle,$(SERVED),--bundle "$(bundle)") \
+	  $(if $(filter command,$(origin HOST)),--host "$(HOST)") \
+	  $(if $(filter command,$(origin PORT)),--port "$(PORT)") \
+	  $(if $(DEFAULT_TASK),--default-task "$(DEFAULT_TASK)") $(if $(API_KEYS),--api-key-file "$(API_KEYS)") \
+	  $(if $(WORKERS),--workers "$(WORKERS)") $(if $(TRITON),--triton "$(TRITON)")
+
 test: $(VENV)/.installed-dev ## Run the tests (about fifteen minutes on two cores)
 	@$(MAKE) --no-print-directory $(TRITON_VENV)/.installed || \
 	  echo "The Triton server could not be installed; its tests are skipped."
@@ -173,6 +190,8 @@ check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentat
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/yamllint --strict --config-file deploy/.yamllint.yaml deploy
+	$(BIN)/hadolint deploy/Dockerfile
 
 # Without its banner about a next version of MkDocs.
 docs: $(VENV)/.installed-docs ## The documentation as a site, in build/site
@@ -184,6 +203,10 @@ bench-build: $(VENV)/.installed ## Time and memory of building and calibrating a
 
 bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and latency of a served sample
 	$(BIN)/python -m tests.bench.serve --out "$(OUT)/bench-serve"
+
+bench-api: $(VENV)/.installed-dev ## Load on the HTTP server, beside the embedder and Triton, and its faults (about ten minutes)
+	$(BIN)/python -m tests.bench.api --out "$(OUT)/bench-api" $(if $(BUNDLE),--bundle "$(BUNDLE)") \
+	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)")
 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
@@ -228,7 +251,8 @@ clean: ## Remove bundles and caches; the virtual environment stays
 	rm -rf build .mypy_cache .ruff_cache
 
 # Everything is installed from lock files: the same versions today and in a year. base.txt is what
-# building needs; run.txt, what a device that only runs bundles needs.
+# building needs; run.txt, what a device that only runs bundles needs; server.txt, what
+# deploy/Dockerfile installs.
 $(VENV)/.installed: locks/base.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; name one with PYTHON=python3.11"; exit 4; }
@@ -288,8 +312,9 @@ COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-a
 lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
+	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra api -c locks/dev.txt -o locks/server.txt
 	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra export -c locks/dev.txt -o locks/base.txt
-	for name in serve bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
+	for name in serve api bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
 	  --extra openvino --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt
@@ -300,14 +325,14 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	cd locks/clients/transformers.js && npm install --package-lock-only --ignore-scripts --no-audit \
 	  --no-fund --omit-lockfile-registry-resolved
 
-test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, and the wheel, in environments of their own
+test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, clients and page of the HTTP server, and the wheel, in environments of their own
 	@$(MAKE) --no-print-directory $(CLIENTS)/transformers.js/.installed || \
 	  echo "transformers.js could not be installed; its tests are skipped, or fail where CI is set."
 	@command -v chromium > /dev/null || \
 	  echo "chromium is not installed; its tests are skipped, or fail where CI is set."
 	$(INTEROP_VENV)/bin/python -m pytest tests/interop
 
-clients: $(VENV)/.installed ## Make the last run of make test-interop the record that the table of clients is of
+clients: $(VENV)/.installed ## Make the last run of make test-interop the record that the tables of clients are of
 	$(BIN)/python -m tests.interop.client_table
 
 check-newest: ## The newest versions that pyproject.toml allows: install, build, a part of the tests

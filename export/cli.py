@@ -289,6 +289,17 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _api(arguments: argparse.Namespace) -> int:
+    from runtimes.api.server import run
+    from runtimes.api.settings import Settings
+
+    given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
+    for name in ("bundles", "model_names", "cors_origins"):
+        given[name] = tuple(given[name] or ())
+    run(Settings(**{name: value for name, value in given.items() if value is not None}))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     return make_parser(
         {
@@ -300,6 +311,7 @@ def _parser() -> argparse.ArgumentParser:
             "inspect": _inspect,
             "triton": _triton,
             "serve": _serve,
+            "api": _api,
             "encode": _encode,
             "tune": _tune,
             "eval": _eval,

@@ -18,16 +18,16 @@ from runtimes.arguments import (
     list_tasks,
     list_texts,
 )
-from runtimes.arrays import Arrays, Encoded, Ids, Vectors
+from runtimes.arrays import Encoded, Ids, Vectors
 from runtimes.auto import AUTO, choose
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName, OutputType
+from runtimes.choices import AdapterMode, GraphKind, HeadName, OutputType
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.open import Executor, open_runtime
-from runtimes.outputs import converter
+from runtimes.outputs import converter, truncate
 from runtimes.schemes import SCHEMES
 from runtimes.tensors import SENTENCE_EMBEDDING, TASK_ID
 from runtimes.text.batching import schedule
@@ -37,9 +37,11 @@ from runtimes.text.chunks import (
     Cut,
     Document,
     Span,
+    WindowCall,
     choose_spans,
-    embed_chunks,
+    plan_windows,
 )
+from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
 
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
@@ -76,6 +78,7 @@ class Embedder(RuntimeBase):
         threads: int | None = None,
         adapter: str | Path | None = None,
         max_bytes: int = MAX_BYTES,
+        spinning: bool = True,
     ) -> Self:
         """Open a bundle.
 
@@ -94,6 +97,8 @@ class Embedder(RuntimeBase):
             adapter: an ``.onnx_adapter`` file for a bundle with a slot.
             max_bytes: a text of more bytes of UTF-8 is refused; tokenising 1 MB takes up to 1.1 s
                 and 360 MB.
+            spinning: whether ONNX Runtime's threads wait for the next call at full speed, which
+                starts it sooner and takes the cores from whatever else runs in between.
 
         Raises:
             InputError: the bundle is incomplete or has nothing for the executor, or the adapter
@@ -116,6 +121,7 @@ class Embedder(RuntimeBase):
             device=device,
             threads=chosen.threads,
             adapter=file,
+            spinning=check_flag("spinning", spinning),
         )
         embedder = cls(manifest, tokenizer, executing, folder)
         embedder._reload = partial(
@@ -126,6 +132,7 @@ class Embedder(RuntimeBase):
             threads=threads,
             adapter=file and file.absolute(),
             max_bytes=max_bytes,
+            spinning=spinning,
         )
         return embedder
 
@@ -182,11 +189,34 @@ class Embedder(RuntimeBase):
         lengths = [len(row) for row in rows]
         batches = schedule(lengths, self.manifest.max_batch, self.runtime.budget)
         for batch in _with_progress(batches, lengths) if progress else batches:
-            inputs: dict[str, Ids] = dict(self.tokenizer.pad([rows[i] for i in batch]).inputs())
-            if self._switchable:
-                inputs[TASK_ID.name] = np.array([self._task_id(tasks[i]) for i in batch], np.int64)
-            vectors[batch] = self.runtime.run(inputs)[SENTENCE_EMBEDDING.name]
+            vectors[batch] = self.run_rows([rows[i] for i in batch], [tasks[i] for i in batch])
         return convert(truncate(vectors, width))
+
+    @while_open
+    def run_rows(self, rows: Sequence[Ids], tasks: Sequence[str]) -> Vectors:
+        """One call of the executor: unit vectors of full length, FP32 ``[n, hidden]``.
+
+        ``rows`` are token ids as the tokenizer gives them, as many as one call takes, each with a
+        task that the bundle has. Nothing is checked: this is what :meth:`encode` does with each
+        of its batches, for programs that make the batches themselves (:mod:`runtimes.api`).
+        """
+        inputs: dict[str, Ids] = dict(self.tokenizer.pad(rows).inputs())
+        vectors: Vectors = self.runtime.run({**inputs, **self._task_ids(tasks)})[
+            SENTENCE_EMBEDDING.name
+        ]
+        return vectors
+
+    @while_open
+    def run_window(self, window: WindowCall, task: str) -> Vectors:
+        """One call for late chunking: unit vectors of full length of one window's chunks.
+
+        The bundle must have a chunk head; FP32 ``[chunks, hidden]``.
+        """
+        inputs = dict(self.tokenizer.pad([window.ids]).inputs())
+        vectors: Vectors = self.runtime.run(
+            {**inputs, **self._task_ids([task]), "chunk_weights": window.weights}
+        )["chunk_embedding"][0]
+        return vectors
 
     @while_open
     def encode_chunks(
@@ -234,12 +264,8 @@ class Embedder(RuntimeBase):
         (name,) = self._tasks(task, 1)
         convert = converter(output, width, (name,), self.manifest.output_ranges)
         text = Document(self.tokenizer, document, self.manifest.prefixes[name] if prefix else "")
-        number = {TASK_ID.name: np.array([self._task_id(name)])} if self._switchable else {}
-
-        def run(inputs: Arrays) -> Arrays:
-            return self.runtime.run({**inputs, **number})
-
-        chunked = embed_chunks(self.tokenizer, text, choose_spans(text, cut), overlap, run)
+        plan = plan_windows(text, choose_spans(text, cut), self.tokenizer.max_tokens, overlap)
+        chunked = plan.gather([self.run_window(window, name) for window in plan.calls])
         return replace(chunked, vectors=convert(truncate(chunked.vectors, width)))
 
     def _free(self) -> None:
@@ -249,8 +275,14 @@ class Embedder(RuntimeBase):
     def _switchable(self) -> bool:
         return self.manifest.adapter is AdapterMode.SWITCHABLE
 
-    def _task_id(self, task: str) -> int:
-        return -1 if task not in self.manifest.tasks else self.manifest.tasks.index(task)
+    def _task_ids(self, tasks: Sequence[str]) -> dict[str, Ids]:
+        """The input that says each row's task; none where the graph takes none."""
+        if not self._switchable:
+            return {}
+        numbers = [
+            -1 if t not in self.manifest.tasks else self.manifest.tasks.index(t) for t in tasks
+        ]
+        return {TASK_ID.name: np.array(numbers, np.int64)}
 
     def _tasks(self, task: str | Iterable[str] | None, count: int) -> list[str]:
         known = tuple(self.manifest.prefixes)
@@ -283,32 +315,11 @@ class Embedder(RuntimeBase):
         return dimensions
 
 
-def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES) -> TextTokenizer:
-    """The bundle's tokenizer."""
-    path = folder / manifest.artifact(FileKind.TOKENIZER).path
-    return TextTokenizer(
-        path,
-        max_tokens=manifest.max_tokens,
-        pad_id=manifest.pad_id,
-        max_bytes=max_bytes,
-        vocab=manifest.architecture.vocab,
-    )
-
-
 def _warn_of_slow_int8(manifest: Manifest, executor: Executor) -> None:
     """Where INT8's CPU graph is about to run on a CPU without its instructions."""
     on_cpu = executor.graph is GraphKind.ONNXRUNTIME
     if on_cpu and SCHEMES[manifest.precision].integer_products:
         warn_without_vnni()
-
-
-def truncate(vectors: Vectors, width: int) -> Vectors:
-    """The first ``width`` columns, each row scaled to length 1 again."""
-    if width == vectors.shape[1]:
-        return vectors
-    cut = vectors[:, :width]
-    shortened: Vectors = cut / np.linalg.norm(cut, axis=1, keepdims=True)
-    return shortened
 
 
 def _with_progress(batches: Iterable[list[int]], lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -21,6 +21,15 @@ Ranges = Mapping[str, Mapping[str, float]]
 STEPS = 127  # on each side of 0; -128 is left out, so that -v gives -q
 
 
+def truncate(vectors: Vectors, width: int) -> Vectors:
+    """The first ``width`` columns, each row scaled to length 1 again."""
+    if width == vectors.shape[1]:
+        return vectors
+    cut = vectors[:, :width]
+    shortened: Vectors = cut / np.linalg.norm(cut, axis=1, keepdims=True)
+    return shortened
+
+
 def _float32(vectors: Vectors, limits: Vectors) -> Encoded:
     return vectors
 

@@ -17,11 +17,11 @@ from calibration.corpus import Text
 from export.gate.compare import embed
 from export.gate.texts import ParityText, task_number, verified_tasks
 from runtimes.arrays import Vectors
-from runtimes.embedder import truncate
 from runtimes.errors import GateError
 from runtimes.executors.base import Runtime
 from runtimes.manifest import Manifest
 from runtimes.open import cpu_executor, open_runtime
+from runtimes.outputs import truncate
 from runtimes.text.tokens import TextTokenizer, shorten
 
 # Of the whole corpus, 888 texts in full, at most 1 value in 3,000 lies beyond the sample's ranges.

@@ -10,6 +10,7 @@ from typing import Any
 from export.console.values import name, number, path, paths, port, size, whole
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
+from runtimes.api.settings import Settings as Served
 from runtimes.choices import OutputType, PlanRule, Precision
 from runtimes.schemes import BLOCKED, BLOCKS
 
@@ -255,6 +256,95 @@ def serve(command: ArgumentParser) -> None:
     for protocol, default in (("http", 8000), ("grpc", 8001), ("metrics", 8002)):
         add(f"--{protocol}-port", "N", f"port of {protocol}", default, kind=port)
     add("--cache", "BYTES", "memory for answers to repeated requests; 0: none", 0, kind=size)
+
+
+def api(command: ArgumentParser) -> None:
+    """``adaptrt api``: what the HTTP server serves, to whom, and how much of it."""
+    options = Options(command)
+    add = options.add
+    add(
+        "--bundle",
+        "FOLDER",
+        "what adaptrt engine built; give the option again for another",
+        kind=path,
+        action="append",
+        required=True,
+        dest="bundles",
+    )
+    add(
+        "--model-name",
+        "NAME",
+        "the name that clients send as model; with several bundles one for all, or one for each in "
+        "their order (default: the checkpoint's)",
+        kind=name,
+        action="append",
+        dest="model_names",
+    )
+    add(
+        "--default-task",
+        "NAME",
+        "the task of requests that name none (default: base, the model without an adapter)",
+    )
+    _api_network(command)
+    _api_limits(command)
+    options = Options(command, "what runs the model")
+    options.add(
+        "--runtime",
+        "NAME",
+        "onnxruntime or openvino (CPU), onnxruntime_cuda, tensorrt_rtx, tensorrt; auto: what "
+        "adaptrt tune chose here, else what runs the bundle on a CPU",
+        Served.runtime,
+    )
+    options.add("--device", "NAME", "cpu, cuda, or cuda:1 for the second GPU")
+    options.add("--threads", "N", "of an executor on a CPU (default: one per core)", kind=whole)
+    options.add(
+        "--workers",
+        "N",
+        "processes that run the model, each with its own copy; 0: a thread of the server",
+        Served.workers,
+        kind=whole,
+    )
+    options.add(
+        "--triton",
+        "URL",
+        "send texts on to a Triton server that serves these bundles, http://host:port or "
+        "grpc://host:port",
+    )
+
+
+def _api_network(command: ArgumentParser) -> None:
+    options = Options(command, "the network")
+    add = options.add
+    add(
+        "--host",
+        "ADDRESS",
+        "who can connect: 127.0.0.1 for this machine alone, 0.0.0.0 for the network too",
+        Served.host,
+    )
+    add("--port", "N", "0: any free one, which the first line says", Served.port, kind=whole)
+    add("--api-key-file", "FILE", "keys, one a line, of which a request must have one", kind=path)
+    add(
+        "--cors-origin",
+        "ORIGIN",
+        "a web page's origin that may ask, or *; give the option again for another (default: none)",
+        action="append",
+        dest="cors_origins",
+    )
+    add("--tls-certificate", "FILE", "its chain, in PEM; with --tls-key", kind=path)
+    add("--tls-key", "FILE", "its private key, in PEM", kind=path)
+    options.flag(
+        "--no-access-log", "no line for each request", dest="access_log", action="store_false"
+    )
+
+
+def _api_limits(command: ArgumentParser) -> None:
+    add = Options(command, "limits").add
+    add("--max-texts", "N", "texts in one request", Served.max_texts, kind=whole)
+    add("--max-tokens", "N", "tokens in one request", Served.max_tokens, kind=whole)
+    add("--max-bytes", "N", "bytes of one request", Served.max_bytes, kind=whole)
+    add("--max-queue", "N", "texts that wait for the encoder", Served.max_queue, kind=whole)
+    add("--max-concurrent", "N", "requests under way", Served.max_concurrent, kind=whole)
+    add("--deadline", "SECONDS", "for one request", Served.deadline, kind=number)
 
 
 def encode(command: ArgumentParser) -> None:

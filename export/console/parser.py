@@ -91,6 +91,14 @@ COMMANDS = {
         "Runs a Triton server on this machine until Ctrl-C. `make serve` installs it\nfirst.",
         "adaptrt serve --repository model_repository --http-port 8000",
     ),
+    "api": Command(
+        options.api,
+        "--bundle FOLDER [--bundle FOLDER ...] [options]",
+        "serve bundles over HTTP, as Jina's and OpenAI's clients expect it",
+        "Answers POST /v1/embeddings until Ctrl-C, with a page at / to try it. Texts of\n"
+        "all requests share the encoder's calls.",
+        "adaptrt api --bundle build/sample/switchable-fp16 --port 8080",
+    ),
     "encode": Command(
         options.encode,
         "--bundle FOLDER [options] [TEXT ...]",

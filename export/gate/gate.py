@@ -25,11 +25,11 @@ from export.gate.texts import ParityText, look_texts
 from export.gate.traced import gate_executors
 from runtimes.arrays import Vectors
 from runtimes.choices import HeadName, Interface
-from runtimes.embedder import truncate
 from runtimes.errors import GateError
 from runtimes.executors.base import Runtime
 from runtimes.manifest import Manifest
 from runtimes.open import Executor, judged_file, open_runtime
+from runtimes.outputs import truncate
 from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 

@@ -18,11 +18,11 @@ from export.gate.parity_file import ParityRecord, read_parity, read_vectors
 from export.gate.texts import THINNING, ParityText, gate_texts, look_texts, texts_sha256
 from export.gate.traced import TRACED, gate_executors
 from runtimes.choices import ArtifactKind, FileKind, HeadName
-from runtimes.embedder import load_tokenizer
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, one_line, shown
 from runtimes.manifest import Manifest
 from runtimes.open import EXECUTORS, Executor, judging_executors
 from runtimes.schemes import SCHEMES
+from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import TextTokenizer
 
 _WITHOUT_CHUNKS = "the bundle, built by an earlier version, holds no reference vectors of chunks"

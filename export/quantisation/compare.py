@@ -16,9 +16,9 @@ from export.checkpoint.source import SAMPLE, resolve
 from export.console.progress import log
 from export.request import BuildRequest
 from runtimes.bundle_files import CALIBRATION_FILE, TOKENIZER_FILE
-from runtimes.embedder import load_tokenizer
 from runtimes.errors import InputError
 from runtimes.manifest import read_manifest
+from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import TextTokenizer
 
 _SHOWN = 10  # GEMMs; JSON has all of them

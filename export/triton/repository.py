@@ -43,6 +43,7 @@ MODELS = Path(__file__).parent / "models"
 # What the Python models import. NumPy 2 breaks string inputs in the test server's Python backend.
 REQUIREMENTS = MODELS / "requirements.txt"
 # What needs torch, or runs elsewhere.
+_OTHER_SERVER = "api"  # a package
 _LEFT_OUT = {"executors/torch_reference.py", "serving/client.py", "serving/connection.py"}
 
 
@@ -198,6 +199,6 @@ def _copy_package(package: ModuleType, target: Path) -> None:
     source = Path(package.__path__[0])
     for path in sorted(source.rglob("*.py")):
         place = path.relative_to(source)
-        if place.as_posix() not in _LEFT_OUT:
+        if place.parts[0] != _OTHER_SERVER and place.as_posix() not in _LEFT_OUT:
             (target / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / place)

@@ -16,12 +16,12 @@ from export.console.progress import log, stage
 from export.tuning.sample import Request, Sample, take_sample
 from runtimes.choices import AdapterMode, Device
 from runtimes.cpu_kinds import Cpu, read_cpu
-from runtimes.embedder import load_tokenizer
 from runtimes.errors import InputError, MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.files import require_file_place
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.open import EXECUTORS, Executor, cpu_executor, judged_file
+from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import TruncationWarning
 from runtimes.tuned import Key, Tuned, read_choice, require_tune_file, write_choice
 

@@ -10,16 +10,15 @@ embedding.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from runtimes.arguments import check_whole, list_of
-from runtimes.arrays import Arrays, Encoded, Ids, Vectors
+from runtimes.arrays import Encoded, Ids, Vectors
 from runtimes.errors import InputError, shown
 from runtimes.text.tokens import TextTokenizer, check_text
 
@@ -155,40 +154,63 @@ def sentence_starts(text: str) -> list[int]:
     return starts
 
 
-def embed_chunks(
-    tokenizer: TextTokenizer,
-    document: Document,
-    spans: Sequence[Span],
-    overlap: int,
-    run: Callable[[Mapping[str, NDArray[Any]]], Arrays],
-) -> ChunkVectors:
-    """Vectors of all spans by ``run``, the encoder with a chunk head, once per window."""
+@dataclass(frozen=True, kw_only=True)
+class WindowCall:
+    """One pass of the encoder: ``ids`` ``[tokens]`` and what each chunk is the mean of.
+
+    ``weights`` FP32 ``[1, chunks, tokens]``; ``chunks`` are the rows' indices in the document.
+    """
+
+    ids: Ids
+    weights: Vectors
+    chunks: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPlan:
+    """A document's passes, and the windows of text that they see."""
+
+    calls: tuple[WindowCall, ...]
+    windows: tuple[Window, ...]
+    spans: tuple[Span, ...]
+
+    def gather(self, pooled: Sequence[Vectors]) -> ChunkVectors:
+        """Each call's vectors ``[chunks, hidden]`` as those of the whole document."""
+        vectors = np.empty((len(self.spans), pooled[0].shape[1]), np.float32)
+        window_of = [0] * len(self.spans)
+        for number, (call, rows) in enumerate(zip(self.calls, pooled, strict=True)):
+            vectors[list(call.chunks)] = rows
+            for chunk in call.chunks:
+                window_of[chunk] = number
+        return ChunkVectors(
+            vectors=vectors, spans=self.spans, windows=self.windows, window_of=tuple(window_of)
+        )
+
+
+def plan_windows(
+    document: Document, spans: Sequence[Span], max_tokens: int, overlap: int
+) -> WindowPlan:
+    """The passes over a document, of ``max_tokens`` at most; nothing runs yet.
+
+    Raises :class:`InputError` for a span outside the document, without text, or longer than one
+    pass.
+    """
     members = [document.members(span) for span in spans]
-    vectors: dict[int, Vectors] = {}
-    window_of = [0] * len(spans)
+    calls: list[WindowCall] = []
     windows: list[Window] = []
-    for first, last, chunks in _plan(document, members, tokenizer.max_tokens, overlap):
+    for first, last, chunks in _plan(document, members, max_tokens, overlap):
         head, end = np.arange(document.head), [len(document.ids) - 1]
         tokens = np.concatenate([head, np.arange(first, last), end]).astype(np.int64)
         weights = np.zeros((1, len(chunks), len(tokens)), np.float32)
         for row, chunk in enumerate(chunks):
             weights[0, row, np.searchsorted(tokens, members[chunk])] = 1 / len(members[chunk])
-        inputs = dict(tokenizer.pad([document.ids[tokens]]).inputs())
-        pooled = run({**inputs, "chunk_weights": weights})["chunk_embedding"][0]
-        vectors |= dict(zip(chunks, pooled, strict=True))
-        for chunk in chunks:
-            window_of[chunk] = len(windows)
+        calls.append(WindowCall(ids=document.ids[tokens], weights=weights, chunks=tuple(chunks)))
         windows.append(
             Window(
                 start=document.character(first), end=document.character(last), tokens=len(tokens)
             )
         )
-    return ChunkVectors(
-        vectors=np.stack([vectors[i] for i in range(len(spans))]),
-        spans=tuple(spans),
-        windows=tuple(windows),
-        window_of=tuple(window_of),
-    )
+    return WindowPlan(calls=tuple(calls), windows=tuple(windows), spans=tuple(spans))
 
 
 def _plan(

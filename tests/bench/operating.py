@@ -26,8 +26,8 @@ from export.console.progress import progress_bar
 from export.gate.quality_texts import OWNERS
 from runtimes import Embedder
 from runtimes.arrays import Vectors
-from runtimes.embedder import truncate
 from runtimes.manifest import read_manifest
+from runtimes.outputs import truncate
 from tests.bench.plan_tables import markdown
 from tests.bench.reports import FOLDER
 from tests.bench.summary import machine

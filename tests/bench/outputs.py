@@ -22,8 +22,8 @@ from export.build.output_ranges import samples
 from export.cli import main as adaptrt
 from export.gate.compare import embed
 from runtimes.choices import OutputType
-from runtimes.embedder import Embedder, truncate
-from runtimes.outputs import OUTPUTS, STEPS, converter
+from runtimes.embedder import Embedder
+from runtimes.outputs import OUTPUTS, STEPS, converter, truncate
 from tests.bench.plan_tables import markdown
 from tests.bench.reports import FOLDER, ROOT
 

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.bench import (
+    api_table,
     conditions,
     control_table,
     operating,
@@ -182,6 +183,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "zen5-full-beside": partial(beside, "zen5-full", _BF16_RUN),
     **{name: partial(against, *table) for name, table in AIMS.items()},
     "clients": client_table.table,
+    "api-clients": client_table.api_table,
     "prediction-errors": prediction.table,
     "gpus": plan_tables.gpus,
     "vector-types": outputs.grid_table,
@@ -189,6 +191,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gate-controls": control_table.table,
     "recipes": _recipes,
     "rivals": recipe_rivals.table,
+    "api-speeds": api_table.speeds,
+    "api-faults": api_table.faults,
     "vector-ranges": outputs.ranges_table,
     **{
         f"{name}-{size}": partial(plan_tables.block, size, table)
@@ -204,7 +208,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
 
 def documents() -> list[Path]:
     """Those whose tables are made here."""
-    return [ROOT / "README.md", *sorted(FOLDER.glob("*.md")), outputs.PAGE, client_table.PAGE]
+    return [
+        ROOT / "README.md",
+        *sorted(FOLDER.glob("*.md")),
+        outputs.PAGE,
+        client_table.PAGE,
+        client_table.API_PAGE,
+    ]
 
 
 def updated(text: str) -> str:

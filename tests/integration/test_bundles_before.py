@@ -14,10 +14,10 @@ import pytest
 
 from export.gate.texts import parity_texts
 from runtimes import Embedder
-from runtimes.embedder import load_tokenizer
 from runtimes.errors import InputError
 from runtimes.manifest import read_manifest
 from runtimes.schemes import SCHEMES
+from runtimes.text.tokenizer_file import load_tokenizer
 from tests.support import cosines, listing, run_cli
 
 BEFORE = Path(__file__).parents[1] / "data" / "bundles-before"

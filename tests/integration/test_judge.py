@@ -15,9 +15,9 @@ from export.gate.parity_file import ParityRecord, ReportRecord, TextRecord, read
 from export.gate.texts import THINNING, ParityText, gate_texts, verified_tasks
 from export.gate.traced import gate_executors
 from export.gate.verify import recorded_texts
-from runtimes.embedder import load_tokenizer
 from runtimes.errors import GateError
 from runtimes.manifest import Manifest, read_manifest
+from runtimes.text.tokenizer_file import load_tokenizer
 from tests.support import listing
 
 LONGEST = 64

@@ -15,6 +15,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from adaptrt import AdaptrtError, Embedder, InputError, TritonEmbedder, TruncationWarning
+from tests.api_support import api_server
 from tests.support import Array, cosines
 from tests.triton_support import Served, words
 
@@ -453,3 +454,20 @@ def test_the_pages_curl_request_returns_the_embedders_vector(
     vectors = np.array(outputs["EMBEDDING"]["data"], np.float32)
     assert outputs["EMBEDDING"]["shape"] == list(expected.shape)
     assert cosines(vectors.reshape(expected.shape), expected).min() >= SAME
+
+
+@both
+def test_the_http_api_in_front_of_it(triton: Served, chunk_bundle: Path, protocol: str) -> None:
+    parts = ["Ada lives in Bergen.", "She likes the rain."]
+    with (
+        api_server([chunk_bundle], "--triton", triton.url(protocol)) as server,
+        Embedder.load(chunk_bundle) as direct,
+    ):
+        found = server.vectors(input=parts, task="classification", dimensions=32)
+        expected = direct.encode(parts, task="classification", dimensions=32)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        late = server.vectors(input=parts, task="text-matching", late_chunking=True)
+        whole = direct.encode_chunks(" ".join(parts), [(0, 20), (21, 40)], task="text-matching")
+        np.testing.assert_allclose(late, whole.vectors, atol=1e-5)
+        refused = server.embed(input=[5, 6])
+        assert (refused.status, refused.json["error"]["param"]) == (400, "input")

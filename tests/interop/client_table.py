@@ -9,16 +9,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.interop import api_clients
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "tasks" / "other-clients.md"
 RECORD = PAGE.with_suffix(".json")
 RUN = ROOT / "build" / "interop" / "clients.json"
+# The same of the HTTP API's clients, which get vectors over a connection.
+API_PAGE = ROOT / "docs" / "tasks" / "http-api.md"
+API_RECORD = API_PAGE.with_suffix(".json")
+API_RUN = RUN.with_name("api-clients.json")
 MERGED = ("FP32", "FP32 with instruction", "FP32 in two files", "FP16", "INT8")
 BUNDLES = (*MERGED, "switchable", "slot", "official")
 OPENVINO = ("OpenVINO",)  # FP32, built with TARGET=openvino
@@ -153,6 +159,34 @@ def _cell(row: dict[str, Any] | None) -> str:
     return shown if row["works"] else f"**{shown}**"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ApiOutcome:
+    """One client of the HTTP API: what it sends, and the largest difference of a number."""
+
+    client: str
+    release: str
+    sends: str
+    largest: float
+
+
+def write_api(outcomes: Sequence[ApiOutcome], path: Path) -> None:
+    """A record; figures to two digits."""
+    rows = [asdict(row) | {"largest": float(f"{row.largest:.1e}")} for row in outcomes]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+
+
+def api_table() -> str:
+    """A row for each client: its package, what it sends, and the largest difference."""
+    lines = ["| client | package | sends | largest difference |", "|---|---|---|---:|"]
+    for row in read(API_RECORD):
+        shown = f"{row['largest']:.0e}".replace("e-0", "e\N{NON-BREAKING HYPHEN}")
+        shown = shown if row["largest"] else "0"
+        lines.append(f"| {row['client']} | {row['release']} | {row['sends']} | {shown} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Make the last run the committed record."""
     tried = Counter((row["client"], row["bundle"]) for row in read(RUN))
@@ -160,6 +194,16 @@ def main() -> None:
     if missing := sorted(wanted - tried):
         raise SystemExit(f"{RUN}: not all clients ran: {missing}")
     RECORD.write_bytes(RUN.read_bytes())
+    keep_api()
+
+
+def keep_api() -> None:
+    """The same of the HTTP API's clients."""
+    tried = {(row["client"], row["sends"]) for row in read(API_RUN)}
+    wanted = {(client.name, client.sends) for client in api_clients.CLIENTS}
+    if missing := sorted(wanted - tried):
+        raise SystemExit(f"{API_RUN}: not all clients ran: {missing}")
+    API_RECORD.write_bytes(API_RUN.read_bytes())
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.interop.api_server import BundleServer, serving
 from tests.interop.retrieval import ANSWERS, QUESTIONS, embed
 from tests.support import Array, build, few_gate_texts
 from tests.zoo import write_original
@@ -34,6 +35,19 @@ def _built(out: Path, *arguments: object) -> Path:
 def sample_switchable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every task of the sample in one FP32 bundle. Nothing in it may be changed."""
     return _built(tmp_path_factory.mktemp("switchable"), "--adapter", "switchable")
+
+
+@pytest.fixture(scope="session")
+def sample_chunks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every task of the sample with late chunking, FP32. Nothing in it may be changed."""
+    return _built(tmp_path_factory.mktemp("chunks"), "--adapter", "switchable", "--head", "chunks")
+
+
+@pytest.fixture(scope="session")
+def api(sample_chunks: Path) -> Iterator[BundleServer]:
+    """The HTTP server with that bundle, in a process of its own."""
+    with serving(sample_chunks) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

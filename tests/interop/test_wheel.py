@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from adaptrt import Embedder
+from tests.api_support import api_server
 
 ROOT = Path(__file__).parent.parent.parent
 OUTSIDE = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
@@ -120,3 +122,22 @@ def test_wheel_builds_the_sample_from_another_folder(full: Environment) -> None:
 def test_wheel_calibrates_with_its_own_texts(full: Environment) -> None:
     done = full.run("adaptrt", "calibrate", "--calibration-texts", "24", "--max-tokens", "64")
     assert "GEMMs" in done
+
+
+def test_what_the_image_installs_serves(
+    tmp_path_factory: pytest.TempPathFactory, wheel: Path, small_bundle: Path
+) -> None:
+    """The steps of deploy/Dockerfile, which cannot be run everywhere: its lock, its extras."""
+    served = install(tmp_path_factory.mktemp("served"), wheel, "cpu,api", "server.txt")
+    assert not served.packages() & {"torch", "transformers", "onnx", "openvino"}
+    with Embedder.load(small_bundle) as embedder:
+        expected = embedder.encode([TEXT])
+        task = embedder.manifest.task
+    program = [str(served.folder / "bin" / "adaptrt")]
+    with api_server([small_bundle], program=program) as server:
+        np.testing.assert_allclose(server.vectors(input=TEXT, task=task), expected, atol=1e-6)
+        page = server.ask("GET", "/")
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        named = re.findall(r'(?:src|href)="([\w.]+\.(?:js|css|svg))"', page.body.decode())
+        assert set(named) == {"page.js", "page.css", "icon.svg"}
+        assert all(server.ask("GET", f"/{name}").status == 200 for name in named)

@@ -36,11 +36,11 @@ from export.quantisation.fallback import quantise_everything
 from export.spec import Limits
 from runtimes.bundle_files import GRAPH_FILES, PLACES
 from runtimes.choices import GraphKind, Layout, Precision, Target
-from runtimes.embedder import load_tokenizer
 from runtimes.executors.tensorrt.library import load_tensorrt
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.open import EXECUTORS
 from runtimes.schemes import SCHEMES
+from runtimes.text.tokenizer_file import load_tokenizer
 from tests.support import run_cli
 
 ENGINE, TOKENS, TASK = "encoder.sm89.engine", 256, "retrieval.query"

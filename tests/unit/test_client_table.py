@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.interop import client_table
-from tests.interop.client_table import Outcome, outcome, read, table, write
+from tests.interop import api_clients, client_table
+from tests.interop.client_table import ApiOutcome, Outcome, outcome, read, table, write, write_api
 
 UNIT = np.array([[1.0, 0.0], [0.6, 0.8]])
 
@@ -59,6 +59,7 @@ def test_a_part_of_a_run_does_not_become_the_record(
     run, record = tmp_path / "run.json", tmp_path / "record.json"
     monkeypatch.setattr(client_table, "RUN", run)
     monkeypatch.setattr(client_table, "RECORD", record)
+    monkeypatch.setattr(client_table, "keep_api", lambda: None)
     every = [
         Outcome(client=client.name, version="1", bundle=bundle, largest=0.0, cosine=1.0)
         for client in client_table.CLIENTS
@@ -71,6 +72,33 @@ def test_a_part_of_a_run_does_not_become_the_record(
     write(every, run)
     client_table.main()
     assert read(record) == read(run)
+
+
+def test_the_same_of_the_apis_clients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, record = tmp_path / "run.json", tmp_path / "record.json"
+    monkeypatch.setattr(client_table, "API_RUN", run)
+    monkeypatch.setattr(client_table, "API_RECORD", record)
+    every = [
+        ApiOutcome(client=client.name, release="a 1", sends=client.sends, largest=1.26e-8)
+        for client in api_clients.CLIENTS
+    ]
+    write_api(every[1:], run)
+    with pytest.raises(SystemExit, match=r"not all clients ran: \[\('openai', 'float'\)\]"):
+        client_table.keep_api()
+    assert not record.exists()
+    write_api(every, run)
+    client_table.keep_api()
+    assert read(record)[0]["largest"] == 1.3e-8
+    assert "| openai | a 1 | float | 1e\N{NON-BREAKING HYPHEN}8 |" in client_table.api_table()
+
+
+def test_committed_record_holds_every_client_of_the_api() -> None:
+    rows = read(client_table.API_RECORD)
+    assert [(r["client"], r["sends"]) for r in rows] == [
+        (client.name, client.sends) for client in api_clients.CLIENTS
+    ]
+    for row, client in zip(rows, api_clients.CLIENTS, strict=True):
+        assert row["largest"] <= (0.0 if client.exact else 1e-6)
 
 
 def test_committed_record_holds_every_client_and_nothing_that_differs() -> None:

@@ -49,6 +49,10 @@ ELSEWHERE = (
     "haystack",
     "qdrant_client",
     "optimum",
+    "openai",
+    "langchain_openai",
+    "llama_index.embeddings",
+    "mteb.models",
 )
 _PATH = re.compile(r"`((?:export|runtimes|calibration|tests|locks|docs|examples)/[\w./-]*)`")
 

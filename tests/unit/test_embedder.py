@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from runtimes.embedder import Embedder, truncate
+from runtimes.embedder import Embedder
 from runtimes.errors import InputError
+from runtimes.outputs import truncate
 from runtimes.text.tokens import TruncationWarning
 from tests.support import PREFIX, Array, CallableRuntime, make_manifest, sample_tokenizer
 

@@ -51,6 +51,7 @@ FLOORS = (
     ("runtimes.auto", "runtimes.heads", "runtimes.open"),
     ("runtimes.embedder",),
     ("runtimes.serving",),
+    ("runtimes.api",),
     ("runtimes.__init__",),
     ("calibration",),
     ("export.request", "export.spec"),

@@ -21,8 +21,10 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BUILDER = ("cpu", "export")
 EXTRAS = {
     "run": ("cpu",),
+    "server": ("cpu", "openvino", "api"),
     "base": BUILDER,
     "serve": (*BUILDER, "serve"),
+    "api": (*BUILDER, "api"),
     "dev": ("dev",),
     "bench": ("bench",),
     "docs": (*BUILDER, "docs"),

@@ -31,8 +31,8 @@ from export.gate.quality_texts import OWNERS
 from export.gate.reference import reference_model
 from runtimes.arrays import Ids, Vectors
 from runtimes.choices import BASE_TASK
-from runtimes.embedder import truncate
 from runtimes.executors.torch_reference import FlashReference
+from runtimes.outputs import truncate
 from runtimes.text.tokens import TextTokenizer
 from tests.bench.control_table import Figures, table_of
 from tests.bench.operating import lengths, mapped, outcome_of, side_texts

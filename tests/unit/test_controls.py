@@ -8,7 +8,7 @@ import torch
 from calibration.corpus import graded_pairs, questions
 from calibration.quality import SetVectors
 from runtimes.arrays import Vectors
-from runtimes.embedder import truncate
+from runtimes.outputs import truncate
 from tests.bench.control_table import by_cosine
 from tests.bench.controls import CONTROLS, judged
 from tests.bench.operating import lengths, side_texts

@@ -13,9 +13,9 @@ def sentence(data: ReportData) -> str:
     figures = data.quantisation
     if data.refusal is not None:
         return (
-            f"Do not ship it, nothing was published: {data.refusal}. Calibrate on texts like yours "
-            "(CALIBRATION_DATA), let more of the work leave the scheme (INT8_FALLBACK_MAX), or "
-            "take a finer precision."
+            f"Do not ship it, nothing was published: {_brief(data.refusal)}. Calibrate on texts "
+            "like yours (CALIBRATION_DATA), let more of the work leave the scheme "
+            "(INT8_FALLBACK_MAX), or take a finer precision."
         )
     least = min(report.min_cosine for report in data.reports.values())
     losses = [loss for found in figures.losses.values() for loss in found]
@@ -39,21 +39,26 @@ def attempts_table(figures: QuantisationFigures) -> Element:
     """A row for each attempt that the gate judged, the last one published or refused."""
     rows: list[list[Content]] = [
         [
+            _brief(attempt.failure or "published"),
             f"{attempt.share:.1%}",
             str(attempt.texts),
             f"{attempt.min_cosine:.5f}",
             f"{attempt.mean_cosine:.5f}",
-            attempt.failure or "published",
         ]
         for attempt in figures.attempts
     ]
-    head = ["work quantised", "texts", "minimum cosine", "mean cosine", "what came of it"]
+    head = ["what came of it", "work quantised", "texts", "minimum cosine", "mean cosine"]
     return table(head, rows, numbers=4)
+
+
+def _brief(failure: str) -> str:
+    """Without the texts that it names; the charts have them."""
+    return failure.partition("; worst texts")[0]
 
 
 def gate(data: ReportData) -> list[Element]:
     """Cosines and losses of quality by report, with what was asked for."""
-    main, label = data.main, data.quantisation.scheme.label
+    main = data.main
     cosines: list[list[Content]] = [
         [
             graph,
@@ -91,13 +96,16 @@ def gate(data: ReportData) -> list[Element]:
             numbers=4,
         ),
         element("h3", "Quality"),
-        element("p", _drawn(data)),
-        table(
-            ["graph", "figure", "texts", "FP32", label, "loss", "below", "limit"],
-            losses,
-            numbers=6,
-        ),
+        *_quality(data, losses),
     ]
+
+
+def _quality(data: ReportData, losses: list[list[Content]]) -> list[Element]:
+    if not losses:
+        return [element("p", "Not looked at: cosines come first, and they failed.")]
+    label = data.quantisation.scheme.label
+    head = ["graph", "figure", "texts", "FP32", label, "loss", "below", "limit"]
+    return [element("p", _drawn(data)), table(head, losses, numbers=6)]
 
 
 def _drawn(data: ReportData) -> str:

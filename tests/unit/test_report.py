@@ -271,3 +271,11 @@ def test_sentence_says_to_ship_and_what_was_not_judged(tmp_path: Path) -> None:
     assert "1 figures by labels were not judged" in text
     assert "parity failed" in text
     assert "published" in text
+
+
+def test_page_of_a_refusal_says_why_and_that_quality_was_not_looked_at(tmp_path: Path) -> None:
+    why = "parity failed for portable: minimum cosine 0.9"
+    text = page(tmp_path, replace(data(losses={}), refusal=f"{why}; worst texts: a: 0.9"))
+    assert f"Do not ship it, nothing was published: {why}. Calibrate" in text
+    assert "Ship it" not in text
+    assert "Not looked at: cosines come first, and they failed." in text

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Never
 
-from export.console import options
+from export.console import building, serving
 from export.console.failures import EXIT_CODES
 from runtimes.errors import InputError
 
@@ -28,7 +28,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "engine": Command(
-        options.engine,
+        building.engine,
         "[options]",
         "build engine bundles",
         "Builds a folder with engines and ONNX graphs from a checkpoint and compares\n"
@@ -36,7 +36,7 @@ COMMANDS = {
         "adaptrt engine --task retrieval.query --precision fp16",
     ),
     "calibrate": Command(
-        options.calibrate,
+        building.calibrate,
         "[options]",
         "compute the ranges that INT8 needs",
         "Runs texts through the model and records which ranges of numbers INT8 has to\n"
@@ -44,7 +44,7 @@ COMMANDS = {
         "adaptrt calibrate --calibration-data texts.txt",
     ),
     "refit": Command(
-        options.refit,
+        building.refit,
         "--engine FOLDER --task NAME [options]",
         "make another task's bundle around the same engine",
         "Puts another task's weights beside an engine that was built without weights.\n"
@@ -53,7 +53,7 @@ COMMANDS = {
         "    --task separation",
     ),
     "adapter": Command(
-        options.adapter,
+        building.adapter,
         "--peft FOLDER --bundle FOLDER --out FILE",
         "turn a LoRA adapter into a file for a bundle with a slot",
         "Writes a LoRA adapter into one file, with which a bundle that was built with\n"
@@ -62,7 +62,7 @@ COMMANDS = {
         "    --out mine.onnx_adapter",
     ),
     "verify": Command(
-        options.verify,
+        building.verify,
         "--bundle FOLDER",
         "check that a bundle is whole and agrees with PyTorch",
         "Compares every file with its checksum, then the graphs' vectors with those that\n"
@@ -70,7 +70,7 @@ COMMANDS = {
         "adaptrt verify --bundle build/sample/classification-fp16",
     ),
     "inspect": Command(
-        options.inspect,
+        building.inspect,
         "--bundle FOLDER [options]",
         "show what a bundle's engines execute",
         "Shows the kernels that the compiler made: layer by layer what runs, the types\n"
@@ -78,21 +78,21 @@ COMMANDS = {
         "adaptrt inspect --bundle build/sample/classification-fp16 --gpu sm89",
     ),
     "triton": Command(
-        options.triton,
+        serving.triton,
         "--bundle FOLDER [FOLDER ...] [options]",
         "write a model repository for the Triton server",
         "Writes what a Triton Inference Server serves, from one or several bundles.",
         "adaptrt triton --bundle build/sample/switchable-fp16",
     ),
     "serve": Command(
-        options.serve,
+        serving.serve,
         "[options]",
         "serve a model repository on this machine",
         "Runs a Triton server on this machine until Ctrl-C. `make serve` installs it\nfirst.",
         "adaptrt serve --repository model_repository --http-port 8000",
     ),
     "api": Command(
-        options.api,
+        serving.api,
         "--bundle FOLDER [--bundle FOLDER ...] [options]",
         "serve bundles over HTTP, as Jina's and OpenAI's clients expect it",
         "Answers POST /v1/embeddings until Ctrl-C, with a page at / to try it. Texts of\n"
@@ -100,7 +100,7 @@ COMMANDS = {
         "adaptrt api --bundle build/sample/switchable-fp16 --port 8080",
     ),
     "encode": Command(
-        options.encode,
+        serving.encode,
         "--bundle FOLDER [options] [TEXT ...]",
         "turn texts into vectors",
         "Embeds texts with a bundle. Gives a JSON line per text, or a .npy file with a\n"
@@ -108,7 +108,7 @@ COMMANDS = {
         'adaptrt encode --bundle build/sample/classification-fp16 "Guten Morgen"',
     ),
     "tune": Command(
-        options.tune,
+        serving.tune,
         "--bundle FOLDER [options]",
         "choose the fastest executor for a bundle on this machine",
         "Times everything here that can run a bundle on texts like yours, and keeps the\n"
@@ -116,7 +116,7 @@ COMMANDS = {
         "adaptrt tune --bundle build/sample/classification-fp16 --texts texts.txt",
     ),
     "eval": Command(
-        options.evaluate,
+        building.evaluate,
         "--bundle FOLDER [--bundle FOLDER ...] [options]",
         "score bundles with MTEB, beside their checkpoint",
         "Runs tasks of MTEB with bundles and with the checkpoint they were built from and\n"

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import export.build.calibrations  # before anything is patched: it binds what `measure` is
 import export.build.pipeline
 import export.quantisation.calibrate
 from adaptrt import Embedder, InputError

@@ -49,8 +49,7 @@ def _watched(encoder: Encoder, batch: Batch, plan: PrecisionPlan) -> Steps:
     if batch.task_ids is not None:
         feeds.append(torch.tensor(batch.task_ids))
     steps: Steps = {}
-    bar = progress_bar(plan.quantised, "rounding", "GEMM")
-    left = iter(bar)
+    left = iter(progress_bar(plan.quantised, "rounding", "GEMM"))
 
     def learn(name: str) -> Any:
         def hook(module: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -65,6 +64,7 @@ def _watched(encoder: Encoder, batch: Batch, plan: PrecisionPlan) -> Steps:
     try:
         with torch.inference_mode():
             encoder(*feeds)
+        next(left, None)  # the bar's end, which takes it from the screen
     finally:
         for hook in hooks:
             hook.remove()

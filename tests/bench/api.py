@@ -407,6 +407,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     chosen = given.only.split(",") if given.only else list(PARTS)
+    if unknown := [name for name in chosen if name not in PARTS]:
+        parser.error(f"BENCH_ONLY: got {', '.join(unknown)}, expected some of {', '.join(PARTS)}")
+    if given.rounds < 1:
+        parser.error(f"BENCH_ROUNDS: got {given.rounds}, expected at least 1")
     given.out.mkdir(parents=True, exist_ok=True)
     path = given.out / "api.json"
     report: Report = {}

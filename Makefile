@@ -51,6 +51,7 @@ help: ## This list
 	@echo "  TARGET        tensorrt_rtx, tensorrt, tensorrt10 (to build on a Jetson),"
 	@echo "                onnxruntime, openvino, cpu (what suits this CPU), auto [auto]"
 	@echo "  REST          of int8 for openvino: what is not quantised, bf16 or fp32 [bf16]"
+	@echo "  EMBEDDINGS    the word embeddings' table in int8, int4, or same: as the rest [same]"
 	@echo "  GPU           architectures for tensorrt_rtx [auto: sm86,sm89,sm120; of fp8 sm89,sm120]"
 	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
 	@echo "  PROFILES      short,long: shapes by length, each with its own memory [one for all]"
@@ -113,7 +114,7 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	@$(ADAPTRT) engine $(COMMON) --precision "$(PRECISION)" --target "$(TARGET)" \
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(LAYOUT),--layout "$(LAYOUT)") $(if $(REST),--rest "$(REST)") \
-	  $(if $(BLOCK),--block "$(BLOCK)") \
+	  $(if $(BLOCK),--block "$(BLOCK)") $(if $(EMBEDDINGS),--embeddings "$(EMBEDDINGS)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
 	  $(if $(REFITTABLE),--refittable) \
 	  $(if $(ATTENTION_ACCUMULATION),--attention-accumulation "$(ATTENTION_ACCUMULATION)") \

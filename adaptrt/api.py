@@ -13,6 +13,7 @@ from runtimes.arguments import check_path, list_of
 from runtimes.choices import (
     Accumulation,
     AdapterMode,
+    Embeddings,
     HeadName,
     Interface,
     Layout,
@@ -48,6 +49,7 @@ def build(
     head: HeadName | str = "sentence",
     layout: Layout | str = "auto",
     rest: Precision | str = "auto",
+    embeddings: Embeddings | str = "same",
     block: int | None = None,
     revision: str | None = None,
     adapter_path: str | Path | None = None,
@@ -93,6 +95,8 @@ def build(
         head: ``sentence`` (a vector per text) or ``chunks`` (late chunking).
         layout: ``hub`` (``onnx/model.onnx`` and what sentence-transformers, Optimum and others read
             beside it), ``flat``, or ``auto``: ``hub`` where such clients understand the bundle.
+        embeddings: how the word embeddings' table is stored: ``int8``, ``int4``, or ``same``: in
+            the type of the rest.
         rest: of ``precision="int8"`` with ``target="openvino"``: what is not quantised, ``bf16``
             (which ``auto`` means) or ``fp32``.
         block: of ``precision="int4w"``: how many numbers of a weight share a scale, 32 (which None
@@ -149,6 +153,7 @@ def build(
         head=head,
         layout=layout,
         rest=rest,
+        embeddings=embeddings,
         block=block,
         revision=revision,
         adapter_path=_path("ADAPTER_PATH", adapter_path),

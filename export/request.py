@@ -24,6 +24,7 @@ _CHOICES = (
     "head",
     "layout",
     "rest",
+    "embeddings",
     "profiles",
     "allow_plan",
     "attention_accumulation",
@@ -55,6 +56,7 @@ class BuildRequest:
     layout: str = AUTO
     rest: str = AUTO
     block: int | None = None  # None: the precision's own
+    embeddings: str = BuildSpec.embeddings
     rank: int = BuildSpec.rank
     max_batch: int = Limits.max_batch
     max_tokens: int = Limits.max_tokens

@@ -15,6 +15,7 @@ from runtimes.choices import (
     TASK_NAME,
     Accumulation,
     AdapterMode,
+    Embeddings,
     HeadName,
     Interface,
     Layout,
@@ -124,6 +125,7 @@ class BuildSpec:
     requested_target: str = "auto"
     rest: Precision | None = None  # of what is not quantised, where OpenVINO runs it
     block: int | None = None  # numbers of a weight that share a scale, where the scheme has blocks
+    embeddings: Embeddings = Embeddings.SAME
     gpus: tuple[str, ...] = ("sm86", "sm89", "sm120")
     limits: Limits = Limits()
     adapter: AdapterMode = AdapterMode.MERGED
@@ -176,6 +178,7 @@ class BuildSpec:
             head=self.head,
             layout=self.layout,
             rest=self.rest,
+            embeddings=self.embeddings,
         )
 
     def __post_init__(self) -> None:

@@ -44,6 +44,14 @@ class Precision(Choice):
     INT4W = "int4w"
 
 
+class Embeddings(Choice):
+    """How the word embeddings' table is stored; :mod:`runtimes.tables` says what each one means."""
+
+    SAME = "same"  # in the type of the rest of the graph
+    INT8 = "int8"
+    INT4 = "int4"
+
+
 class Target(Choice):
     """Which executor a bundle is built for."""
 
@@ -146,6 +154,7 @@ class PlanRule(Choice):
     ATTENTION_ACCUMULATOR = "attention-accumulator"
     QUANTISED_PRODUCTS = "quantised-products"
     DEQUANTISED_WEIGHT = "dequantised-weight"
+    QUANTISED_TABLE = "quantised-table"
     INT8_OVERFLOW = "int8-overflow"
     FP32_PRODUCT = "fp32-product"
     PRODUCT_WIDTH = "product-width"

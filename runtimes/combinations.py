@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtimes.choices import AdapterMode, HeadName, Interface, Layout, Precision, Target
+from runtimes.choices import (
+    AdapterMode,
+    Embeddings,
+    HeadName,
+    Interface,
+    Layout,
+    Precision,
+    Target,
+)
 from runtimes.schemes import RESTS, SCHEMES, Scheme
+from runtimes.tables import TABLES, Table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +33,12 @@ class Combination:
     head: HeadName
     layout: Layout
     rest: Precision | None = None
+    embeddings: Embeddings = Embeddings.SAME
+
+    @property
+    def table(self) -> Table:
+        """What is particular to how the embeddings are stored."""
+        return TABLES[self.embeddings]
 
     @property
     def scheme(self) -> Scheme:
@@ -111,6 +126,13 @@ RULES = (
         "expected TARGET={c.scheme.engines}",
         key="target",
         expected="one that multiplies the precision",
+    ),
+    Rule(
+        refuses=lambda c: c.target not in c.table.targets,
+        advice="EMBEDDINGS={c.embeddings}: TARGET={c.target} knows no blocks of numbers that share "
+        "a scale; use EMBEDDINGS=int8",
+        key="embeddings",
+        expected="one that the target reads",
     ),
 )
 

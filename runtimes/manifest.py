@@ -22,6 +22,7 @@ from runtimes.manifest_records import (
     Parity,
     Predicted,
     Quantisation,
+    TableCost,
 )
 from runtimes.manifest_rules import broken_rule
 from runtimes.manifest_upgrade import upgraded
@@ -38,6 +39,7 @@ __all__ = [
     "Parity",
     "Predicted",
     "Quantisation",
+    "TableCost",
     "make_artifact",
     "read_manifest",
 ]

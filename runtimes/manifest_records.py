@@ -13,6 +13,7 @@ from runtimes.choices import (
     Accumulation,
     AdapterMode,
     ArtifactKind,
+    Embeddings,
     GraphKind,
     HeadName,
     Interface,
@@ -22,10 +23,11 @@ from runtimes.choices import (
 )
 from runtimes.errors import InputError
 from runtimes.profiles import DEFAULT, Profile
+from runtimes.tables import Gate, gate_of
 from runtimes.tensors import Tensor
 from runtimes.typed_json import Plain
 
-SCHEMA, SCHEMA_MINOR = 1, 6
+SCHEMA, SCHEMA_MINOR = 1, 7
 
 _Number = Annotated[int, Meta(ge=0, le=2**62)]
 _Size = Annotated[int, Meta(ge=1, le=10**7)]
@@ -136,6 +138,18 @@ class Quantisation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TableCost:
+    """What storing the embeddings' table in fewer bits costs alone, all else in FP32.
+
+    Cosines to the reference over ``rows`` texts of the gate.
+    """
+
+    rows: _Number
+    min_cosine: float
+    mean_cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predicted:
     """Times worked out from the engines' plans; ``what`` says so: "predicted, not measured".
 
@@ -184,6 +198,8 @@ class Manifest:
     # Of what a quantised bundle for OpenVINO does not quantise; since schema 1.5.
     rest: Precision | None = None
     quantisation: Quantisation | None = None  # where the precision quantises
+    embeddings: Embeddings = Embeddings.SAME  # this one and the next since schema 1.7
+    table_cost: TableCost | None = None  # where the table is quantised
     plan_waived: tuple[Plain, ...] = ()  # rules that the engines' plans break with the user's leave
     attention_accumulation: Accumulation | None = None  # of engines since schema 1.3
     predicted: Predicted | None = None  # where the engines' plans are known
@@ -193,6 +209,11 @@ class Manifest:
     def to_json(self) -> dict[str, object]:
         """Plain JSON types."""
         return asdict(self)
+
+    @property
+    def gate(self) -> Gate:
+        """What the bundle is judged by."""
+        return gate_of(self.precision, self.embeddings)
 
     @property
     def named_profiles(self) -> tuple[str, ...]:

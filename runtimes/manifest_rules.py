@@ -39,10 +39,13 @@ def _choices(m: Manifest) -> Iterator[Rule]:
         head=m.head,
         layout=m.layout,
         rest=m.rest,
+        embeddings=m.embeddings,
     )
     for rule in RULES:
         value = getattr(combination, rule.key)
         yield rule.key, value, not rule.refuses(combination), rule.expected
+    cost, quantised = m.table_cost, combination.table.storage is not None
+    yield "table_cost", cost, quantised or cost is None, "nothing where the table is not quantised"
     yield "parity", m.parity, m.parity is not None, "how the bundle compared with the reference"
 
 

@@ -11,13 +11,22 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from runtimes.choices import AdapterMode, Device, GraphKind, Precision, Target, parse_device
+from runtimes.choices import (
+    AdapterMode,
+    Device,
+    Embeddings,
+    GraphKind,
+    Precision,
+    Target,
+    parse_device,
+)
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.heads import graph_inputs, head_of
 from runtimes.manifest import Artifact, Manifest
 from runtimes.schemes import SCHEMES, openvino_products
+from runtimes.tables import TABLES
 
 CPU_EXECUTOR = "onnxruntime"  # the one that every bundle has a graph for
 
@@ -45,10 +54,11 @@ Opener = Callable[[Path, Manifest, OpenOptions], Runtime]
 class Executor:
     """One row. ``graph`` is what it runs, or what its engine was built from.
 
-    It opens bundles of ``precisions``, on ``device`` and no other. One that ``fills_slots`` takes
-    an adapter file. One that ``judges`` is compared with the reference in the gate and by
-    ``verify``, of bundles for ``judged_targets``, under its ``label`` (by default its name); of
-    those for the targets that it ``speaks_for`` it comes first, and the manifest has its figures.
+    It opens bundles of ``precisions`` and ``embeddings``, on ``device`` and no other. One that
+    ``fills_slots`` takes an adapter file. One that ``judges`` is compared with the reference in the
+    gate and by ``verify``, of bundles for ``judged_targets``, under its ``label`` (by default its
+    name); of those for the targets that it ``speaks_for`` it comes first, and the manifest has its
+    figures.
     One that runs the ``engine`` of a flavour judges where the GPU is that an engine was built for.
     An executor that is not ``offered`` exists for the gate.
     """
@@ -60,6 +70,7 @@ class Executor:
     engine: Target | None = None
     fills_slots: bool = False
     precisions: Collection[Precision] = tuple(Precision)
+    embeddings: Collection[Embeddings] = tuple(Embeddings)
     judges: bool = False
     judged_targets: Collection[Target] = tuple(Target)
     speaks_for: Collection[Target] = ()
@@ -141,6 +152,8 @@ _ON_ORT_CUDA = tuple(p for p, scheme in SCHEMES.items() if scheme.storage is Non
 _IN_OPENVINO = tuple(p for p, scheme in SCHEMES.items() if Target.OPENVINO in scheme.targets)
 # A graph that no target of the precision runs: what reads it knows no blocks.
 _PRIMITIVE = tuple(p for p in _ON_CPU if not SCHEMES[p].weight_only)
+# What the parser of TensorRT 10.3 reads.
+_PRIMITIVE_TABLES = tuple(e for e, table in TABLES.items() if Target.TENSORRT10 in table.targets)
 _ENGINE_TARGETS = (Target.TENSORRT_RTX, Target.TENSORRT)
 
 EXECUTORS: dict[str, Executor] = {
@@ -204,6 +217,7 @@ EXECUTORS: dict[str, Executor] = {
             graph=GraphKind.PRIMITIVE,
             opener=partial(_onnxruntime, graph=GraphKind.PRIMITIVE),
             precisions=_PRIMITIVE,
+            embeddings=_PRIMITIVE_TABLES,
             judges=True,
             judged_targets=(Target.TENSORRT10,),
             speaks_for=(Target.TENSORRT10,),

@@ -21,6 +21,7 @@ from runtimes.errors import InputError, MissingError
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.executors.tensorrt.library import check_release, load_tensorrt
 from runtimes.schemes import openvino_products
+from runtimes.tables import TABLES
 from runtimes.text.tokens import TextTokenizer
 
 _LEAST_BLOCK = 16  # that MatMulNBits takes, where a channel has no blocks of its own
@@ -79,6 +80,16 @@ def _require_blocks(spec: BuildSpec, checkpoint: Checkpoint) -> None:
     )
 
 
+def _require_table_blocks(spec: BuildSpec, checkpoint: Checkpoint) -> None:
+    """Every row of the embeddings can be cut into the blocks that it is stored in."""
+    storage, width = TABLES[spec.embeddings].storage, checkpoint.config.hidden
+    if storage is not None and storage.block is not None and width % storage.block:
+        raise InputError(
+            f"EMBEDDINGS={spec.embeddings}: its blocks of {storage.block} numbers do not divide "
+            f"{width}, the model's width; use EMBEDDINGS=int8"
+        )
+
+
 def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
     source = resolve(spec.model, spec.revision)
     checkpoint = open_checkpoint(
@@ -94,6 +105,7 @@ def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
             f"{checkpoint.config.max_tokens}"
         )
     _require_blocks(spec, checkpoint)
+    _require_table_blocks(spec, checkpoint)
     tokenizer = TextTokenizer(
         source.folder / TOKENIZER_FILE,
         max_tokens=spec.limits.max_tokens,

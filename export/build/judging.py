@@ -9,13 +9,13 @@ from export.build.manifest import draft_with_engines
 from export.build.staged import Engines, StagedBundle
 from export.gate.emulated import judge_engines
 from export.gate.gate import Reference, Verdict, judge, looked_again, reference_of
+from export.gate.table_cost import TableTrial
 from export.gate.texts import gate_texts
 from export.gate.traced import gate_executors
 from export.graph.precision_plan import PrecisionPlan
 from export.graph.weights import CastReport
 from export.report.figures import Attempt
 from runtimes.executors.tensorrt.cuda import device_sm
-from runtimes.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,14 @@ class Passed(Judged):
     engines: Engines = field(kw_only=True)
 
 
-def reference_for(inputs: BuildInputs, draft: Manifest, position: int) -> Reference:
+def reference_for(inputs: BuildInputs, staged: StagedBundle, position: int) -> Reference:
     """The reference on the gate's texts; ``position`` counts the bundles of the build."""
+    draft, contents = staged.draft, staged.contents
     texts = gate_texts(draft, inputs.tokenizer, inputs.spec.parity_tokens, position)
-    return reference_of(inputs.checkpoint, draft, inputs.tokenizer, texts)
+    trial = None
+    if contents.table is not None:
+        trial = TableTrial(contents.table, beside=contents.bank is not None)
+    return reference_of(inputs.checkpoint, draft, inputs.tokenizer, texts, trial)
 
 
 def look_again(inputs: BuildInputs, staged: StagedBundle, reference: Reference) -> Reference | None:

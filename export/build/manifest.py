@@ -87,6 +87,7 @@ def draft_manifest(
         head=spec.head,
         layout=spec.layout,
         rest=spec.rest,
+        embeddings=spec.embeddings,
         inputs=plan.form.inputs,
         attention_accumulation=spec.attention_accumulation if spec.target.builds_here else None,
     )

@@ -14,12 +14,14 @@ from export.build.judging import (
     judge_graphs,
     judge_on_gpu,
     judge_plans,
+    look_again,
     reference_for,
 )
 from export.build.manifest import draft_manifest, final_manifest
 from export.build.output_ranges import output_ranges
 from export.build.quantised import build_quantised, report_data, subject_of
 from export.build.staged import (
+    Engines,
     StagedBundle,
     graph_files,
     make_engines,
@@ -33,14 +35,19 @@ from export.console.progress import log, stage
 from export.engines.device_files import write_device_files
 from export.engines.reuse import EngineSource
 from export.gate.emulated import emulated_labels
+from export.gate.gate import Reference, Verdict
 from export.gate.parity_file import write_parity
+from export.graph.quantise_table import quantise_table
+from export.graph.table import QuantisedTable, quantised_table
 from export.graph.trace import PortableGraph, trace
 from export.graph.weights import CastReport
 from export.quantisation.calibrate import calibration_of
 from export.quantisation.summary import write_files
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, Precision, Target
+from runtimes.errors import GateError
 from runtimes.manifest import Manifest, Parity, Quantisation
+from runtimes.tables import gate_of
 
 
 def build_bundles(
@@ -84,7 +91,8 @@ def _build_bundle(
         if spec.target is Target.TENSORRT10:
             write_device_files(folder)
         with stage("trace"):
-            graph = _trace(inputs, plan)
+            table = quantised_table(spec)
+            graph = _trace(inputs, plan, table)
         files = graph_files(plan, spec)
         draft = draft_manifest(files, inputs, plan)
         write_client_files(folder, inputs.source.folder, draft, graph)
@@ -92,7 +100,7 @@ def _build_bundle(
             folder=folder,
             files=files,
             inputs=plan.form.inputs,
-            contents=plan.contents,
+            contents=replace(plan.contents, table=table),
             max_tokens=spec.limits.max_tokens,
             shared=shared,
             draft=draft,
@@ -108,8 +116,9 @@ def _build_bundle(
             ranges = output_ranges(folder, staged.draft, inputs.tokenizer, corpus)
         with stage("hashes"):
             parity = _parity(passed)
+            cost = passed.reference.table_cost
             manifest = final_manifest(
-                replace(staged.draft, output_ranges=ranges),
+                replace(staged.draft, output_ranges=ranges, table_cost=cost),
                 folder,
                 spec,
                 passed.engines,
@@ -127,13 +136,25 @@ def _build_unquantised(
     """Engines first: they take seconds and can fail, the gate takes minutes."""
     cast = write_model(staged, graph)
     engines = make_engines(staged, inputs.spec, inputs.trt, inputs.engines)
-    reference = reference_for(inputs, staged.draft, position)
+    reference = reference_for(inputs, staged, position)
+    while (verdict := _judge(inputs, staged, reference, engines)).undecided is not None:
+        more = look_again(inputs, staged, reference)
+        if more is None:
+            raise GateError(f"{verdict.undecided}, on all texts there are; nothing was published")
+        log.info("  %s; %d texts now", verdict.undecided, len(more.texts))
+        reference = more
+    return Passed(reference, verdict, cast=cast, engines=engines)
+
+
+def _judge(
+    inputs: BuildInputs, staged: StagedBundle, reference: Reference, engines: Engines
+) -> Verdict:
+    """The verdict on graphs and engines; :class:`GateError` where one fails."""
     verdict = judge_graphs(inputs, staged, reference)
     if verdict.failure is None:
         verdict = judge_plans(inputs, staged, reference, verdict, engines)
     verdict.require_passed()
-    verdict = judge_on_gpu(inputs, staged, reference, verdict)
-    return Passed(reference, verdict, cast=cast, engines=engines)
+    return judge_on_gpu(inputs, staged, reference, verdict)
 
 
 def _write_results(
@@ -153,7 +174,7 @@ def _write_results(
         folder,
         passed.reference,
         verdict,
-        inputs.spec.scheme,
+        gate_of(inputs.spec.precision, inputs.spec.embeddings),
         inputs.spec.parity_tokens,
         quantisation,
         emulation=emulated_labels(passed.engines.plans),
@@ -188,10 +209,11 @@ def _calibration(inputs: BuildInputs, plan: BundlePlan) -> Calibration:
     return calibration
 
 
-def _trace(inputs: BuildInputs, plan: BundlePlan) -> PortableGraph:
+def _trace(inputs: BuildInputs, plan: BundlePlan, table: QuantisedTable | None) -> PortableGraph:
     limits = inputs.spec.limits
     config, dtype = inputs.checkpoint.config, inputs.spec.dtype
-    return trace(config, dtype, limits.max_batch, limits.max_tokens, plan.form)
+    graph = trace(config, dtype, limits.max_batch, limits.max_tokens, plan.form)
+    return graph if table is None else quantise_table(graph, table)
 
 
 def _warn_flushed(cast: CastReport, precision: Precision) -> None:

@@ -57,7 +57,7 @@ def build_quantised(
     refusal = subject_of(inputs, plan).refusal_path
     precision = _everything(inputs, plan, calibration)
     cast = write_model(staged, quantise_graph(graph, precision), precision)
-    reference = reference_for(inputs, staged.draft, position)
+    reference = reference_for(inputs, staged, position)
     engines, attempts = None, list[Attempt]()
     while True:
         verdict = judge_graphs(inputs, staged, reference)

@@ -11,6 +11,7 @@ from export.spec import BuildSpec, CalibrationSpec, Limits
 from runtimes.choices import (
     Accumulation,
     AdapterMode,
+    Embeddings,
     HeadName,
     Interface,
     Layout,
@@ -73,6 +74,7 @@ def _spec(
         layout=resolve_layout(request.layout, adapter, head),
         rest=resolve_rest(request.rest, precision, target),
         block=resolve_block(request.block, precision),
+        embeddings=Embeddings.parse("EMBEDDINGS", request.embeddings),
         rank=request.rank,
         workspace_gib=request.workspace,
         parity_tokens=request.parity_tokens,

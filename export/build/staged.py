@@ -72,7 +72,11 @@ def graph_files(plan: BundlePlan, spec: BuildSpec) -> dict[GraphKind, str]:
     official = plan.form.interface is Interface.OFFICIAL  # whose clients look where the hub's do
     places = PLACES[Layout.HUB if official else spec.layout]
     rows = (*EXECUTORS.values(), *TRACED.values())
-    run = {row.graph for row in rows if spec.precision in row.precisions}
+    run = {
+        row.graph
+        for row in rows
+        if spec.precision in row.precisions and spec.embeddings in row.embeddings
+    }
     kinds: tuple[GraphKind, ...] = tuple(kind for kind in plan.kinds if kind in run)
     kinds = _KINDS.get(spec.target, kinds)
     return {kind: places.path(kind) for kind in kinds}

@@ -9,7 +9,7 @@ from export.console.options import Options, checkpoint, form, one_of, parity, ra
 from export.console.values import name, number, path, paths, whole
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
-from runtimes.choices import PlanRule, Precision
+from runtimes.choices import Embeddings, PlanRule, Precision
 from runtimes.schemes import BLOCKED, BLOCKS
 
 
@@ -68,6 +68,12 @@ def engine(command: ArgumentParser) -> None:
         f"{one_of(map(str, BLOCKS))} (default: {BLOCKS[0]})",
         Default.block,
         kind=whole,
+    )
+    add(
+        "--embeddings",
+        "TYPE",
+        f"how the word embeddings' table is stored, {one_of(Embeddings)}; same: as the rest",
+        Default.embeddings,
     )
     add(
         "--profiles",

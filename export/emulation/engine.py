@@ -21,8 +21,8 @@ from export.emulation.facts import FusedAttention, numerics_of
 from export.emulation.operators import TORCH_TYPES, along, evaluate, tensor_of
 from export.emulation.products import PLAN_TYPES, Overflow, Quantised, quantised_product
 from export.engines.plan import Plan
+from export.graph.encoder import tensor_in
 from export.graph.trace import stored_slots
-from export.graph.weights import unpacked
 from runtimes.arrays import Arrays
 from runtimes.executors.base import RuntimeBase, while_open
 
@@ -112,9 +112,17 @@ class EmulatedEngine(RuntimeBase):
     def _free(self) -> None:
         del self._weights
 
+    def _gather(self, node: ir.Node, operands: Sequence[Value | None]) -> Value | None:
+        """Rows of a quantised table; None for any other."""
+        table, ids = operands[:2]
+        if not isinstance(table, Quantised) or not isinstance(ids, Tensor):
+            return None
+        return Quantised(values=table.values[ids], scale=table.scale[ids])
+
     _SPECIAL: Mapping[str, Callable[..., Value | None]] = {
         "Attention": _attention,
         "DequantizeLinear": _dequantise,
+        "Gather": _gather,
         "MatMul": _matmul,
     }
 
@@ -124,11 +132,7 @@ def _weights(model: ir.Model, graph: Path) -> dict[str, Value]:
     weights: dict[str, Value] = {}
     for slot in stored_slots(graph):
         raw = np.memmap(graph.parent / slot.file, np.uint8, "c", slot.offset, (slot.nbytes,))
-        if slot.is_packed:
-            weights[slot.name] = torch.from_numpy(unpacked(raw, slot))
-            continue
-        dtype = getattr(torch, slot.dtype)
-        weights[slot.name] = torch.from_numpy(raw).view(dtype).view(slot.shape)
+        weights[slot.name] = tensor_in(raw, slot)
     for name, value in model.graph.initializers.items():
         if name not in weights and value.const_value is not None:
             weights[name] = tensor_of(value.const_value)

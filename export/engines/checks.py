@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from export.engines.plan import PlanTensor
 from export.engines.plan_file import Plans
-from export.engines.plan_rules import PlanSubject, check_plans
+from export.engines.plan_rules import TYPES, PlanSubject, check_plans
+from export.graph.table import TABLE
+from export.graph.trace import stored_slots
 from export.spec import BuildSpec
 from runtimes.choices import Accumulation, PlanRule
 from runtimes.manifest import Architecture
 from runtimes.schemes import INT8, Storage
+from runtimes.tables import TABLES
 
 
 def check_engines(
@@ -30,6 +34,7 @@ def check_engines(
     what the engines were built from, with its weights beside it. Raises
     :class:`runtimes.errors.GateError` for a rule broken without leave.
     """
+    storage = TABLES[spec.embeddings].storage
     int8 = spec.scheme.storage == INT8 and bool(quantised)
     subject = PlanSubject(
         scheme=spec.scheme,
@@ -39,9 +44,16 @@ def check_engines(
         accumulator="Half" if spec.attention_accumulation is Accumulation.FP16 else "Float",
         quantised=Counter(quantised.values()),
         column_sums=_column_sums(graph, quantised) if int8 else {},
+        table=None if storage is None else _table(graph, storage),
     )
     broken = check_plans(plans, subject, frozenset(spec.allow_plan))
     return tuple(rule for rule in PlanRule if rule in broken)
+
+
+def _table(graph: Path, storage: Storage) -> PlanTensor:
+    """The table of embeddings as a plan has it."""
+    (shape,) = (slot.shape for slot in stored_slots(graph) if slot.name == TABLE)
+    return PlanTensor(name=TABLE, shape=shape, type=TYPES[storage.dtype])
 
 
 def _column_sums(graph: Path, quantised: Collection[str]) -> Mapping[str, float]:

@@ -60,7 +60,8 @@ class PlanSubject:
 
     ``accumulator`` is the type in which attention was asked to add up, TensorRT's word;
     ``quantised`` counts the GEMMs by how they are stored, the joined QKV as one.
-    ``column_sums`` are, by GEMM, the largest sum of a column's quantised magnitudes.
+    ``column_sums`` are, by GEMM, the largest sum of a column's quantised magnitudes. ``table`` is
+    how the word embeddings are stored, ``[entries, hidden]``; None: in the type of the rest.
     """
 
     scheme: Scheme
@@ -70,6 +71,7 @@ class PlanSubject:
     accumulator: str = "Float"
     quantised: Mapping[Storage, int] = field(default_factory=dict)
     column_sums: Mapping[str, float] = field(default_factory=dict)
+    table: PlanTensor | None = None
 
     @property
     def element(self) -> str:
@@ -158,6 +160,19 @@ def _dequantised_weight(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]
                 yield Shortfall(kernel.name, f"{weight} → {output} in every call")
 
 
+def _quantised_table(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
+    """The table is somewhere, as it is stored, and nowhere in another type."""
+    table = subject.table
+    if table is None:
+        return
+    kernels = [(k, c) for k in plan.launches for c in k.constants if c.shape == table.shape]
+    for kernel, constant in kernels:
+        if constant.type != table.type:
+            yield Shortfall(kernel.name, f"the table in {constant.type}")
+    if not kernels:
+        yield Shortfall("the plan", f"no kernel that holds {table}")
+
+
 def _int8_overflow(plan: Plan, subject: PlanSubject) -> Iterator[Shortfall]:
     for kernel in plan.products:
         weight = kernel.weight
@@ -238,6 +253,9 @@ RULES: Mapping[PlanRule, Row] = {
     ),
     PlanRule.DEQUANTISED_WEIGHT: Row(
         expected="quantised weights to stay quantised", check=_dequantised_weight
+    ),
+    PlanRule.QUANTISED_TABLE: Row(
+        expected="a quantised table of embeddings held as it is stored", check=_quantised_table
     ),
     PlanRule.INT8_OVERFLOW: Row(
         expected=f"results of Int8 products within {HALF_MAX:.0f}, or in Float",

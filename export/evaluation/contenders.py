@@ -90,7 +90,8 @@ def _column(bundle: Bundle) -> object:
     if manifest.adapter is AdapterMode.SWITCHABLE:
         return bundle.folder.resolve()
     head, interface = manifest.head, manifest.interface
-    return manifest.model.sha256, manifest.precision, manifest.target.name, head, interface
+    stored = manifest.precision, manifest.embeddings
+    return manifest.model.sha256, *stored, manifest.target.name, head, interface
 
 
 def _check_distinct(column: Sequence[Bundle]) -> None:

@@ -19,7 +19,7 @@ from export.evaluation.results import WholeFilesCache, open_cache, score
 from export.evaluation.scores import REFERENCE, Column, Evaluation, Row, check_gateable
 from export.evaluation.spec import EvaluationSpec
 from export.evaluation.tasks import TaskMaker, find_tasks
-from runtimes.choices import OutputType, Precision
+from runtimes.choices import Embeddings, OutputType, Precision
 from runtimes.embedder import Embedder
 from runtimes.manifest import Manifest
 from runtimes.open import cpu_executor, find_executor
@@ -53,6 +53,7 @@ class _Entry:
 
     label: str
     precision: Precision | None
+    embeddings: Embeddings
     name: str
     revision: str
     embedders: Embedders
@@ -86,6 +87,7 @@ def _scored(
             Column(
                 label=entry.label,
                 precision=entry.precision,
+                embeddings=entry.embeddings,
                 name=entry.name,
                 revision=entry.revision,
                 scores={row.cell: value for row, value in scores.items()},
@@ -111,6 +113,7 @@ def _bundle_entry(contender: Contender, spec: EvaluationSpec) -> _Entry:
         ),
         label=contender.label,
         precision=contender.manifest.precision,
+        embeddings=contender.manifest.embeddings,
         name=f"{contender.name}-{runtime}",
         revision=contender.revision,
         output=spec.output,
@@ -142,6 +145,7 @@ def _entry(
     *,
     label: str,
     precision: Precision | None,
+    embeddings: Embeddings = Embeddings.SAME,
     name: str,
     revision: str,
     output: OutputType = OutputType.FLOAT32,
@@ -153,6 +157,7 @@ def _entry(
     return _Entry(
         label=label,
         precision=precision,
+        embeddings=embeddings,
         name=f"adaptrt/{name}-{dimensions}{suffix}{prefix}",
         revision=revision,
         embedders=embedders,

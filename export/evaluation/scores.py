@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from export.evaluation.published import Cell
-from runtimes.choices import OutputType, Precision
+from runtimes.choices import Embeddings, OutputType, Precision
 from runtimes.errors import GateError, InputError
-from runtimes.schemes import SCHEMES
+from runtimes.tables import gate_of
 
 GATED_TYPES = ("STS", "Retrieval")
 REFERENCE = "checkpoint"  # its column's name
@@ -37,6 +37,7 @@ class Column:
     name: str
     revision: str
     scores: Mapping[Cell, float]
+    embeddings: Embeddings = Embeddings.SAME
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def check_gateable(task_types: Iterable[str], *, has_reference: bool, output: Ou
 def gate_failures(evaluation: Evaluation) -> list[str]:
     """Which means of which bundles are not the reference's; empty where all are.
 
-    The limit is the precision's ``max_score_change``, up or down: a better score is a different
+    The limit is the gate's ``max_score_change``, up or down: a better score is a different
     engine too. A score that is not a number passes nothing.
     """
     if evaluation.reference is None:
@@ -85,7 +86,7 @@ def gate_failures(evaluation: Evaluation) -> list[str]:
     for column in evaluation.columns:
         if column.precision is None:
             continue
-        limit = SCHEMES[column.precision].max_score_change
+        limit = gate_of(column.precision, column.embeddings).max_score_change
         for kind, mean in evaluation.means(column).items():
             change = mean - exact[kind]
             if kind in GATED_TYPES and not abs(change) <= limit:

@@ -21,16 +21,16 @@ from export.gate.chunks import chunk_names, embed_chunks, texts_in_chunks
 from export.gate.compare import ParityReport, compare, embed, parity_failure, row_cosines
 from export.gate.quality import quality_losses
 from export.gate.quality_texts import side_of
+from export.gate.table_cost import TableTrial
 from export.gate.texts import ParityText, look_texts
 from export.gate.traced import gate_executors
 from runtimes.arrays import Vectors
 from runtimes.choices import HeadName, Interface
 from runtimes.errors import GateError
 from runtimes.executors.base import Runtime
-from runtimes.manifest import Manifest
+from runtimes.manifest import Manifest, TableCost
 from runtimes.open import Executor, judged_file, open_runtime
 from runtimes.outputs import truncate
-from runtimes.schemes import SCHEMES
 from runtimes.text.tokens import TextTokenizer
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Reference:
     name: str
     chunks: Vectors | None = None
     bf16_min_cosine: float | None = None
+    table_cost: TableCost | None = None  # where the embeddings' table is quantised
     looks: int = 1  # how often texts were drawn to judge quality by
 
 
@@ -107,8 +108,12 @@ def reference_of(
     manifest: Manifest,
     tokenizer: TextTokenizer,
     texts: Sequence[ParityText],
+    trial: TableTrial | None = None,
 ) -> Reference:
-    """The reference in FP32 on texts of the gate, task by task, in the texts' order."""
+    """The reference in FP32 on texts of the gate, task by task, in the texts' order.
+
+    ``trial`` is of the bundle's quantised table, where it has one.
+    """
     from export.gate.reference import reference_model
     from runtimes.executors.torch_reference import FlashReference, reference_place
 
@@ -125,6 +130,8 @@ def reference_of(
             vectors |= dict(zip(rows, found, strict=True))
             if manifest.head is HeadName.CHUNKS and (cut := texts_in_chunks(plain)):
                 chunks.append(embed_chunks(reference, cut, tokenizer))
+        if trial is not None:
+            trial.add(model, reference, plain, found, tokenizer)
         if bf16_min_cosine is None:
             some = plain[:_BF16_TEXTS]
             bf16_min_cosine = _bf16_cosine(model, reference, some, found, tokenizer)
@@ -135,6 +142,7 @@ def reference_of(
         name=name,
         chunks=np.concatenate(chunks) if chunks else None,
         bf16_min_cosine=bf16_min_cosine,
+        table_cost=None if trial is None else trial.cost,
     )
 
 
@@ -302,22 +310,22 @@ def _at_lengths(
 ) -> Iterator[_Comparison]:
     """The reference's and our vectors at full length.
 
-    Where the scheme gates quality, at the shortest Matryoshka length too, and with ``rank`` the
-    quality on the texts' sets has to be kept.
+    Where the bundle's gate is on quality too, at the shortest Matryoshka length as well, and with
+    ``rank`` the quality on the texts' sets has to be kept.
     """
-    scheme = SCHEMES[manifest.precision]
+    gate = manifest.gate
     shortest, full = manifest.dimensions[0], manifest.dimensions[-1]
-    for width in dict.fromkeys((full, shortest) if scheme.gates_quality else (full,)):
+    for width in dict.fromkeys((full, shortest) if gate.gates_quality else (full,)):
         exact, ours = (truncate(vectors, width) for vectors in both)
         report = compare(
             exact,
             ours,
             texts,
             names=names,
-            threshold=scheme.min_cosine,
-            mean_threshold=scheme.mean_cosine,
+            threshold=gate.min_cosine,
+            mean_threshold=gate.mean_cosine,
         )
-        judged = rank and scheme.gates_quality and report.passed
+        judged = rank and gate.gates_quality and report.passed
         yield _Comparison(
             label if width == full else f"{label}, {width} dimensions",
             report,

@@ -18,7 +18,7 @@ from export.gate.texts import texts_sha256
 from runtimes.arrays import Vectors
 from runtimes.bundle_files import CHUNKS_FILE, PARITY_FILE, REFERENCE_FILE
 from runtimes.errors import GateError, InputError
-from runtimes.schemes import Scheme
+from runtimes.tables import Gate
 from runtimes.typed_json import Plain, as_record, read_object
 
 _HINT = "copy the bundle again or build it anew"
@@ -77,26 +77,29 @@ def write_parity(
     folder: Path,
     reference: Reference,
     verdict: Verdict,
-    scheme: Scheme,
+    gate: Gate,
     parity_tokens: int,
     quantisation: Mapping[str, Any] | None = None,
     emulation: Mapping[str, tuple[str, ...]] | None = None,
 ) -> None:
     """Write ``parity.json`` and the reference's vectors into a staged bundle.
 
-    ``parity_tokens`` was the longest document; ``quantisation`` has a quantised bundle's figures,
-    ``emulation`` the labels of the reports that say what each engine with a plan would compute.
+    ``parity_tokens`` was the longest document; ``quantisation`` has the figures of a bundle whose
+    GEMMs are quantised (of a table alone, the losses of quality are written), ``emulation`` the
+    labels of the reports that say what each engine with a plan would compute.
     """
     np.save(folder / REFERENCE_FILE, reference.vectors)
     if reference.chunks is not None:
         np.save(folder / CHUNKS_FILE, reference.chunks)
     record: dict[str, Any] = {
-        "texts_sha256": texts_sha256(scheme),
+        "texts_sha256": texts_sha256(gate),
         "parity_tokens": parity_tokens,
         "reference_bf16_min_cosine": reference.bf16_min_cosine,
         "executors": verdict.executors,
         "graphs": {label: asdict(report) for label, report in verdict.reports.items()},
     }
+    if quantisation is None and gate.gates_quality:
+        quantisation = {"losses": verdict.losses, "looks": reference.looks}
     if quantisation is not None:
         record["quantisation"] = dict(quantisation)
     if emulation:

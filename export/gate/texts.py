@@ -18,7 +18,7 @@ from export.gate.quality_texts import quality_texts
 from runtimes.arrays import Ids
 from runtimes.choices import BASE_TASK, AdapterMode
 from runtimes.manifest import Manifest
-from runtimes.schemes import SCHEMES, Scheme
+from runtimes.tables import Gate
 from runtimes.text.tokens import TextTokenizer
 
 TEXTS = Path(__file__).parent / "data" / "parity.jsonl"
@@ -38,9 +38,9 @@ class ParityText:
     task_id: int | None = None
 
 
-def texts_sha256(scheme: Scheme) -> str:
-    """Identifies the files that a scheme's texts come from."""
-    files = (TEXTS, HELD_OUT, QUESTIONS, GRADED) if scheme.gates_quality else (TEXTS,)
+def texts_sha256(gate: Gate) -> str:
+    """Identifies the files that a gate's texts come from."""
+    files = (TEXTS, HELD_OUT, QUESTIONS, GRADED) if gate.gates_quality else (TEXTS,)
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
@@ -55,12 +55,12 @@ def gate_texts(
 ) -> list[ParityText]:
     """The texts on which a bundle is compared with the reference at first, task by task.
 
-    The parity texts, joined to documents of up to about ``longest`` tokens; where the scheme gates
+    The parity texts, joined to documents of up to about ``longest`` tokens; where the gate is on
     quality, held-out texts and those of the first look too. The first task of a build has all of
     the former two, each further one a third (:func:`thin`); ``position`` counts the bundles of
     the build.
     """
-    gates_quality = SCHEMES[manifest.precision].gates_quality
+    gates_quality = manifest.gate.gates_quality
     texts: list[ParityText] = []
     for index, task in enumerate(verified_tasks(manifest), position):
         prefix = manifest.prefixes[task]

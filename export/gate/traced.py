@@ -62,6 +62,7 @@ TRACED: dict[str, Executor] = {
             name="traced_primitive",
             label="primitive",
             graph=GraphKind.PRIMITIVE,
+            embeddings=EXECUTORS["primitive"].embeddings,
             opener=partial(_open_traced, graph=GraphKind.PRIMITIVE),
             precisions=_PRECISIONS,
             judges=True,

@@ -21,7 +21,6 @@ from runtimes.choices import ArtifactKind, FileKind, HeadName
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, one_line, shown
 from runtimes.manifest import Manifest
 from runtimes.open import EXECUTORS, Executor, judging_executors
-from runtimes.schemes import SCHEMES
 from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import TextTokenizer
 
@@ -122,8 +121,8 @@ def verify(bundle: Path) -> Verification:
 
 def _require_same_gate(published: _Published) -> None:
     """What is compared must be what was: the same texts, by as many executors, as strictly."""
-    scheme = SCHEMES[published.manifest.precision]
-    if published.record.texts_sha256 != texts_sha256(scheme):
+    gate = published.manifest.gate
+    if published.record.texts_sha256 != texts_sha256(gate):
         raise InputError(f"{published.folder}: built with other parity texts; {published.builder}")
     for row in gate_executors(published.manifest):
         label = row.report_label
@@ -132,7 +131,7 @@ def _require_same_gate(published: _Published) -> None:
     for label in published.emulated:
         if label not in published.record.graphs:
             raise _unrecorded(published, label)
-    gates = (scheme.min_cosine, scheme.mean_cosine)
+    gates = (gate.min_cosine, gate.mean_cosine)
     for label, report in published.record.graphs.items():
         mean = report.threshold if report.mean_threshold is None else report.mean_threshold
         if (report.threshold, mean) != gates:

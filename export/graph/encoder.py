@@ -18,11 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.onnx import ops
 
 from export.checkpoint.encoder_config import EncoderConfig
-from export.graph.weights import Slot
+from export.graph.table import SCALES
+from export.graph.weights import Slot, unpacked
 from export.spec import GraphForm
 from runtimes.choices import AdapterMode, HeadName, Interface
 
@@ -49,10 +51,23 @@ class Table(LowRank):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(entries, width, dtype=dtype))
         self.add_bank(entries, width, dtype, bank)
+        self.weight_scale: nn.Parameter | None = None
+
+    def quantise(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        """Make room for stored numbers and for their scales, one for each row or block of it."""
+        stored = torch.empty(self.weight.shape, dtype=torch.int8, device=self.weight.device)
+        scales = torch.empty(shape, dtype=dtype, device=self.weight.device)
+        self.weight = nn.Parameter(stored, requires_grad=False)
+        self.weight_scale = nn.Parameter(scales)
 
     def forward(self, ids: Tensor, select: Tensor | None) -> Tensor:
         """``[...]`` → FP32 ``[..., width]``: ``E[ids] + (A[ids] ⊙ select)·B``."""
-        rows = nn.functional.embedding(ids, self.weight).float()
+        rows = nn.functional.embedding(ids, self.weight)
+        if self.weight_scale is not None:
+            scales = self.weight_scale[ids].reshape(*ids.shape, -1, 1)
+            blocks = rows.to(scales.dtype).reshape(*ids.shape, scales.shape[-2], -1)
+            rows = (blocks * scales).flatten(-2)
+        rows = rows.float()
         if not self.width:
             return rows
         low = nn.functional.embedding(ids, self.lora_down)
@@ -262,6 +277,13 @@ POOLINGS: dict[HeadName, Callable[..., Tensor]] = {
 }
 
 
+def tensor_in(raw: NDArray[np.uint8], slot: Slot) -> Tensor:
+    """The tensor of a ``slot`` whose bytes are ``raw``; packed ones as INT8, one number a byte."""
+    if slot.is_packed:
+        return torch.from_numpy(unpacked(raw, slot))
+    return torch.from_numpy(raw).view(getattr(torch, slot.dtype)).view(slot.shape)
+
+
 def load_encoder(
     config: EncoderConfig,
     dtype: str,
@@ -276,6 +298,8 @@ def load_encoder(
     state = {}
     for slot in slots:
         raw = np.memmap(folder / slot.file, np.uint8, "c", slot.offset, (slot.nbytes,))
-        state[slot.name] = torch.from_numpy(raw).view(getattr(torch, slot.dtype)).view(slot.shape)
+        state[slot.name] = tensor_in(raw, slot)
+        if slot.name == SCALES:
+            encoder.embeddings.word_embeddings.quantise(slot.shape, state[slot.name].dtype)
     encoder.load_state_dict(state, strict=True, assign=True)
     return encoder

@@ -30,26 +30,20 @@ from export.graph.precision_plan import (
     PrecisionPlan,
 )
 from export.graph.rewrite import constant, node
-from export.graph.trace import PortableGraph, attach_slots
-from export.graph.weights import layout
-from runtimes.bundle_files import SHARED_FILE
+from export.graph.trace import PortableGraph, relaid
 from runtimes.schemes import Storage
 
 
 def quantise_graph(graph: PortableGraph, plan: PrecisionPlan) -> PortableGraph:
     """The portable graph with the plan's GEMMs quantised, and the layout of its new tensors."""
     model = InsertQdq(plan)(graph.model()).model
-    tensors = {slot.name: (slot.dtype, slot.shape) for slot in graph.slots}
+    tensors = graph.tensors
     for name in plan.quantised:
         for part in ("weight", WEIGHT_SCALE, CHANNEL_SCALE, INPUT_SCALE, FACTORS):
             value = model.graph.initializers.get(f"{name}.{part}")
             if value is not None and value.dtype is not None and value.shape is not None:
                 tensors[f"{name}.{part}"] = (str(value.dtype.numpy()), tuple(value.shape.numpy()))
-    slots = layout(tensors, share=any(slot.file == SHARED_FILE for slot in graph.slots))
-    attach_slots(model, slots)
-    return PortableGraph(
-        ir.to_proto(model).SerializeToString(deterministic=True), slots, graph.dtype
-    )
+    return relaid(graph, model, tensors)
 
 
 class InsertQdq(InPlacePass):

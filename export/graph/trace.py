@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,9 +23,11 @@ from export.checkpoint.encoder_config import EncoderConfig
 from export.graph.encoder import Encoder
 from export.graph.weights import Slot, layout
 from export.spec import GraphForm
+from runtimes.bundle_files import SHARED_FILE
 from runtimes.choices import AdapterMode
 from runtimes.tensors import Tensor
 
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]  # type and shape by name
 OPSET = 23  # the first with Attention and RotaryEmbedding
 
 
@@ -36,6 +38,11 @@ class PortableGraph:
     proto: bytes
     slots: tuple[Slot, ...]
     dtype: str
+
+    @property
+    def tensors(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Type and shape of every weight, by name."""
+        return {slot.name: (slot.dtype, slot.shape) for slot in self.slots}
 
     def model(self) -> ir.Model:
         """A fresh copy to lower or to save."""
@@ -135,6 +142,14 @@ def attach_slots(model: ir.Model, slots: tuple[Slot, ...]) -> None:
             name=slot.name,
             base_dir=Path(),
         )
+
+
+def relaid(graph: PortableGraph, model: ir.Model, tensors: Tensors) -> PortableGraph:
+    """``model``, made of ``graph``, whose ``tensors`` by name, type and shape are laid out anew."""
+    slots = layout(tensors, share=any(slot.file == SHARED_FILE for slot in graph.slots))
+    attach_slots(model, slots)
+    proto = ir.to_proto(model).SerializeToString(deterministic=True)
+    return PortableGraph(proto, slots, graph.dtype)
 
 
 def stored_slots(path: Path) -> tuple[Slot, ...]:

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.lora import Adapter, Bank, Matrix, merge
-from export.checkpoint.names import adaptable_modules, is_gemm
+from export.checkpoint.names import WORD, adaptable_modules, is_gemm
 from export.checkpoint.reader import Checkpoint
 from export.console.progress import progress_bar
 from export.graph.precision_plan import PrecisionPlan
+from export.graph.table import QuantisedTable
 from runtimes.bundle_files import SHARED_FILE, WEIGHT_FILE
 from runtimes.errors import InputError
 from runtimes.files import link_or_copy
@@ -85,18 +86,19 @@ def _changes_with_task(name: str) -> bool:
 class Contents:
     """What fills a graph's weight file: an adapter to merge, a bank to lay beside (or neither).
 
-    ``plan`` says which matrices are stored quantised.
+    ``plan`` says which matrices are stored quantised, ``table`` how the word embeddings are.
     """
 
     checkpoint: Checkpoint
     adapter: Adapter
     bank: Bank | None = None
     plan: PrecisionPlan | None = None
+    table: QuantisedTable | None = None
 
 
 def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Array]:
     """One tensor of the graph, merged and in FP32 (or integers), as consecutive blocks of rows."""
-    checkpoint, adapter = contents.checkpoint, contents.adapter
+    checkpoint = contents.checkpoint
     config = checkpoint.config
     if name.startswith("rope."):
         yield rope_table(config, name.removeprefix("rope."), max_tokens)
@@ -108,17 +110,26 @@ def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Ar
     if contents.plan is not None and owner in contents.plan.quantised and part != "bias":
         yield contents.plan.tensor(owner, part, merged_matrix(contents, owner))
         return
+    if contents.table is not None and owner == WORD:
+        for rows in _embedding_rows(contents, owner):
+            yield contents.table.tensor(name, rows)
+        return
     module = adaptable_modules(config).get(owner) if part == "weight" else None
     if module is None:
         yield checkpoint.read(name)
-        return
-    if not module.embedding:
+    elif module.embedding:
+        yield from _embedding_rows(contents, owner)
+    else:
         yield merged_matrix(contents, owner)
-        return
-    pair = adapter.modules.get(owner)
+
+
+def _embedding_rows(contents: Contents, owner: str) -> Iterator[Matrix]:
+    """An embedding table, merged and in FP32, block by block."""
+    module = adaptable_modules(contents.checkpoint.config)[owner]
+    pair = contents.adapter.modules.get(owner)
     for start in range(0, module.rows, BLOCK_ROWS):
         rows = slice(start, min(start + BLOCK_ROWS, module.rows))
-        yield merge(checkpoint.read(name, rows), pair, rows)
+        yield merge(contents.checkpoint.read(f"{owner}.weight", rows), pair, rows)
 
 
 def merged_matrix(contents: Contents, module: str) -> Matrix:

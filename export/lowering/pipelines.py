@@ -14,6 +14,7 @@ from export.lowering.expand_gelu import ExpandGelu
 from export.lowering.expand_rotary import ExpandRotary
 from export.lowering.fuse_bias_gelu import FuseBiasGelu
 from export.lowering.fuse_skip_layer_norm import FuseSkipLayerNorm
+from export.lowering.gather_quantised import GatherQuantised
 from export.lowering.give_token_vectors import GiveTokenVectors
 from export.lowering.set_opset import SetOpset
 from export.lowering.split_heads_first import SplitHeadsFirst
@@ -30,6 +31,7 @@ from runtimes.choices import Accumulation, GraphKind
 _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
     GraphKind.PORTABLE: (),
     GraphKind.ONNXRUNTIME: (
+        GatherQuantised,
         WidenToFloat32,
         partial(StackLowRank, saved=3, paid=2),
         UseContribRotary,
@@ -42,7 +44,7 @@ _PIPELINES: dict[GraphKind, tuple[Callable[[], InPlacePass], ...]] = {
         partial(SetOpset, 18),  # ONNX Runtime reads newer ones from 1.23 on
     ),
     GraphKind.OPENVINO: (GiveTokenVectors,),  # export.lowering.openvino_ir makes IR of it
-    GraphKind.ONNXRUNTIME_CUDA: (UseContribRotary, UseKeyLengths),
+    GraphKind.ONNXRUNTIME_CUDA: (GatherQuantised, UseContribRotary, UseKeyLengths),
     GraphKind.TENSORRT: (
         partial(StackLowRank, saved=2, paid=3),
         SplitHeadsFirst,

@@ -8,13 +8,15 @@ from onnx_ir.passes import InPlacePass, PassResult
 
 _FLOAT8_OPSET = 19  # the first whose operators take E4M3
 _IR_VERSIONS = {18: 8, 19: 9, 20: 9}  # that of each opset's release of ONNX
+_INT4_IR_VERSION = 10  # the first in which tensors are of INT4; ONNX Runtime 1.20 reads it
 
 
 class SetOpset(InPlacePass):
     """requires: no operator or attribute newer than the opset. ensures: the model declares it.
 
     Every operator the encoder uses means the same in 18 and 23, which only add element types and
-    attributes. A graph with 8-bit floats declares 19 at least.
+    attributes. A graph with 8-bit floats declares 19 at least; of INT4, which only an operator of
+    ONNX Runtime's own reads, the file's format is newer.
     """
 
     def __init__(self, opset: int) -> None:
@@ -27,7 +29,7 @@ class SetOpset(InPlacePass):
             if node.domain == "":
                 _check(node, opset)
         model.graph.opset_imports[""] = opset
-        model.ir_version = _IR_VERSIONS[opset]
+        model.ir_version = _IR_VERSIONS[opset] if not _has_int4(model) else _INT4_IR_VERSION
         return PassResult(model, modified=True)
 
 
@@ -45,3 +47,7 @@ def _has_float8(model: ir.Model) -> bool:
         value.dtype is not None and value.dtype.bitwidth == 8 and value.dtype.is_floating_point()
         for value in model.graph.initializers.values()
     )
+
+
+def _has_int4(model: ir.Model) -> bool:
+    return any(v.dtype is ir.DataType.INT4 for v in model.graph.initializers.values())

@@ -35,6 +35,8 @@ except (ModuleNotFoundError, AttributeError) as error:  # an install without it
         "pip install -r the repository's requirements.txt"
     ) from error
 
+# What makes numbers of a weight that is stored quantised.
+_RESTORING = ("Convert", "Subtract", "Multiply", "Reshape", "Transpose")
 # Lengths are padded to a multiple of this: 33 tokens take as long as 48 in INT8 (Zen 4), where 48
 # are three whole tiles, and a corpus has fewer shapes, each of which costs a compilation.
 MULTIPLE = 16
@@ -162,9 +164,19 @@ def require_types(products: str, *, integer_products: bool) -> None:
 
 
 def _quantised_weights(model: ov.Model) -> int:
-    """How many matrices are stored in INT8."""
+    """How many products' weights are stored in INT8; a table of embeddings is none."""
     constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
-    return sum(c.get_element_type() == ov.Type.i8 and len(c.shape) == 2 for c in constants)
+    stored = (c for c in constants if c.get_element_type() == ov.Type.i8 and len(c.shape) == 2)
+    return sum(_user(constant) == "MatMul" for constant in stored)
+
+
+def _user(constant: ov.Node) -> str:
+    """What reads a stored weight, behind the operators that make numbers of it."""
+    node = constant
+    while node is constant or node.get_type_name() in _RESTORING:
+        (reader, *_) = node.output(0).get_target_inputs()
+        node = reader.get_node()
+    return str(node.get_type_name())
 
 
 def _products(compiled: ov.CompiledModel) -> Mapping[str, int]:

@@ -36,11 +36,13 @@ class Table:
 
     ``storage`` is that of a row, whose scale (or whose blocks' scales) lies beside it; None: the
     type of the rest of the graph. A bundle's gate is its precision's, but no stricter than
-    ``gate``. ``targets`` are those whose executors read it.
+    ``gate``. ``targets`` are those whose executors read it. ``learned``: how numbers are rounded is
+    learned from texts.
     """
 
     storage: Storage | None
     gate: Gate
+    learned: bool = False
     targets: tuple[Target, ...] = tuple(Target)
 
 
@@ -60,6 +62,7 @@ TABLES: Mapping[Embeddings, Table] = {
     Embeddings.INT4: Table(
         storage=replace(INT4W, block=128),
         gate=Gate(min_cosine=0.99, mean_cosine=0.995, gates_quality=True, max_score_change=2e-3),
+        learned=True,
         targets=tuple(target for target in Target if target is not Target.TENSORRT10),
     ),
 }

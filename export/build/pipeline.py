@@ -38,11 +38,12 @@ from export.gate.emulated import emulated_labels
 from export.gate.gate import Reference, Verdict
 from export.gate.parity_file import write_parity
 from export.graph.quantise_table import quantise_table
-from export.graph.table import QuantisedTable, quantised_table
+from export.graph.table import QuantisedTable
 from export.graph.trace import PortableGraph, trace
 from export.graph.weights import CastReport
 from export.quantisation.calibrate import calibration_of
 from export.quantisation.summary import write_files
+from export.quantisation.table import table_of
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import AdapterMode, Precision, Target
 from runtimes.errors import GateError
@@ -65,8 +66,11 @@ def build_bundles(
     plans = [plan_bundle(inputs.spec, inputs.checkpoint, task, shared=share) for task in chosen]
     for plan in plans:
         _check_places(inputs, plan)
+    table: QuantisedTable | None = None
     for position, plan in enumerate(plans):
-        folder, manifest = _build_bundle(inputs, plan, position, shared)
+        if position == 0 or not share:  # else the first bundle's, which is in the shared file
+            table = _table(inputs, plan)
+        folder, manifest = _build_bundle(inputs, plan, position, shared, table)
         yield folder, manifest
         shared = EngineSource(folder, manifest).shared
         if inputs.spec.refittable:
@@ -81,7 +85,11 @@ def tasks_of(inputs: BuildInputs, tasks: tuple[str, ...] | None) -> tuple[str, .
 
 
 def _build_bundle(
-    inputs: BuildInputs, plan: BundlePlan, position: int, shared: Path | None
+    inputs: BuildInputs,
+    plan: BundlePlan,
+    position: int,
+    shared: Path | None,
+    table: QuantisedTable | None,
 ) -> tuple[Path, Manifest]:
     """``position`` counts the bundles of the build, ``shared`` is the former's shared tensors."""
     spec, final = inputs.spec, _final(inputs, plan)
@@ -91,7 +99,6 @@ def _build_bundle(
         if spec.target is Target.TENSORRT10:
             write_device_files(folder)
         with stage("trace"):
-            table = quantised_table(spec)
             graph = _trace(inputs, plan, table)
         files = graph_files(plan, spec)
         draft = draft_manifest(files, inputs, plan)
@@ -207,6 +214,11 @@ def _calibration(inputs: BuildInputs, plan: BundlePlan) -> Calibration:
     calibration, reused = calibration_of(subject)
     log.info("calibration: %s%s", subject.path, " (reused)" if reused else "")
     return calibration
+
+
+def _table(inputs: BuildInputs, plan: BundlePlan) -> QuantisedTable | None:
+    with stage("table"):
+        return table_of(subject_of(inputs, plan))
 
 
 def _trace(inputs: BuildInputs, plan: BundlePlan, table: QuantisedTable | None) -> PortableGraph:

@@ -12,38 +12,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from calibration.quantise import Matrix
-from calibration.rounding import rounded_weight, stored_steps, weight_scales
+from calibration.rounding import learned_steps, stored_steps, weight_scales, wide_scales
 from export.checkpoint.names import WORD
-from export.spec import BuildSpec
 from runtimes.schemes import Storage
-from runtimes.tables import TABLES
 
 TABLE, SCALES = f"{WORD}.weight", f"{WORD}.weight_scale"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class QuantisedTable:
-    """How the table is stored; ``dtype`` is that of its scales and of the rest of the graph."""
+    """How the table is stored; ``dtype`` is that of its scales and of the rest of the graph.
+
+    ``moment [width, width]`` says which errors of a row matter
+    (:mod:`export.quantisation.table`); without one each number is the nearest there is.
+    """
 
     storage: Storage
     dtype: str
+    moment: NDArray[np.float64] | None = None
 
     def tensor(self, name: str, rows: Matrix) -> NDArray[np.generic]:
         """Of ``rows [n, width]`` in FP32 the stored numbers, or their scales."""
         scales = weight_scales(rows.T, self.dtype, self.storage)
-        return scales if name == SCALES else stored_steps(rows.T, scales, self.storage)
+        return scales if name == SCALES else self._steps(rows, scales)
 
     def restored(self, rows: Matrix) -> Matrix:
         """What is left of ``rows [n, width]``, in FP32."""
-        return rounded_weight(rows.T, self.dtype, self.storage).T
+        scales = weight_scales(rows.T, self.dtype, self.storage)
+        wide = wide_scales(scales, rows.shape[1]).T.astype(np.float32)
+        left: Matrix = self._steps(rows, scales).astype(np.float32) * wide
+        return left
 
     def scale_shape(self, entries: int, width: int) -> tuple[int, ...]:
         """The scales' shape of a table ``[entries, width]``."""
         block = self.storage.block
         return (entries,) if block is None else (entries, width // block)
 
-
-def quantised_table(spec: BuildSpec) -> QuantisedTable | None:
-    """How a build stores the table; None: in the type of the rest of the graph."""
-    storage = TABLES[spec.embeddings].storage
-    return None if storage is None else QuantisedTable(storage, spec.dtype)
+    def _steps(self, rows: Matrix, scales: NDArray[np.floating]) -> NDArray[np.generic]:
+        if self.moment is None:
+            return stored_steps(rows.T, scales, self.storage)
+        wide = wide_scales(scales, rows.shape[1])
+        return learned_steps(rows.T, self.moment, wide, self.storage).T

@@ -31,6 +31,7 @@ class Combination:
     target: str
     format: str
     interface: str
+    embeddings: str
 
     @property
     def values(self) -> tuple[str, ...]:
@@ -111,6 +112,7 @@ ALL = [
         ("tensorrt_rtx", "tensorrt", "tensorrt10", "onnxruntime"),
         ("original", "native"),
         ("sentence", "official"),
+        ("same", "int8"),  # a row of the model is shorter than a block of INT4
     )
 ]
 
@@ -196,7 +198,10 @@ def test_allowed_combination_builds_verifies_and_embeds(
     assert run_cli("verify", "--bundle", bundle) == 0
     with Embedder.load(bundle) as embedder:
         vectors = embedder.encode(TEXTS, task=TASK)
-        assert cosines(vectors, expected).min() >= COSINES[combination.precision]
+        least = COSINES[combination.precision]
+        assert cosines(vectors, expected).min() >= (
+            least if combination.embeddings == "same" else min(least, 0.9999)
+        )
         steps = embedder.encode(TEXTS, task=TASK, output="int8")
         assert cosines(steps, vectors).min() >= 0.9995
         if combination.head == "chunks":

@@ -9,15 +9,25 @@ from pathlib import Path
 import pytest
 
 from export.spec import BuildSpec
-from runtimes.choices import AdapterMode, HeadName, Interface, Layout, Precision, Target
+from runtimes.choices import (
+    AdapterMode,
+    Embeddings,
+    HeadName,
+    Interface,
+    Layout,
+    Precision,
+    Target,
+)
 from runtimes.combinations import RULES, Combination, refused_by
 from runtimes.errors import InputError
 from runtimes.manifest_rules import broken_rule
 from tests.support import make_manifest
 
 ALL = [
-    Combination(precision=p, target=t, adapter=a, interface=i, head=h, layout=w)
-    for p, t, a, i, h, w in product(Precision, Target, AdapterMode, Interface, HeadName, Layout)
+    Combination(precision=p, target=t, adapter=a, interface=i, head=h, layout=w, embeddings=e)
+    for p, t, a, i, h, w, e in product(
+        Precision, Target, AdapterMode, Interface, HeadName, Layout, Embeddings
+    )
 ]
 
 
@@ -34,6 +44,7 @@ def build_refusal(c: Combination) -> str | None:
             interface=c.interface,
             head=c.head,
             layout=c.layout,
+            embeddings=c.embeddings,
         )
     except InputError as error:
         return str(error)
@@ -51,6 +62,7 @@ def manifest_refusal(c: Combination) -> str | None:
             interface=c.interface,
             head=c.head,
             layout=c.layout,
+            embeddings=c.embeddings,
             tasks=tasks,
             task="all" if len(tasks) > 1 else "a",
             prefixes=dict.fromkeys(with_prefix, ""),

@@ -206,3 +206,32 @@ def test_full_tensorrt_is_not_held_to_what_rtx_was_measured_to_do() -> None:
     many = [replace(ATTENTION, name="step")] * 20
     assert broken(FP16, *many, builder="tensorrt 11.4") == set()
     assert broken(FP16, product(x="Float"), builder="tensorrt 11.4") == {PlanRule.FP32_PRODUCT}
+
+
+STORED = tensor("Int8", 1000, 64)
+
+
+def gathers(kind: str, *shape: int) -> Kernel:
+    """The kernel that reads the table of embeddings."""
+    table = tensor(kind, *shape)
+    return Kernel(
+        name="__myl_CastMulGath_myl0_9", kind=KernelKind.GENERATED, constants=(table,), layer=None
+    )
+
+
+@pytest.mark.parametrize(
+    ("kernels", "got"),
+    [
+        ([gathers("Int8", 1000, 64)], None),
+        ([gathers("Half", 1000, 64)], "the table in Half"),
+        ([gathers("Int8", 1000, 64), gathers("Half", 1000, 64)], "the table in Half"),
+        ([gathers("Int8", 1000, 16)], "no kernel that holds Int8 [1000, 64]"),
+        ([], "no kernel that holds Int8 [1000, 64]"),
+    ],
+)
+def test_quantised_table_is_held_as_it_is_stored(kernels: list[Kernel], got: str | None) -> None:
+    found = shortfalls(plan(product(), *kernels), replace(FP16, table=STORED))
+    assert (PlanRule.QUANTISED_TABLE in found) is (got is not None)
+    if got is not None:
+        assert found[PlanRule.QUANTISED_TABLE][0].got == got
+    assert broken(FP16, product(), *kernels) == set()  # nothing was said of the table

@@ -22,6 +22,7 @@ from runtimes.choices import (
     PlanRule,
     Precision,
     Target,
+    Unknown,
 )
 from runtimes.combinations import Combination, refused_by
 from runtimes.errors import InputError, shown
@@ -56,6 +57,7 @@ class GraphForm:
     interface: Interface = Interface.SENTENCE
     rank: int = 0
     embedding_rank: int = 0
+    kept_rows: int = 0  # of the word embeddings; 0: a row for every token
     head: HeadName = HeadName.SENTENCE
 
     @property
@@ -111,6 +113,19 @@ class CalibrationSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VocabularySpec:
+    """Which tokens are kept: those that texts use, and what becomes of texts with others."""
+
+    source: str  # a file, language codes separated by commas, or "texts": those of the calibration
+    min_count: int = 1
+    unknown: Unknown = Unknown.ERROR
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise InputError(f"VOCABULARY_MIN_COUNT: got {self.min_count}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildSpec:
     """One bundle to build. Every field is concrete: "auto" was resolved before."""
 
@@ -139,6 +154,7 @@ class BuildSpec:
     refittable: bool = False  # engines without weights, which the runtime puts in
     name: str | None = None  # the bundle's folder below OUT/model; None: what says the choices
     calibration: CalibrationSpec = CalibrationSpec()  # where the precision needs one
+    vocabulary: VocabularySpec | None = None  # None: every token
 
     @property
     def scheme(self) -> Scheme:
@@ -176,6 +192,7 @@ class BuildSpec:
             head=self.head,
             layout=self.layout,
             rest=self.rest,
+            pruned=self.vocabulary is not None,
         )
 
     def __post_init__(self) -> None:
@@ -255,6 +272,11 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
         "--refittable: PRECISION={spec.precision} has one task's scales in its graph, which stay "
         "in the engine and do not fit another task's weights; use "
         f"{' or '.join(p for p in Precision if p not in CALIBRATED)}",
+    ),
+    (
+        lambda spec: spec.refittable and spec.vocabulary is not None,
+        "--refittable: a refit puts the weights of the whole vocabulary into the engine; leave "
+        "VOCABULARY or --refittable out",
     ),
     (
         lambda spec: bool(spec.allow_plan) and not spec.target.builds_here,

@@ -17,11 +17,13 @@ from runtimes.manifest_records import (
     Architecture,
     Artifact,
     BuiltFor,
+    Coverage,
     Manifest,
     Model,
     Parity,
     Predicted,
     Quantisation,
+    Vocabulary,
 )
 from runtimes.manifest_rules import broken_rule
 from runtimes.manifest_upgrade import upgraded
@@ -33,11 +35,13 @@ __all__ = [
     "Architecture",
     "Artifact",
     "BuiltFor",
+    "Coverage",
     "Manifest",
     "Model",
     "Parity",
     "Predicted",
     "Quantisation",
+    "Vocabulary",
     "make_artifact",
     "read_manifest",
 ]

@@ -57,8 +57,8 @@ class GraphForm:
     interface: Interface = Interface.SENTENCE
     rank: int = 0
     embedding_rank: int = 0
-    kept_rows: int = 0  # of the word embeddings; 0: a row for every token
     head: HeadName = HeadName.SENTENCE
+    kept_rows: int = 0  # of the word embeddings; 0: a row for every token
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:

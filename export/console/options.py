@@ -69,6 +69,22 @@ def vectors(options: Options, runtime: str | None, more: str = "") -> None:
     )
 
 
+def other_tokens(options: Options) -> None:
+    """Of a bundle with some of the tokens: what becomes of texts with others."""
+    options.add(
+        "--unknown",
+        "NAME",
+        f"of a bundle built with VOCABULARY, texts with other tokens: {one_of(Unknown)} "
+        "(default: what it was built with)",
+    )
+    options.add(
+        "--fallback",
+        "FOLDER",
+        "of --unknown fallback: a bundle of the same model that holds every token",
+        kind=path,
+    )
+
+
 def checkpoint(command: ArgumentParser) -> None:
     """Which model."""
     add = Options(command, "the checkpoint").add

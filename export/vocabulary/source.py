@@ -1,4 +1,4 @@
-"""The texts that VOCABULARY names: a file's, some languages' of the project's, the calibration's."""
+"""The texts that VOCABULARY names: a file's, some languages', or those of the calibration."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from runtimes.api.contract import ModelCard, ModelList
 from runtimes.api.problems import ApiError
 from runtimes.api.settings import Settings
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, HeadName
+from runtimes.choices import AdapterMode, HeadName, Unknown
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.text.tokenizer_file import load_tokenizer
@@ -139,10 +139,20 @@ def open_catalogue(settings: Settings) -> Catalogue:
                 model=each[number] if each else manifest.model.name.rpartition("/")[2],
                 folder=folder,
                 manifest=manifest,
-                tokenizer=load_tokenizer(folder, manifest, settings.max_text_bytes),
+                tokenizer=_tokenizer(folder, manifest, settings),
             )
         )
+    given = {"--unknown": settings.unknown, "--fallback": settings.fallback}
+    for flag, value in given.items():
+        if value is not None and not any(b.manifest.vocabulary for b in bundles):
+            raise InputError(f"{flag}: every bundle holds every token; leave it out")
     return Catalogue(bundles, settings.default_task)
+
+
+def _tokenizer(folder: Path, manifest: Manifest, settings: Settings) -> TextTokenizer:
+    given = settings.unknown if manifest.vocabulary is not None else None
+    unknown = None if given is None else Unknown(given)
+    return load_tokenizer(folder, manifest, settings.max_text_bytes, unknown)
 
 
 def _by_task(bundles: Sequence[Served]) -> dict[str, Served]:

@@ -16,6 +16,7 @@ from runtimes.api.settings import Settings
 from runtimes.arrays import Vectors
 from runtimes.embedder import Embedder
 from runtimes.errors import AdaptrtError, MissingError
+from runtimes.manifest import read_manifest
 
 _START = 600.0  # seconds a worker may take to load its bundles
 _END = 5.0  # seconds a worker may take to end after its last call
@@ -49,6 +50,8 @@ class Loading:
     device: str | None
     threads: int | None
     max_text_bytes: int
+    unknown: str | None
+    fallback: Path | None
 
     @classmethod
     def of(cls, settings: Settings) -> Loading:
@@ -62,6 +65,8 @@ class Loading:
             device=settings.device,
             threads=threads,
             max_text_bytes=settings.max_text_bytes,
+            unknown=settings.unknown,
+            fallback=settings.fallback and settings.fallback.absolute(),
         )
 
 
@@ -73,6 +78,7 @@ class LocalEncoder:
         self._embedders: list[Embedder] = []
         try:
             for folder in loading.bundles:
+                pruned = read_manifest(folder, files=False).vocabulary is not None
                 self._embedders.append(
                     Embedder.load(
                         folder,
@@ -81,6 +87,8 @@ class LocalEncoder:
                         threads=loading.threads,
                         max_bytes=loading.max_text_bytes,
                         spinning=False,  # the server's own work needs the cores between calls
+                        unknown=loading.unknown if pruned else None,
+                        fallback=loading.fallback if pruned else None,
                     )
                 )
         except BaseException:

@@ -53,6 +53,10 @@ help: ## This list
 	@echo "  REST          of int8 for openvino: what is not quantised, bf16 or fp32 [bf16]"
 	@echo "  EMBEDDINGS    the word embeddings' table in int8, int4, or same: as the rest [same]"
 	@echo "  GPU           architectures for tensorrt_rtx [auto: sm86,sm89,sm120; of fp8 sm89,sm120]"
+	@echo "  VOCABULARY    rows for the tokens of these texts alone: a file, languages (de,fr,en), texts (the"
+	@echo "                calibration's) [all tokens]"
+	@echo "  VOCABULARY_MIN_COUNT  how often they use a token that is kept [1]"
+	@echo "  UNKNOWN       texts with other tokens: error, fallback, replace [error]"
 	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
 	@echo "  PROFILES      short,long: shapes by length, each with its own memory [one for all]"
 	@echo "  ALLOW_PLAN    rules that engines may break, such as launches [none]"
@@ -115,6 +119,8 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(LAYOUT),--layout "$(LAYOUT)") $(if $(REST),--rest "$(REST)") \
 	  $(if $(BLOCK),--block "$(BLOCK)") $(if $(EMBEDDINGS),--embeddings "$(EMBEDDINGS)") \
+  $(if $(VOCABULARY),--vocabulary "$(VOCABULARY)") $(if $(UNKNOWN),--unknown "$(UNKNOWN)") \
+  $(if $(VOCABULARY_MIN_COUNT),--vocabulary-min-count "$(VOCABULARY_MIN_COUNT)") \
 	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
 	  $(if $(REFITTABLE),--refittable) \
 	  $(if $(ATTENTION_ACCUMULATION),--attention-accumulation "$(ATTENTION_ACCUMULATION)") \

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
     from runtimes.serving.client import TritonEmbedder
     from runtimes.text.tokens import TruncationWarning
+    from runtimes.text.vocabulary import VocabularyWarning
 
     __version__: str
 
@@ -37,6 +38,7 @@ __all__ = [
     "TritonEmbedder",
     "TruncationWarning",
     "Verification",
+    "VocabularyWarning",
     "__version__",
     "build",
     "verify",
@@ -51,6 +53,7 @@ _HOMES = {
     "TritonEmbedder": "runtimes.serving.client",
     "TruncationWarning": "runtimes.text.tokens",
     "Verification": "export.gate.verify",
+    "VocabularyWarning": "runtimes.text.vocabulary",
     "build": "adaptrt.api",
     "verify": "adaptrt.api",
 }

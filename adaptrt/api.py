@@ -21,6 +21,7 @@ from runtimes.choices import (
     PlanRule,
     Precision,
     Target,
+    Unknown,
 )
 from runtimes.manifest import Manifest
 
@@ -69,6 +70,9 @@ def build(
     calibration_texts: int = 256,
     observer: Observer | str = "min-max",
     int8_fallback_max: float = 0.25,
+    vocabulary: str | Path | Iterable[str] | None = None,
+    vocabulary_min_count: int | None = None,
+    unknown: Unknown | str | None = None,
     out: str | Path = "build",
     name: str | None = None,
 ) -> list[Bundle]:
@@ -125,6 +129,12 @@ def build(
         observer: how a range is chosen: ``min-max``, ``percentile``, ``entropy`` or ``mse``.
         int8_fallback_max: the share of the GEMMs' work that may leave INT8 (FP8, INT4W, INT8W)
             where vectors are not close enough, 0 to 1.
+        vocabulary: rows for the tokens that these texts use, and no others: a file or a folder of
+            texts, languages such as ``["de", "fr"]``, or ``texts``, the calibration's; None is a
+            row for every token.
+        vocabulary_min_count: how often the texts use a token at least that is kept; None is 1.
+        unknown: what becomes of texts with other tokens: ``error`` (which None means),
+            ``fallback`` or ``replace``.
         out: the folder that bundles go into.
         name: the bundle's own folder; None is one that says the choices.
 
@@ -173,6 +183,9 @@ def build(
         calibration_texts=calibration_texts,
         observer=observer,
         int8_fallback_max=int8_fallback_max,
+        vocabulary=_vocabulary(vocabulary),
+        vocabulary_min_count=vocabulary_min_count,
+        unknown=unknown,
         out=check_path("OUT", out),
         name=name,
     )
@@ -212,6 +225,13 @@ def verify(bundle: str | Path) -> Verification:
 
 def _path(variable: str, value: str | Path | None) -> Path | None:
     return None if value is None else check_path(variable, value)
+
+
+def _vocabulary(value: str | Path | Iterable[str] | None) -> str | None:
+    """A file's name, or languages separated by commas."""
+    if value is None:
+        return None
+    return str(value) if isinstance(value, Path) else _commas("VOCABULARY", value)
 
 
 def _commas(variable: str, items: str | Iterable[str]) -> str:

@@ -84,11 +84,9 @@ def load_corpus(
     if path is None:
         return _own("calibration")
     kept, count = _Sample(), 0
-    for row in read_rows(path, column, source):
-        text = _text(row, column)
-        if text.text.strip():
-            kept.add(text)
-            count += 1
+    for text in read_corpus(path, source, column):
+        kept.add(text)
+        count += 1
     if not count:
         raise InputError(f"{source}: {path}: no text in it, expected at least one")
     texts = kept.texts()
@@ -96,6 +94,28 @@ def load_corpus(
         log = logging.getLogger("adaptrt")
         log.info("%s: %d texts, of which %d, spread evenly, are used", source, count, len(texts))
     return texts
+
+
+def read_corpus(path: Path, source: str, column: str = TEXT_COLUMN) -> Iterator[Text]:
+    """Every text at ``path`` that is not blank, one after the other; raises as reading does."""
+    for row in read_rows(path, column, source):
+        text = _text(row, column)
+        if text.text.strip():
+            yield text
+
+
+def own_texts() -> dict[str, list[str]]:
+    """All texts of the project's own by language, each once: few of each, in a fixed order."""
+    by_language: dict[str, dict[str, None]] = {}
+    sides = [
+        *((t.language, t.text) for t in (*_own("calibration"), *_own("held_back"))),
+        *((q.language, text) for q in questions() for text in (q.query, q.passage, *q.negatives)),
+        *((p.language, text) for p in graded_pairs() for text in (p.first, p.second)),
+        *((p.language, text) for p in retrieval_pairs() for text in (p.query, p.passage)),
+    ]
+    for language, text in sides:
+        by_language.setdefault(language, {})[text] = None
+    return {language: list(texts) for language, texts in by_language.items()}
 
 
 class _Sample:

@@ -173,7 +173,11 @@ def _encode(arguments: argparse.Namespace) -> int:
     with vector_output(arguments.out) as write:
         texts = read_texts(arguments.text, arguments.file)
         with Embedder.load(
-            arguments.bundle, runtime=arguments.runtime, adapter=arguments.adapter
+            arguments.bundle,
+            runtime=arguments.runtime,
+            adapter=arguments.adapter,
+            unknown=arguments.unknown,
+            fallback=arguments.fallback,
         ) as embedder:
             log.debug("  %s runs %d texts", embedder.runtime.name, len(texts))
             vectors = embedder.encode(
@@ -185,6 +189,8 @@ def _encode(arguments: argparse.Namespace) -> int:
                 strict=arguments.strict,
                 progress=bars_shown(),
             )
+            if embedder.sent_on:
+                log.info("%d of %d texts: by %s", embedder.sent_on, len(texts), arguments.fallback)
         write(texts, vectors)
     return 0
 

@@ -13,7 +13,7 @@ from runtimes.errors import InputError, shown
 
 AUTO = "auto"
 CPU = "cpu"  # of TARGET: what this CPU is recommended
-_NAMES = ("model", "revision", "calibration_column", "name")
+_NAMES = ("model", "revision", "calibration_column", "name", "vocabulary")
 _CHOICES = (
     "task",
     "precision",
@@ -74,6 +74,9 @@ class BuildRequest:
     calibration_texts: int = CalibrationSpec.texts
     observer: str = CalibrationSpec.observer
     int8_fallback_max: float = CalibrationSpec.fallback_max
+    vocabulary: str | None = None  # None: every token
+    vocabulary_min_count: int | None = None  # None: 1
+    unknown: str | None = None  # None: error
 
     def __post_init__(self) -> None:
         for field in _NAMES:
@@ -85,8 +88,11 @@ class BuildRequest:
                 raise InputError(f"{field.upper()}: got {shown(value)}, expected text")
         for field in _WHOLE:
             check_whole(field.upper(), getattr(self, field))
-        if self.block is not None:
-            check_whole("BLOCK", self.block)
+        for field in ("block", "vocabulary_min_count"):
+            if (value := getattr(self, field)) is not None:
+                check_whole(field.upper(), value)
+        if not isinstance(self.unknown, str | None):
+            raise InputError(f"UNKNOWN: got {shown(self.unknown)}, expected text")
         for field in _NUMBERS:
             _check_number(field, getattr(self, field))
         check_flag("REFITTABLE", self.refittable)

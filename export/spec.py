@@ -23,6 +23,7 @@ from runtimes.choices import (
     PlanRule,
     Precision,
     Target,
+    Unknown,
 )
 from runtimes.combinations import Combination, refused_by
 from runtimes.errors import InputError, shown
@@ -58,6 +59,7 @@ class GraphForm:
     rank: int = 0
     embedding_rank: int = 0
     head: HeadName = HeadName.SENTENCE
+    kept_rows: int = 0  # of the word embeddings; 0: a row for every token
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -112,6 +114,19 @@ class CalibrationSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VocabularySpec:
+    """Which tokens are kept: those that texts use, and what becomes of texts with others."""
+
+    source: str  # a file, language codes separated by commas, or "texts": those of the calibration
+    min_count: int = 1
+    unknown: Unknown = Unknown.ERROR
+
+    def __post_init__(self) -> None:
+        if self.min_count < 1:
+            raise InputError(f"VOCABULARY_MIN_COUNT: got {self.min_count}, expected at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BuildSpec:
     """One bundle to build. Every field is concrete: "auto" was resolved before."""
 
@@ -141,6 +156,7 @@ class BuildSpec:
     refittable: bool = False  # engines without weights, which the runtime puts in
     name: str | None = None  # the bundle's folder below OUT/model; None: what says the choices
     calibration: CalibrationSpec = CalibrationSpec()  # where the precision needs one
+    vocabulary: VocabularySpec | None = None  # None: every token
 
     @property
     def scheme(self) -> Scheme:
@@ -179,6 +195,7 @@ class BuildSpec:
             layout=self.layout,
             rest=self.rest,
             embeddings=self.embeddings,
+            pruned=self.vocabulary is not None,
         )
 
     def __post_init__(self) -> None:
@@ -258,6 +275,16 @@ _OPTIONS: tuple[tuple[Callable[[BuildSpec], bool], str], ...] = (
         "--refittable: PRECISION={spec.precision} has one task's scales in its graph, which stay "
         "in the engine and do not fit another task's weights; use "
         f"{' or '.join(p for p in Precision if p not in CALIBRATED)}",
+    ),
+    (
+        lambda spec: spec.refittable and spec.embeddings is not Embeddings.SAME,
+        "--refittable: no refit of a quantised table was ever seen to work; leave EMBEDDINGS or "
+        "--refittable out",
+    ),
+    (
+        lambda spec: spec.refittable and spec.vocabulary is not None,
+        "--refittable: a refit puts the weights of the whole vocabulary into the engine; leave "
+        "VOCABULARY or --refittable out",
     ),
     (
         lambda spec: bool(spec.allow_plan) and not spec.target.builds_here,

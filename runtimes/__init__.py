@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runtimes.embedder import Embedder
 from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
 from runtimes.text.tokens import TruncationWarning
+from runtimes.text.vocabulary import VocabularyWarning
 
 # The official ONNX Runtime packages report usage over the network unless this is set before they
 # are loaded; ORT_DISABLE_TELEMETRY=0 in the environment leaves it to them.
@@ -25,6 +26,7 @@ __all__ = [
     "MissingError",
     "TritonEmbedder",
     "TruncationWarning",
+    "VocabularyWarning",
 ]
 
 

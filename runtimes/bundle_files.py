@@ -65,6 +65,7 @@ CLIENT_FILES = (
 REFERENCE_FILE = "reference.npy"  # the reference's vectors of the gate's texts
 CHUNKS_FILE = "reference_chunks.npy"
 PARITY_FILE = "parity.json"
+VOCABULARY_FILE = "vocabulary.npy"  # a bit for each token id: whether it has a row
 PLAN_FILE = "plan.json"  # what the engines execute
 CALIBRATION_FILE, REPORT_FILE = "calibration.json", "report.html"
 DEVICE_FILES = ("build_engine.py", "README.md")

@@ -147,6 +147,14 @@ class Layout(Choice):
     FLAT = "flat"  # beside the manifest, but for the official interface's one graph in onnx/
 
 
+class Unknown(Choice):
+    """What becomes of a text with tokens that a bundle of few tokens does not hold."""
+
+    ERROR = "error"
+    FALLBACK = "fallback"  # a full bundle embeds it
+    REPLACE = "replace"  # the nearest segmentation into tokens that are held
+
+
 class PlanRule(Choice):
     """What is asked of an engine's compiled plan; :mod:`export.engines.plan_rules` says how."""
 
@@ -186,6 +194,7 @@ class FileKind(Choice):
     CALIBRATION = "calibration"
     REPORT = "report"
     DEVICE = "device"  # what builds the engine on the device itself
+    VOCABULARY = "vocabulary"  # which tokens have a row, where not all do
 
 
 # As the manifest names a file: a graph's, the target of an engine, or any other file's.

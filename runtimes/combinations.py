@@ -34,6 +34,7 @@ class Combination:
     layout: Layout
     rest: Precision | None = None
     embeddings: Embeddings = Embeddings.SAME
+    pruned: bool = False  # whether tokens were left out of the vocabulary
 
     @property
     def table(self) -> Table:
@@ -75,9 +76,12 @@ def has_rest(precision: Precision, target: Target) -> bool:
     return target is Target.OPENVINO and SCHEMES[precision].storage is not None
 
 
-def fits_hub(adapter: AdapterMode, head: HeadName) -> bool:
-    """Whether hub clients, which give a graph ids and a mask, get a text's vector from it."""
-    return adapter is AdapterMode.MERGED and head is HeadName.SENTENCE
+def fits_hub(adapter: AdapterMode, head: HeadName, *, pruned: bool = False) -> bool:
+    """Whether hub clients, which give a graph ids and a mask, get a text's vector from it.
+
+    They check no ids, so of a ``pruned`` vocabulary they would get wrong vectors in silence.
+    """
+    return adapter is AdapterMode.MERGED and head is HeadName.SENTENCE and not pruned
 
 
 RULES = (
@@ -113,6 +117,14 @@ RULES = (
         "ADAPTER=merged, HEAD=sentence",
         key="layout",
         expected="flat, or a merged adapter and the sentence head",
+    ),
+    Rule(
+        refuses=lambda c: c.pruned and (c.official or c.slot or c.layout is Layout.HUB),
+        advice="VOCABULARY: clients of LAYOUT=hub and INTERFACE=official check no token ids, and "
+        "an adapter slot takes a row for every token; expected LAYOUT=flat, INTERFACE=sentence, "
+        "ADAPTER=merged or switchable",
+        key="layout",
+        expected="flat, with the sentence interface and no slot, where tokens were left out",
     ),
     Rule(
         refuses=lambda c: c.slot and c.scheme.slot_refusal is not None,

@@ -21,7 +21,7 @@ from runtimes.arguments import (
 from runtimes.arrays import Encoded, Ids, Vectors
 from runtimes.auto import AUTO, choose
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, GraphKind, HeadName, OutputType
+from runtimes.choices import AdapterMode, GraphKind, HeadName, OutputType, Unknown
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
@@ -35,14 +35,15 @@ from runtimes.text.chunks import (
     OVERLAP,
     ChunkVectors,
     Cut,
-    Document,
     Span,
     WindowCall,
     choose_spans,
     plan_windows,
 )
+from runtimes.text.held import held_document, held_rows, require_whole
 from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
+from runtimes.text.vocabulary import refusal
 
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 
@@ -63,10 +64,15 @@ class Embedder(RuntimeBase):
         tokenizer: TextTokenizer,
         runtime: Runtime,
         folder: Path | None = None,
+        full: Embedder | None = None,
     ) -> None:
-        """``runtime`` gives one vector per text, as :func:`runtimes.open.open_runtime` makes it."""
+        """``runtime`` gives one vector per text, as :func:`runtimes.open.open_runtime` makes it.
+
+        ``full`` embeds what holds tokens that the bundle does not.
+        """
         self.manifest, self.tokenizer, self.runtime = manifest, tokenizer, runtime
-        self._folder = folder
+        self._folder, self._full = folder, full
+        self.sent_on = 0  # texts, and windows of documents, that the full bundle embedded
 
     @classmethod
     def load(
@@ -79,6 +85,8 @@ class Embedder(RuntimeBase):
         adapter: str | Path | None = None,
         max_bytes: int = MAX_BYTES,
         spinning: bool = True,
+        unknown: str | None = None,
+        fallback: str | Path | None = None,
     ) -> Self:
         """Open a bundle.
 
@@ -99,6 +107,12 @@ class Embedder(RuntimeBase):
                 and 360 MB.
             spinning: whether ONNX Runtime's threads wait for the next call at full speed, which
                 starts it sooner and takes the cores from whatever else runs in between.
+            unknown: of a bundle that holds some of the tokens (``VOCABULARY``), what becomes of a
+                text with others: ``error`` refuses it, ``fallback`` sends it to the bundle of that
+                name, ``replace`` segments it anew into the tokens there are, with a
+                ``VocabularyWarning``. None is what the bundle was built with.
+            fallback: a bundle of the same model, tasks and dimensions that holds every token;
+                ``embedder.sent_on`` counts what it embedded.
 
         Raises:
             InputError: the bundle is incomplete or has nothing for the executor, or the adapter
@@ -111,7 +125,10 @@ class Embedder(RuntimeBase):
             check_whole("threads", threads, 1)
         check_whole("max_bytes", max_bytes, 1)
         manifest = read_manifest(folder)
-        tokenizer = load_tokenizer(folder, manifest, max_bytes)  # first: it takes no GPU memory
+        policy = None if unknown is None else Unknown.parse("unknown", unknown)
+        tokenizer = load_tokenizer(folder, manifest, max_bytes, policy)  # first: no GPU memory
+        whole = None if fallback is None else check_path("fallback", fallback)
+        require_whole(whole, manifest, tokenizer.kept)
         chosen = choose(folder, manifest, runtime, device=device, threads=threads, adapter=file)
         _warn_of_slow_int8(manifest, chosen.executor)
         executing = open_runtime(
@@ -123,7 +140,12 @@ class Embedder(RuntimeBase):
             adapter=file,
             spinning=check_flag("spinning", spinning),
         )
-        embedder = cls(manifest, tokenizer, executing, folder)
+        try:
+            full = None if whole is None else cls.load(whole, threads=threads, spinning=spinning)
+        except BaseException:
+            executing.close()
+            raise
+        embedder = cls(manifest, tokenizer, executing, folder, full)
         embedder._reload = partial(
             cls.load,
             folder.absolute(),
@@ -133,6 +155,8 @@ class Embedder(RuntimeBase):
             adapter=file and file.absolute(),
             max_bytes=max_bytes,
             spinning=spinning,
+            unknown=unknown,
+            fallback=whole and whole.absolute(),
         )
         return embedder
 
@@ -185,6 +209,7 @@ class Embedder(RuntimeBase):
         convert = converter(output, width, tasks, self.manifest.output_ranges)
         prefixes = [self.manifest.prefixes[t] if prefix else "" for t in tasks]
         rows = self.tokenizer.encode(listed, prefixes, strict=strict)
+        rows = held_rows(self.tokenizer, rows, listed, prefixes, strict=strict)
         vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
         lengths = [len(row) for row in rows]
         batches = schedule(lengths, self.manifest.max_batch, self.runtime.budget)
@@ -197,9 +222,14 @@ class Embedder(RuntimeBase):
         """One call of the executor: unit vectors of full length, FP32 ``[n, hidden]``.
 
         ``rows`` are token ids as the tokenizer gives them, as many as one call takes, each with a
-        task that the bundle has. Nothing is checked: this is what :meth:`encode` does with each
-        of its batches, for programs that make the batches themselves (:mod:`runtimes.api`).
+        task that the bundle has. Nothing else is checked: this is what :meth:`encode` does with
+        each of its batches, for programs that make the batches themselves (:mod:`runtimes.api`).
+        Rows with tokens that the bundle does not hold go to the fallback; :class:`InputError`
+        where there is none.
         """
+        kept = self.tokenizer.kept
+        if kept is not None and (away := kept.uncovered(rows)):
+            return self._run_apart(rows, tasks, away)
         inputs: dict[str, Ids] = dict(self.tokenizer.pad(rows).inputs())
         vectors: Vectors = self.runtime.run({**inputs, **self._task_ids(tasks)})[
             SENTENCE_EMBEDDING.name
@@ -212,6 +242,10 @@ class Embedder(RuntimeBase):
 
         The bundle must have a chunk head; FP32 ``[chunks, hidden]``.
         """
+        kept = self.tokenizer.kept
+        if kept is not None and kept.uncovered([window.ids]):
+            self.sent_on += 1
+            return self._fallback("document", window.ids).run_window(window, task)
         inputs = dict(self.tokenizer.pad([window.ids]).inputs())
         vectors: Vectors = self.runtime.run(
             {**inputs, **self._task_ids([task]), "chunk_weights": window.weights}
@@ -263,13 +297,39 @@ class Embedder(RuntimeBase):
         check_flag("prefix", prefix)
         (name,) = self._tasks(task, 1)
         convert = converter(output, width, (name,), self.manifest.output_ranges)
-        text = Document(self.tokenizer, document, self.manifest.prefixes[name] if prefix else "")
+        text = held_document(
+            self.tokenizer, document, self.manifest.prefixes[name] if prefix else ""
+        )
         plan = plan_windows(text, choose_spans(text, cut), self.tokenizer.max_tokens, overlap)
         chunked = plan.gather([self.run_window(window, name) for window in plan.calls])
         return replace(chunked, vectors=convert(truncate(chunked.vectors, width)))
 
     def _free(self) -> None:
         self.runtime.close()
+        if self._full is not None:
+            self._full.close()
+
+    def _fallback(self, where: str, ids: Ids) -> Embedder:
+        if self._full is None:
+            raise InputError(refusal(self.tokenizer, where, ids))
+        return self._full
+
+    def _run_apart(self, rows: Sequence[Ids], tasks: Sequence[str], away: Sequence[int]) -> Vectors:
+        """The rows at ``away`` by the fallback, the others here."""
+        full = self._fallback(f"text {away[0]}", rows[away[0]])
+        vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
+        groups = [(self, [i for i in range(len(rows)) if i not in set(away)])]
+        batches = schedule(
+            [len(rows[i]) for i in away], full.manifest.max_batch, full.runtime.budget
+        )
+        groups += [(full, [away[i] for i in batch]) for batch in batches]
+        for embedder, chosen in groups:
+            if chosen:
+                vectors[chosen] = embedder.run_rows(
+                    [rows[i] for i in chosen], [tasks[i] for i in chosen]
+                )
+        self.sent_on += len(away)
+        return vectors
 
     @property
     def _switchable(self) -> bool:

@@ -17,12 +17,14 @@ from runtimes.manifest_records import (
     Architecture,
     Artifact,
     BuiltFor,
+    Coverage,
     Manifest,
     Model,
     Parity,
     Predicted,
     Quantisation,
     TableCost,
+    Vocabulary,
 )
 from runtimes.manifest_rules import broken_rule
 from runtimes.manifest_upgrade import upgraded
@@ -34,12 +36,14 @@ __all__ = [
     "Architecture",
     "Artifact",
     "BuiltFor",
+    "Coverage",
     "Manifest",
     "Model",
     "Parity",
     "Predicted",
     "Quantisation",
     "TableCost",
+    "Vocabulary",
     "make_artifact",
     "read_manifest",
 ]

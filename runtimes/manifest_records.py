@@ -20,6 +20,7 @@ from runtimes.choices import (
     Layout,
     Precision,
     Target,
+    Unknown,
 )
 from runtimes.errors import InputError
 from runtimes.profiles import DEFAULT, Profile
@@ -150,6 +151,37 @@ class TableCost:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """Of ``texts``, how many have tokens of the vocabulary alone."""
+
+    texts: _Number
+    covered: _Number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Which of the tokenizer's tokens have a row in the embedding table, and how they were chosen.
+
+    ``rows`` of the ``of`` tokens. ``source`` is what they were chosen from, a corpus of ``texts``
+    with the hash ``corpus_sha256``, which used each token at least ``min_count`` times; characters,
+    digits and punctuation are kept besides. ``coverage`` by language is that of texts that took no
+    part in the choice, each tenth of the corpus in turn. ``gate`` counts the gate's texts that it
+    compared. ``unknown``: what becomes of other texts, unless :meth:`Embedder.load` is told.
+    """
+
+    rows: _Size
+    of: _Size
+    source: Plain
+    min_count: _Size
+    unknown: Unknown
+    texts: _Number
+    coverage: Mapping[Plain, Coverage]
+    gate: Coverage
+    corpus_sha256: _Sha256
+    tokenizer_sha256: _Sha256
+
+
+@dataclass(frozen=True, kw_only=True)
 class Predicted:
     """Times worked out from the engines' plans; ``what`` says so: "predicted, not measured".
 
@@ -205,6 +237,8 @@ class Manifest:
     predicted: Predicted | None = None  # where the engines' plans are known
     # By task and length (in digits): the magnitude that becomes int8's 127; since schema 1.4.
     output_ranges: Mapping[_Task, Mapping[Plain, _Positive]] = field(default_factory=dict)
+
+    vocabulary: Vocabulary | None = None  # where not every token has a row; since schema 1.7
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON types."""

@@ -40,6 +40,7 @@ def _choices(m: Manifest) -> Iterator[Rule]:
         layout=m.layout,
         rest=m.rest,
         embeddings=m.embeddings,
+        pruned=m.vocabulary is not None,
     )
     for rule in RULES:
         value = getattr(combination, rule.key)
@@ -66,6 +67,9 @@ def _shapes(m: Manifest) -> Iterator[Rule]:
     yield "max_tokens", m.max_tokens, m.max_tokens <= longest, f"at most {longest}, the model's"
     yield "dimensions", m.dimensions, ascending, f"ascending numbers up to {hidden}, the model's"
     yield "pad_id", m.pad_id, m.pad_id < vocab, f"a number below {vocab}, the model's vocabulary"
+    if (kept := m.vocabulary) is not None:
+        yield "vocabulary.of", kept.of, kept.of == vocab, f"{vocab}, the model's vocabulary"
+        yield "vocabulary.rows", kept.rows, kept.rows <= vocab, f"at most {vocab}"
     for i, profile in enumerate(m.profiles):
         sides = zip(profile.min, profile.opt, profile.max, strict=True)
         ordered = all(low <= best <= high for low, best, high in sides)

@@ -13,8 +13,10 @@ from export.console.progress import stage
 from export.engines.builder import check_gpus
 from export.engines.profiles import engine_profiles
 from export.engines.reuse import EngineSource
+from export.gate.texts import parity_lines
 from export.graph.gemms import gemm_modules
 from export.spec import BuildSpec
+from export.vocabulary.choose import Chosen, choose
 from runtimes.bundle_files import TOKENIZER_FILE
 from runtimes.choices import Target
 from runtimes.errors import InputError, MissingError
@@ -32,7 +34,8 @@ class BuildInputs:
     """What every bundle of one build shares.
 
     ``sha256`` is the model's; ``trt`` the TensorRT flavour that builds engines, None where none
-    are built; ``engines`` those that are taken over instead.
+    are built; ``engines`` those that are taken over instead; ``vocabulary`` the tokens that are
+    kept, None where all are.
     """
 
     spec: BuildSpec
@@ -42,6 +45,7 @@ class BuildInputs:
     sha256: str
     trt: ModuleType | None
     engines: EngineSource | None
+    vocabulary: Chosen | None = None
 
 
 def open_build(spec: BuildSpec, engines: EngineSource | None = None) -> BuildInputs:
@@ -112,6 +116,7 @@ def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
         pad_id=checkpoint.config.pad_id,
         vocab=checkpoint.config.vocab,
     )
+    chosen = _vocabulary(spec, checkpoint, tokenizer)
     engine_profiles(spec.profiles, spec.limits)
     trt = None
     if spec.target.builds_here and engines is None:
@@ -124,4 +129,17 @@ def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
                 "--refittable: TensorRT compiles the code that puts weights in on a GPU, and no "
                 "NVIDIA GPU is visible; build it where one is, then `adaptrt refit` needs none"
             )
-    return BuildInputs(spec, source, checkpoint, tokenizer, model_sha256(checkpoint), trt, engines)
+    sha256 = model_sha256(checkpoint)
+    return BuildInputs(spec, source, checkpoint, tokenizer, sha256, trt, engines, chosen)
+
+
+def _vocabulary(spec: BuildSpec, checkpoint: Checkpoint, tokenizer: TextTokenizer) -> Chosen | None:
+    """The tokens to keep, which ``tokenizer`` is told; None where all are."""
+    if spec.vocabulary is None:
+        return None
+    more: dict[str, list[str]] = {}
+    for line in parity_lines():
+        more.setdefault(line["language"], []).append(line["text"])
+    chosen = choose(spec.calibration, spec.vocabulary, tokenizer, checkpoint.config, more)
+    tokenizer.kept = chosen.kept
+    return chosen

@@ -27,6 +27,7 @@ from runtimes.bundle_files import (
     REPORT_FILE,
     SHARED_FILE,
     TOKENIZER_FILE,
+    VOCABULARY_FILE,
     WEIGHT_FILE,
 )
 from runtimes.choices import ALL_TASKS, AdapterMode, FileKind, GraphKind
@@ -168,6 +169,7 @@ def _artifacts(
         (PLAN_FILE, FileKind.PLAN),
         (CALIBRATION_FILE, FileKind.CALIBRATION),
         (REPORT_FILE, FileKind.REPORT),
+        (VOCABULARY_FILE, FileKind.VOCABULARY),
     ):
         if (folder / name).is_file():
             yield make_artifact(folder, name, kind)

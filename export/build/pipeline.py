@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from calibration.corpus import load_corpus
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
 from export.build.judging import (
@@ -19,6 +18,7 @@ from export.build.judging import (
 )
 from export.build.manifest import draft_manifest, final_manifest
 from export.build.output_ranges import output_ranges
+from export.build.pruning import covered_corpus, with_vocabulary, write_vocabulary
 from export.build.quantised import build_quantised, report_data, subject_of
 from export.build.staged import (
     Engines,
@@ -63,7 +63,12 @@ def build_bundles(
     shared = inputs.engines.shared if inputs.engines else None
     # IR has one file of weights, so bundles with it have nothing in common.
     share = inputs.spec.target is not Target.OPENVINO and (len(chosen) > 1 or shared is not None)
-    plans = [plan_bundle(inputs.spec, inputs.checkpoint, task, shared=share) for task in chosen]
+    plans = [
+        with_vocabulary(
+            plan_bundle(inputs.spec, inputs.checkpoint, task, shared=share), inputs.vocabulary
+        )
+        for task in chosen
+    ]
     for plan in plans:
         _check_places(inputs, plan)
     table: QuantisedTable | None = None
@@ -103,6 +108,7 @@ def _build_bundle(
         files = graph_files(plan, spec)
         draft = draft_manifest(files, inputs, plan)
         write_client_files(folder, inputs.source.folder, draft, graph)
+        draft = write_vocabulary(folder, draft, inputs, position)
         staged = StagedBundle(
             folder=folder,
             files=files,
@@ -119,7 +125,7 @@ def _build_bundle(
         _warn_flushed(passed.cast, spec.precision)
         quantisation = _write_results(inputs, plan, folder, passed, calibration)
         with stage("ranges of 8-bit output"):
-            corpus = load_corpus(spec.calibration.data, column=spec.calibration.column)
+            corpus = covered_corpus(inputs, plan)
             ranges = output_ranges(folder, staged.draft, inputs.tokenizer, corpus)
         with stage("hashes"):
             parity = _parity(passed)

@@ -7,7 +7,7 @@ import importlib.util
 from export.checkpoint.source import SAMPLE
 from export.console.progress import log
 from export.request import AUTO, CPU, BuildRequest
-from export.spec import BuildSpec, CalibrationSpec, Limits
+from export.spec import BuildSpec, CalibrationSpec, Limits, VocabularySpec
 from runtimes.choices import (
     Accumulation,
     AdapterMode,
@@ -19,10 +19,11 @@ from runtimes.choices import (
     PlanRule,
     Precision,
     Target,
+    Unknown,
 )
 from runtimes.combinations import fits_hub, has_rest
 from runtimes.cpu_kinds import CpuKind, cpu_kind, read_cpu
-from runtimes.errors import InputError, MissingError
+from runtimes.errors import InputError, MissingError, shown
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.schemes import CALIBRATED, RESTS, SCHEMES, Scheme
 
@@ -71,7 +72,7 @@ def _spec(
         adapter=adapter,
         interface=Interface.parse("INTERFACE", request.interface),
         head=head,
-        layout=resolve_layout(request.layout, adapter, head),
+        layout=resolve_layout(request.layout, adapter, head, pruned=request.vocabulary is not None),
         rest=resolve_rest(request.rest, precision, target),
         block=resolve_block(request.block, precision),
         embeddings=Embeddings.parse("EMBEDDINGS", request.embeddings),
@@ -94,6 +95,22 @@ def _spec(
             observer=Observer.parse("OBSERVER", request.observer),
             fallback_max=request.int8_fallback_max,
         ),
+        vocabulary=resolve_vocabulary(request),
+    )
+
+
+def resolve_vocabulary(request: BuildRequest) -> VocabularySpec | None:
+    """Which tokens are kept; None for all of them."""
+    count, unknown = request.vocabulary_min_count, request.unknown
+    if request.vocabulary is None:
+        for name, value in (("VOCABULARY_MIN_COUNT", count), ("UNKNOWN", unknown)):
+            if value is not None:
+                raise InputError(f"{name}: got {shown(value)} without VOCABULARY; name both")
+        return None
+    return VocabularySpec(
+        source=request.vocabulary,
+        min_count=VocabularySpec.min_count if count is None else count,
+        unknown=VocabularySpec.unknown if unknown is None else Unknown.parse("UNKNOWN", unknown),
     )
 
 
@@ -161,10 +178,12 @@ def resolve_target(name: str, gpu_list: str) -> tuple[Target, tuple[str, ...]]:
     return target, gpus
 
 
-def resolve_layout(name: str, adapter: AdapterMode, head: HeadName) -> Layout:
+def resolve_layout(
+    name: str, adapter: AdapterMode, head: HeadName, *, pruned: bool = False
+) -> Layout:
     """The concrete layout; ``auto`` is ``hub`` for every bundle that hub clients understand."""
     if name == AUTO:
-        return Layout.HUB if fits_hub(adapter, head) else Layout.FLAT
+        return Layout.HUB if fits_hub(adapter, head, pruned=pruned) else Layout.FLAT
     return Layout.parse("LAYOUT", name, AUTO)
 
 

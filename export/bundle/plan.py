@@ -102,10 +102,15 @@ def _name(spec: BuildSpec, stem: str) -> str:
         *used_profiles(spec),
         *(["fp16-attention"] if spec.attention_accumulation is Accumulation.FP16 else []),
         *(["refittable"] if spec.refittable else []),
-        *(["flat"] if spec.layout is Layout.FLAT and fits_hub(spec.adapter, spec.head) else []),
+        *(["flat"] if spec.layout is Layout.FLAT and _fits_hub(spec) else []),
+        *([] if spec.vocabulary is None else ["vocabulary"]),
         *(f"{letter}{size}" for letter, size, default in sizes if size != default),
     ]
     return spec.name or "-".join(parts)
+
+
+def _fits_hub(spec: BuildSpec) -> bool:
+    return fits_hub(spec.adapter, spec.head, pruned=spec.vocabulary is not None)
 
 
 def _own(spec: BuildSpec, checkpoint: Checkpoint) -> str:

@@ -48,7 +48,8 @@ def _in_order(gpus: set[str]) -> list[str]:
 
 def _recorded(manifest: Manifest) -> dict[str, object]:
     """By variable; the layout where there was a choice, which schema 1.4 brought."""
-    chosen = manifest.schema_minor >= 4 and fits_hub(manifest.adapter, manifest.head)
+    pruned = manifest.vocabulary is not None
+    chosen = manifest.schema_minor >= 4 and fits_hub(manifest.adapter, manifest.head, pruned=pruned)
     layout = {"LAYOUT": manifest.layout} if chosen else {}
     return layout | {
         "TASK": ",".join(map(str, manifest.tasks)),
@@ -62,6 +63,7 @@ def _recorded(manifest: Manifest) -> dict[str, object]:
         "MAX_TOKENS": manifest.max_tokens,
         "PROFILES": ",".join(manifest.named_profiles),
         "ATTENTION_ACCUMULATION": manifest.attention_accumulation or Accumulation.FP32,
+        "VOCABULARY": pruned,
         "REFITTABLE": any(entry.stripped for entry in manifest.artifacts),
     }
 
@@ -80,5 +82,6 @@ def _choices(spec: BuildSpec, plan: BundlePlan) -> dict[str, object]:
         "MAX_TOKENS": spec.limits.max_tokens,
         "PROFILES": ",".join(used_profiles(spec)),
         "ATTENTION_ACCUMULATION": spec.attention_accumulation,
+        "VOCABULARY": spec.vocabulary is not None,
         "REFITTABLE": spec.refittable,
     }

@@ -5,7 +5,16 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
-from export.console.options import Options, checkpoint, form, one_of, parity, ranges, vectors
+from export.console.options import (
+    Options,
+    checkpoint,
+    form,
+    kept_tokens,
+    one_of,
+    parity,
+    ranges,
+    vectors,
+)
 from export.console.values import name, number, path, paths, whole
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
@@ -105,6 +114,7 @@ def engine(command: ArgumentParser) -> None:
         Default.workspace,
         kind=number,
     )
+    kept_tokens(command)
     parity(command)
     ranges(command)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from export.console.values import name, number, path, whole
 from export.request import BuildRequest as Default
-from runtimes.choices import OutputType
+from runtimes.choices import OutputType, Unknown
 
 
 class Options:
@@ -66,6 +66,22 @@ def vectors(options: Options, runtime: str | None, more: str = "") -> None:
         "leave out the task's instruction, which is put before each text",
         dest="prefix",
         action="store_false",
+    )
+
+
+def other_tokens(options: Options) -> None:
+    """Of a bundle with some of the tokens: what becomes of texts with others."""
+    options.add(
+        "--unknown",
+        "NAME",
+        f"of a bundle built with VOCABULARY, texts with other tokens: {one_of(Unknown)} "
+        "(default: what it was built with)",
+    )
+    options.add(
+        "--fallback",
+        "FOLDER",
+        "of --unknown fallback: a bundle of the same model that holds every token",
+        kind=path,
     )
 
 
@@ -161,6 +177,31 @@ def ranges(command: ArgumentParser) -> None:
         "enough, 0 to 1",
         Default.int8_fallback_max,
         kind=number,
+    )
+
+
+def kept_tokens(command: ArgumentParser) -> None:
+    """Which tokens a bundle has."""
+    add = Options(command, "which tokens have a row in the embedding table (default: all)").add
+    add(
+        "--vocabulary",
+        "WHAT",
+        "those that these texts use: a file (.txt, .jsonl, .parquet or .arrow) or a dataset's "
+        "folder; languages such as de,fr,en, whose texts the project has some of; or texts: those "
+        "of the calibration",
+        kind=name,
+    )
+    add(
+        "--vocabulary-min-count",
+        "N",
+        "how often the texts use a token at least that is kept (default: 1)",
+        kind=whole,
+    )
+    add(
+        "--unknown",
+        "NAME",
+        f"texts with other tokens: {one_of(Unknown)} (by a full bundle, by the nearest tokens "
+        "there are) (default: error)",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
-from export.console.options import Options, vectors
+from export.console.options import Options, other_tokens, vectors
 from export.console.values import name, number, path, port, size, whole
 from runtimes.api.settings import Settings as Served
 
@@ -43,6 +43,7 @@ def encode(command: ArgumentParser) -> None:
         options, "auto", "; auto: what adaptrt tune chose here, else what runs the bundle on a CPU"
     )
     add("--adapter", "FILE", "an .onnx_adapter file, for a bundle with a slot", kind=path)
+    other_tokens(options)
     options.flag("--strict", "refuse texts that are too long (default: cut them and warn)")
 
 
@@ -153,6 +154,7 @@ def api(command: ArgumentParser) -> None:
         Served.workers,
         kind=whole,
     )
+    other_tokens(options)
     options.add(
         "--triton",
         "URL",

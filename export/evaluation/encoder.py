@@ -16,6 +16,7 @@ from runtimes.arrays import Encoded, Vectors
 from runtimes.choices import OutputType
 from runtimes.embedder import Embedder
 from runtimes.text.tokens import TruncationWarning
+from runtimes.text.vocabulary import VocabularyWarning
 
 Place = TypeVar("Place", bound=Hashable)
 _OPEN = 2  # a retrieval task goes to and fro between its two adapters; each may be 2 GB
@@ -137,6 +138,8 @@ def _cuts_counted(task: str) -> Iterator[None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", TruncationWarning)
         yield
+    for anew in (w for w in caught if issubclass(w.category, VocabularyWarning)):
+        log.warning("warning: %s: %s", task, anew.message)
     if cut := sum(issubclass(warning.category, TruncationWarning) for warning in caught):
         log.info("  %s: %d texts are longer than the bundle takes and were cut", task, cut)
 

@@ -30,6 +30,16 @@ def side_of(name: str) -> str | None:
     return side if side in OWNERS else None
 
 
+def number_of(name: str) -> int:
+    """The number of a side's question or pair in its set."""
+    return int(name.split("-")[1].partition(".")[0])
+
+
+def set_of(name: str) -> tuple[bool, int]:
+    """What a side's text belongs to: whether to a graded pair, and the number of that."""
+    return name.split("-")[0] in ("first", "second"), number_of(name)
+
+
 def apart(tasks: Collection[str]) -> bool:
     """Whether each side has a task of its own."""
     return set(OWNERS.values()) <= set(tasks)

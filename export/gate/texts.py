@@ -8,13 +8,16 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from calibration.corpus import GRADED, QUESTIONS, held_back
 from calibration.corpus import TEXTS as HELD_OUT
-from export.gate.quality_texts import quality_texts
+from export.gate.quality_texts import quality_texts, set_of
 from runtimes.arrays import Ids
 from runtimes.choices import BASE_TASK, AdapterMode
 from runtimes.manifest import Manifest
@@ -25,6 +28,7 @@ TEXTS = Path(__file__).parent / "data" / "parity.jsonl"
 # Texts are joined to documents of at least so many tokens; none is a length that was traced.
 DOCUMENT_TOKENS = (600, 2000, 4000, 8000)
 DOCUMENT = "document"  # what their names begin with
+KEPT, KEPT_ROWS = "kept", (16, 64, 256)  # rows of tokens that a bundle with some of them holds
 THINNING = 3  # further tasks take every third text
 
 
@@ -75,14 +79,21 @@ def gate_texts(
 
 
 def look_texts(manifest: Manifest, tokenizer: TextTokenizer, look: int) -> list[ParityText]:
-    """What a look, counted from 0, adds to the texts that quality is judged by, task by task."""
+    """What a look, counted from 0, adds to the texts that quality is judged by, task by task.
+
+    Of a question or a pair all sides are covered by the tokens that the bundle holds, or it is
+    left out.
+    """
     texts: list[ParityText] = []
+    named_count: Counter[tuple[bool, int]] = Counter()
     for task in verified_tasks(manifest):
         named = quality_texts(task, manifest.tasks, look)
         tokenised = _tokenised(tokenizer, manifest.prefixes[task], named)
+        named_count.update(set_of(name) for name, _ in named)
         task_id = task_number(manifest, task)
         texts += [replace(text, task=task, task_id=task_id) for text in tokenised]
-    return texts
+    held = Counter(set_of(text.name) for text in texts)
+    return [text for text in texts if held[set_of(text.name)] == named_count[set_of(text.name)]]
 
 
 def task_number(manifest: Manifest, task: str) -> int | None:
@@ -95,15 +106,49 @@ def task_number(manifest: Manifest, task: str) -> int | None:
 def parity_texts(
     tokenizer: TextTokenizer, prefix: str, longest: int, file: Path = TEXTS
 ) -> list[ParityText]:
-    """Short texts, paragraphs and documents up to about ``longest`` tokens, in a fixed order."""
-    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    named = [(f"{i:02d}-{line['language']}", line["text"]) for i, line in enumerate(lines)]
+    """Short texts, paragraphs and documents up to about ``longest`` tokens, in a fixed order.
+
+    Where the bundle does not hold every token, those of them that it covers, and rows of tokens
+    that it holds.
+    """
+    named = [(f"{i:02d}-{ln['language']}", ln["text"]) for i, ln in enumerate(parity_lines(file))]
+    short = _tokenised(tokenizer, prefix, named)
+    if tokenizer.kept is not None:
+        names = {text.name for text in short}
+        named = [pair for pair in named if pair[0] in names]
     sizes = [len(ids) for ids in _encode_within(tokenizer, [text for _, text in named], "")]
-    for goal in DOCUMENT_TOKENS:
-        if goal <= min(longest, tokenizer.max_tokens):
-            joined = _join([line["text"] for line in lines], sizes, goal)
-            named.append((f"{DOCUMENT}-{goal}", joined))
-    return _tokenised(tokenizer, prefix, named)
+    documents = [
+        (f"{DOCUMENT}-{goal}", _join([text for _, text in named], sizes, goal))
+        for goal in DOCUMENT_TOKENS
+        if named and goal <= min(longest, tokenizer.max_tokens)
+    ]
+    return short + _tokenised(tokenizer, prefix, documents) + _kept_rows(tokenizer, prefix, longest)
+
+
+def parity_lines(file: Path = TEXTS) -> list[dict[str, str]]:
+    """The texts of :func:`parity_texts`, each with its ``language`` and ``text``."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _kept_rows(tokenizer: TextTokenizer, prefix: str, longest: int) -> list[ParityText]:
+    """Tokens that the bundle holds, drawn at random: the first and last rows of its table too.
+
+    They are compared whatever texts it covers; a row that a wrong place was noted of would show.
+    """
+    if tokenizer.kept is None:
+        return []
+    frame = _encode_within(tokenizer, [prefix.rstrip() or "a"], "")[0]
+    head = frame[:-1] if prefix.strip() else frame[:1]
+    ids = np.flatnonzero(tokenizer.kept.mask)
+    rng = np.random.default_rng(0)
+    rows = []
+    for count in KEPT_ROWS:
+        most = min(count, longest, tokenizer.max_tokens - len(head) - 1)
+        drawn = rng.choice(ids, max(most, 2))
+        drawn[0], drawn[-1] = ids[0], ids[-1]
+        row = np.concatenate([head, drawn, frame[-1:]]).astype(np.int64)
+        rows.append(ParityText(f"{KEPT}-{count}", row))
+    return rows
 
 
 def held_out_texts(tokenizer: TextTokenizer, prefix: str) -> list[ParityText]:
@@ -126,9 +171,14 @@ def thin(texts: Sequence[ParityText], index: int) -> list[ParityText]:
 def _tokenised(
     tokenizer: TextTokenizer, prefix: str, named: Sequence[tuple[str, str]]
 ) -> list[ParityText]:
-    """(name, text) pairs as the gate's texts, cut to what the bundle takes."""
+    """(name, text) pairs as the gate's texts, cut to what the bundle takes, if it covers them."""
     rows = _encode_within(tokenizer, [text for _, text in named], prefix)
-    return [ParityText(name, ids) for (name, _), ids in zip(named, rows, strict=True)]
+    away = set(tokenizer.kept.uncovered(rows)) if tokenizer.kept is not None else set()
+    return [
+        ParityText(name, ids)
+        for index, ((name, _), ids) in enumerate(zip(named, rows, strict=True))
+        if index not in away
+    ]
 
 
 def _encode_within(tokenizer: TextTokenizer, texts: Sequence[str], prefix: str) -> list[Ids]:

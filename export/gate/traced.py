@@ -35,6 +35,7 @@ def _open_traced(
         manifest.interface,
         rank=max((ranks[name] for name in ranks.keys() - tables), default=0),
         embedding_rank=max((ranks[name] for name in tables), default=0),
+        kept_rows=0 if manifest.vocabulary is None else manifest.vocabulary.rows,
         head=manifest.head,
     )
     config = EncoderConfig.of(manifest.architecture)

@@ -156,9 +156,16 @@ class Rope(nn.Module):
 class Embeddings(nn.Module):
     """Word vectors plus the vector of token type 0, the only one used (some families have none)."""
 
-    def __init__(self, config: EncoderConfig, dtype: torch.dtype, bank: int) -> None:
+    row_of: Tensor
+
+    def __init__(
+        self, config: EncoderConfig, dtype: torch.dtype, bank: int, kept_rows: int = 0
+    ) -> None:
         super().__init__()
-        self.word_embeddings = Table(config.vocab, config.hidden, dtype, bank)
+        self.kept_rows = kept_rows
+        if kept_rows:
+            self.row_of = nn.Buffer(torch.empty(config.vocab, 1, dtype=torch.int32))
+        self.word_embeddings = Table(kept_rows or config.vocab, config.hidden, dtype, bank)
         self.has_token_types = config.token_types > 0
         if self.has_token_types:
             types = torch.float32  # a single row: no reason to round it
@@ -167,6 +174,9 @@ class Embeddings(nn.Module):
     def forward(self, input_ids: Tensor, select: Tensor | None) -> Tensor:
         """``[batch, sequence]`` → FP32 ``[batch, sequence, hidden]``."""
         words: Tensor
+        if self.kept_rows:
+            # As an embedding, since the exporter makes a GatherND of an index.
+            input_ids = nn.functional.embedding(input_ids, self.row_of).squeeze(-1)
         if not self.has_token_types:
             words = self.word_embeddings(input_ids, select)
             return words
@@ -207,7 +217,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.dtype, self.form = dtype, form
-        self.embeddings = Embeddings(config, dtype, form.embedding_rank)
+        self.embeddings = Embeddings(config, dtype, form.embedding_rank, form.kept_rows)
         self.emb_ln = nn.LayerNorm(config.hidden, config.layer_norm_eps)
         self.encoder = Layers(config, dtype, form.rank)
         self.rope = Rope(config, max_tokens, dtype)

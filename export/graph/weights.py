@@ -24,6 +24,7 @@ from runtimes.files import link_or_copy
 
 BLOCK_ROWS = 16384  # rows of an embedding table in memory at a time: 64 MB at 1024 columns
 Array = NDArray[Any]
+ROW_OF = "embeddings.row_of"  # token id to row of the word embeddings
 _PAGE = 4096  # mapped files want page-aligned tensors
 _PER_BYTE = {"int4": 2}  # numbers that share a byte, as ONNX packs them
 
@@ -86,7 +87,8 @@ def _changes_with_task(name: str) -> bool:
 class Contents:
     """What fills a graph's weight file: an adapter to merge, a bank to lay beside (or neither).
 
-    ``plan`` says which matrices are stored quantised, ``table`` how the word embeddings are.
+    ``plan`` says which matrices are stored quantised, ``table`` how the word embeddings are, and
+    ``kept`` which tokens have a row.
     """
 
     checkpoint: Checkpoint
@@ -94,6 +96,8 @@ class Contents:
     bank: Bank | None = None
     plan: PrecisionPlan | None = None
     table: QuantisedTable | None = None
+    kept: NDArray[np.int64] | None = None  # the word embeddings' token ids, ascending; None: all
+    unknown_id: int = 0  # the token whose row all others take, where not all are kept
 
 
 def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Array]:
@@ -105,7 +109,9 @@ def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Ar
         return
     owner, _, part = name.rpartition(".")
     if contents.bank is not None and (owner == "bank" or part.startswith("lora_")):
-        yield _bank_tensor(contents.bank, config, owner, part)
+        tensor = _bank_tensor(contents.bank, config, owner, part)
+        rows_of_tokens = owner == WORD and part == "lora_down" and contents.kept is not None
+        yield tensor[contents.kept] if rows_of_tokens else tensor
         return
     if contents.plan is not None and owner in contents.plan.quantised and part != "bias":
         yield contents.plan.tensor(owner, part, merged_matrix(contents, owner))
@@ -113,6 +119,9 @@ def tensor_blocks(contents: Contents, name: str, max_tokens: int) -> Iterator[Ar
     if contents.table is not None and owner == WORD:
         for rows in _embedding_rows(contents, owner):
             yield contents.table.tensor(name, rows)
+        return
+    if name == ROW_OF:
+        yield _row_of(contents, config.vocab)
         return
     module = adaptable_modules(config).get(owner) if part == "weight" else None
     if module is None:
@@ -129,7 +138,20 @@ def _embedding_rows(contents: Contents, owner: str) -> Iterator[Matrix]:
     pair = contents.adapter.modules.get(owner)
     for start in range(0, module.rows, BLOCK_ROWS):
         rows = slice(start, min(start + BLOCK_ROWS, module.rows))
-        yield merge(contents.checkpoint.read(f"{owner}.weight", rows), pair, rows)
+        block = merge(contents.checkpoint.read(f"{owner}.weight", rows), pair, rows)
+        if owner == WORD and contents.kept is not None:
+            first, last = np.searchsorted(contents.kept, (rows.start, rows.stop))
+            block = block[contents.kept[first:last] - rows.start]
+        yield block
+
+
+def _row_of(contents: Contents, vocab: int) -> Array:
+    """The row of each token id, ``[vocab, 1]``; the unknown token's where it has none."""
+    if contents.kept is None:
+        raise ValueError(f"{ROW_OF}: every token has a row of its own")
+    row_of = np.full(vocab, np.searchsorted(contents.kept, contents.unknown_id), np.int32)
+    row_of[contents.kept] = np.arange(len(contents.kept), dtype=np.int32)
+    return row_of[:, None]
 
 
 def merged_matrix(contents: Contents, module: str) -> Matrix:

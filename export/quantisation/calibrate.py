@@ -35,7 +35,7 @@ from calibration.table import (
     storage_setting,
     write_calibration,
 )
-from export.console.progress import bars_shown, progress_bar, stage
+from export.console.progress import bars_shown, log, progress_bar, stage
 from export.gate.compare import row_cosines
 from export.graph.encoder import Encoder
 from export.graph.gemms import gemm_modules, gemm_nodes
@@ -45,7 +45,7 @@ from export.lowering.pipelines import lower
 from export.quantisation.compare import check_fit
 from export.quantisation.fp32_model import open_fp32, short_batch, write_fp32
 from export.quantisation.sensitivity import TrialEncoder
-from export.quantisation.subject import Subject, sample_texts
+from export.quantisation.subject import Subject, sample_texts, subject_texts
 from export.spec import BuildSpec
 from runtimes.choices import GraphKind, Observer
 from runtimes.errors import InputError, shown
@@ -62,7 +62,7 @@ def calibration_of(subject: Subject) -> tuple[Calibration, bool]:
     the user names is used whatever its settings and texts, with a warning where those differ from
     texts that are named too; raises :class:`InputError` where it belongs to another model or task.
     """
-    texts = load_corpus(subject.spec.calibration.data, column=subject.spec.calibration.column)
+    texts = subject_texts(subject)
     if subject.spec.calibration.table is not None:
         return _named_table(subject, subject.spec.calibration.table, texts), True
     samples = sample_texts(subject, texts)
@@ -124,10 +124,21 @@ def _header(subject: Subject, texts: Sequence[Text], samples: Sequence[Sample]) 
             "seed": spec.calibration.seed,
             "prefixes": json.dumps(dict(subject.plan.prefixes), sort_keys=True),
             **storage_setting(storage),
+            **_left_out(subject, texts),
         },
         tensors={},
         profile=profile(texts, subject.tokenizer),
     )
+
+
+def _left_out(subject: Subject, texts: Sequence[Text]) -> dict[str, int]:
+    """How many of the corpus' texts have tokens that the bundle does not hold."""
+    if subject.tokenizer.kept is None:
+        return {}
+    named = subject.spec.calibration
+    count = len(load_corpus(named.data, column=named.column)) - len(texts)
+    log.info("calibration: on the %d covered texts, %d left out", len(texts), count)
+    return {"uncovered_texts": count}
 
 
 def measure(

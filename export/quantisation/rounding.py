@@ -17,14 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from calibration.corpus import load_corpus
 from calibration.quantise import Matrix
 from calibration.rounding import learned_steps
 from export.console.progress import progress_bar
 from export.graph.encoder import Encoder
 from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fp32_model import Batch, open_fp32, short_batch, write_fp32
-from export.quantisation.subject import Subject, sample_texts
+from export.quantisation.subject import Subject, sample_texts, subject_texts
 
 Steps = dict[str, NDArray[np.generic]]
 _TEXTS, _TOKENS = 256, 16  # some 4096 rows, as many as FC2 of the real model has inputs
@@ -35,8 +34,7 @@ def rounded_steps(subject: Subject, plan: PrecisionPlan) -> Steps:
 
     They are the calibration's, or those of the project where the user named a table alone.
     """
-    named = subject.spec.calibration
-    samples = sample_texts(subject, load_corpus(named.data, column=named.column))
+    samples = sample_texts(subject, subject_texts(subject))
     with tempfile.TemporaryDirectory(prefix="adaptrt-rounding-") as name:
         folder = Path(name)
         encoder = open_fp32(subject, folder, write_fp32(subject, folder))

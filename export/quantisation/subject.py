@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from calibration.corpus import Text
+from calibration.corpus import Text, load_corpus
 from calibration.stratify import Sample, stratify
 from calibration.table import Calibration, read_calibration
 from export.bundle.plan import BundlePlan
 from export.checkpoint.reader import Checkpoint
-from export.spec import BuildSpec, GraphForm
+from export.spec import BuildSpec, CalibrationSpec, GraphForm
 from runtimes.bundle_files import CALIBRATION_FOLDER, REFUSAL_SUFFIX
 from runtimes.choices import AdapterMode, HeadName, Interface
+from runtimes.errors import InputError
 from runtimes.files import require_file_place
 from runtimes.schemes import CALIBRATED
 from runtimes.text.tokens import TextTokenizer
@@ -37,6 +38,7 @@ class Subject:
         folder = self.spec.out / self.checkpoint.name / CALIBRATION_FOLDER
         precision = self.spec.precision
         mark = "" if precision is CALIBRATED[0] else f"-{precision}"
+        mark += "" if self.spec.vocabulary is None else "-vocabulary"
         return folder / f"{self.task}{mark}.json"
 
     @property
@@ -71,6 +73,32 @@ class Subject:
         if self.plan.form.adapter is not AdapterMode.SWITCHABLE:
             return None
         return {task: number for number, task in enumerate(self.plan.tasks)}
+
+
+def calibration_texts(
+    spec: CalibrationSpec, tokenizer: TextTokenizer, prefixes: Iterable[str]
+) -> list[Text]:
+    """The corpus, or the user's, as far as the tokens cover it with each of ``prefixes``."""
+    texts = load_corpus(spec.data, column=spec.column)
+    kept = tokenizer.kept
+    if kept is None:
+        return texts
+    for prefix in dict.fromkeys(prefixes):
+        away = set(kept.uncovered(tokenizer.tokenize([prefix + text.text for text in texts])))
+        texts = [text for index, text in enumerate(texts) if index not in away]
+    return texts
+
+
+def subject_texts(subject: Subject) -> list[Text]:
+    """Of a subject's corpus what its tokens cover; :class:`InputError` where that is nothing."""
+    spec = subject.spec.calibration
+    texts = calibration_texts(spec, subject.tokenizer, subject.plan.prefixes.values())
+    if not texts:
+        raise InputError(
+            "VOCABULARY: covers none of the texts that ranges are measured on; name those that it "
+            "was chosen from with CALIBRATION_DATA too, and VOCABULARY=texts"
+        )
+    return texts
 
 
 def sample_texts(subject: Subject, texts: Sequence[Text]) -> list[Sample]:

@@ -9,7 +9,7 @@ from calibration.evidence import Loss
 from calibration.table import Corpus, Setting
 from export.gate.compare import ParityReport
 from runtimes.choices import AdapterMode, Target
-from runtimes.manifest import Quantisation
+from runtimes.manifest import Quantisation, Vocabulary
 from runtimes.schemes import SCHEMES, Scheme
 
 
@@ -98,7 +98,7 @@ class QuantisationFigures:
 class ReportData:
     """A bundle and how its graphs compared, by label, the one that speaks for the target first.
 
-    ``refusal`` is why it was not published.
+    ``refusal`` is why it was not published; ``vocabulary`` which tokens it holds, None for all.
     """
 
     model: str
@@ -108,6 +108,7 @@ class ReportData:
     reports: Mapping[str, ParityReport]
     quantisation: QuantisationFigures
     refusal: str | None = None
+    vocabulary: Vocabulary | None = None
 
     @property
     def main(self) -> ParityReport:

@@ -14,7 +14,7 @@ from export.report.charts import Bar, Span, bar_chart, error_histogram, error_sc
 from export.report.figures import GemmFigures, QuantisationFigures, ReportData
 from export.report.html import Content, Element, document, element, table
 from export.report.verdict import attempts_table, gate, sentence
-from runtimes.manifest import Quantisation
+from runtimes.manifest import Quantisation, Vocabulary
 
 _STYLE = Path(__file__).parent / "report.css"
 _WIDE = 1050
@@ -43,6 +43,7 @@ def write_report(path: Path, data: ReportData) -> None:
         element("h2", "What fell back"),
         *_fallback(figures),
         *_ranges(figures),
+        *_vocabulary(data.vocabulary),
         element("h2", "Calibration"),
         *_calibration(figures),
     )
@@ -212,6 +213,32 @@ def _ranges(figures: QuantisationFigures) -> list[Element]:
             *_legend(figures),
         ),
         bar_chart("Scales and observed ranges", bars, label=150, note=330, width=_WIDE),
+    ]
+
+
+def _vocabulary(record: Vocabulary | None) -> list[Element]:
+    """Nothing where every token has a row."""
+    if record is None:
+        return []
+    bars = [
+        Bar(
+            language,
+            row.covered / row.texts,
+            note=f"{row.covered / row.texts:.1%}, {row.covered} of {row.texts} texts",
+        )
+        for language, row in record.coverage.items()
+    ]
+    return [
+        element("h2", "Vocabulary"),
+        element(
+            "p",
+            f"{record.rows} of {record.of} tokens have a row: those that {record.texts} texts "
+            f"({record.source}) use at least {record.min_count} times, and letters, digits and "
+            "signs. Bar: the share of a language's texts without any other token, each tenth of "
+            "the texts judged by a choice from the other nine. The comparisons on this page are on "
+            f"covered texts; another text: {record.unknown}.",
+        ),
+        bar_chart("Texts covered by language", bars, label=90, note=250, width=_WIDE),
     ]
 
 

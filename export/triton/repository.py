@@ -34,9 +34,9 @@ from export.triton.configs import (
 )
 from export.triton.settings import Settings
 from runtimes.bundle_files import MANIFEST_FILE, OPENVINO_FILE, OPENVINO_WEIGHTS
-from runtimes.choices import AdapterMode, FileKind, HeadName, Target
+from runtimes.choices import AdapterMode, FileKind, HeadName, Target, Unknown
 from runtimes.errors import InputError, shown
-from runtimes.manifest import Manifest, read_manifest
+from runtimes.manifest import Artifact, Manifest, read_manifest
 from runtimes.open import CPU_EXECUTOR, EXECUTORS, cpu_executor
 
 MODELS = Path(__file__).parent / "models"
@@ -81,7 +81,10 @@ def write_repository(spec: RepositorySpec) -> list[str]:
             _encoder(folder, config, bundle, manifest, backend)
             about = folder / "embed" / "1" / "bundles" / name
             about.mkdir(parents=True)
-            write_json(about / MANIFEST_FILE, replace(manifest, artifacts=()).to_json())
+            needed = _text_files(manifest)
+            write_json(about / MANIFEST_FILE, replace(manifest, artifacts=needed).to_json())
+            for entry in needed:
+                _place(bundle / entry.path, about / entry.path)
         shutil.copyfile(REQUIREMENTS, folder / REQUIREMENTS.name)  # Triton ignores plain files
     return ["embed", "tokenize", *encoders.values()]
 
@@ -101,6 +104,16 @@ def _require_repository(out: Path) -> None:
         )
 
 
+def _text_files(manifest: Manifest) -> tuple[Artifact, ...]:
+    """What the front model reads besides the manifest: of a bundle of few tokens, which they are.
+
+    And its tokenizer, which names them or segments a text anew.
+    """
+    if manifest.vocabulary is None:
+        return ()
+    return tuple(manifest.artifact(kind) for kind in (FileKind.VOCABULARY, FileKind.TOKENIZER))
+
+
 def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
     """A name per bundle; :class:`InputError` where they cannot share one repository."""
     if not manifests:
@@ -114,6 +127,11 @@ def _encoders(manifests: Mapping[Path, Manifest]) -> dict[Path, str]:
             raise InputError(
                 f"BUNDLE: {folder} has an adapter slot, which no Triton backend fills; build the "
                 "adapter into a bundle with ADAPTER_PATH"
+            )
+        if manifest.vocabulary is not None and manifest.vocabulary.unknown is Unknown.FALLBACK:
+            raise InputError(
+                f"BUNDLE: {folder} sends texts with other tokens to a full bundle, which a "
+                "repository has not; build it with UNKNOWN=error or replace"
             )
         same = [(m.artifact(FileKind.TOKENIZER).sha256, m.dimensions) for m in (manifest, first)]
         if same[0] != same[1]:

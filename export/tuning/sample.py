@@ -18,7 +18,9 @@ from pathlib import Path
 import msgspec
 
 from runtimes import Embedder
+from runtimes.choices import Unknown
 from runtimes.errors import AdaptrtError, MissingError, one_line
+from runtimes.manifest import read_manifest
 
 _LEAST = 0.5  # seconds that are timed; a small bundle runs its texts several times
 _STATUS = Path("/proc/self/status")
@@ -78,8 +80,12 @@ def take_sample(request: Request) -> Sample:
 
 def measure(request: Request) -> Sample:
     """Open the bundle and time passes over the texts after one that is not timed."""
+    pruned = read_manifest(Path(request.bundle), files=False).vocabulary is not None
     with Embedder.load(
-        request.bundle, runtime=request.runtime, threads=request.threads
+        request.bundle,
+        runtime=request.runtime,
+        threads=request.threads,
+        unknown=Unknown.ERROR if pruned else None,  # of the texts it covers
     ) as embedder:
         embedder.encode(request.texts, task=request.task)
         passes, start = 0, time.perf_counter()

@@ -104,8 +104,8 @@ def tune(spec: TuneSpec) -> Tuning:
     key = Key.of(spec.bundle, cpu)
     require_file_place(path)
     read_choice(spec.bundle, cpu)  # a file in bad shape is told of before the work
-    texts = draw_texts(spec)
     task = manifest.tasks[0] if manifest.adapter is AdapterMode.SWITCHABLE else None
+    texts = draw_texts(spec, manifest, task)
     tokens = count_tokens(spec.bundle, manifest, texts, task)
 
     def sample(candidate: Candidate) -> Sample:
@@ -142,9 +142,27 @@ def forget(bundle: Path) -> bool:
     return write_choice(require_tune_file(), Key.of(bundle, read_cpu()), None)
 
 
-def draw_texts(spec: TuneSpec) -> tuple[str, ...]:
-    """The texts, or so many of them at random: their lengths are spread as those of all."""
+def draw_texts(
+    spec: TuneSpec, manifest: Manifest | None = None, task: str | None = None
+) -> tuple[str, ...]:
+    """The texts, or so many of them at random: their lengths are spread as those of all.
+
+    Of a bundle that holds some of the tokens, those that it covers.
+    """
     corpus = [text.text for text in load_corpus(spec.texts, "--texts")]
+    if manifest is not None and manifest.vocabulary is not None:
+        tokenizer, prefix = (
+            load_tokenizer(spec.bundle, manifest),
+            manifest.prefixes[task or manifest.task],
+        )
+        rows = tokenizer.tokenize([prefix + text for text in corpus])
+        away = set(tokenizer.kept.uncovered(rows)) if tokenizer.kept is not None else set()
+        corpus = [text for index, text in enumerate(corpus) if index not in away]
+        if not corpus:
+            raise InputError(
+                f"--texts: {spec.bundle} holds the tokens of none of them; name texts like those "
+                "that it was built for"
+            )
     if len(corpus) > spec.most_texts:
         corpus = random.Random(0).sample(corpus, spec.most_texts)
     return tuple(corpus)

@@ -11,7 +11,7 @@ from runtimes.api.contract import ModelCard, ModelList
 from runtimes.api.problems import ApiError
 from runtimes.api.settings import Settings
 from runtimes.bundle_files import MANIFEST_FILE
-from runtimes.choices import AdapterMode, HeadName
+from runtimes.choices import AdapterMode, HeadName, Unknown
 from runtimes.errors import InputError, shown
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.text.tokenizer_file import load_tokenizer
@@ -139,10 +139,23 @@ def open_catalogue(settings: Settings) -> Catalogue:
                 model=each[number] if each else manifest.model.name.rpartition("/")[2],
                 folder=folder,
                 manifest=manifest,
-                tokenizer=load_tokenizer(folder, manifest, settings.max_text_bytes),
+                tokenizer=_tokenizer(folder, manifest, settings),
             )
         )
+    policies = {b.tokenizer.kept.unknown for b in bundles if b.tokenizer.kept is not None}
+    if settings.unknown is not None and not policies:
+        raise InputError("--unknown: every bundle holds every token; leave it out")
+    if settings.fallback is not None and Unknown.FALLBACK not in policies:
+        raise InputError(
+            "--fallback: no bundle sends texts on; leave it out, or add --unknown fallback"
+        )
     return Catalogue(bundles, settings.default_task)
+
+
+def _tokenizer(folder: Path, manifest: Manifest, settings: Settings) -> TextTokenizer:
+    given = settings.unknown if manifest.vocabulary is not None else None
+    unknown = None if given is None else Unknown(given)
+    return load_tokenizer(folder, manifest, settings.max_text_bytes, unknown)
 
 
 def _by_task(bundles: Sequence[Served]) -> dict[str, Served]:

@@ -14,8 +14,10 @@ from typing import Protocol
 from runtimes.api.queue import CallLimit, Order
 from runtimes.api.settings import Settings
 from runtimes.arrays import Vectors
+from runtimes.choices import Unknown
 from runtimes.embedder import Embedder
 from runtimes.errors import AdaptrtError, MissingError
+from runtimes.manifest import Manifest, read_manifest
 
 _START = 600.0  # seconds a worker may take to load its bundles
 _END = 5.0  # seconds a worker may take to end after its last call
@@ -49,6 +51,8 @@ class Loading:
     device: str | None
     threads: int | None
     max_text_bytes: int
+    unknown: str | None
+    fallback: Path | None
 
     @classmethod
     def of(cls, settings: Settings) -> Loading:
@@ -62,7 +66,16 @@ class Loading:
             device=settings.device,
             threads=threads,
             max_text_bytes=settings.max_text_bytes,
+            unknown=settings.unknown,
+            fallback=settings.fallback and settings.fallback.absolute(),
         )
+
+    def policy(self, manifest: Manifest) -> tuple[str | None, Path | None]:
+        """What one bundle is loaded with: only those of few tokens have a policy, or need more."""
+        if manifest.vocabulary is None:
+            return None, None
+        asked = self.unknown or manifest.vocabulary.unknown
+        return self.unknown, self.fallback if asked == Unknown.FALLBACK else None
 
 
 class LocalEncoder:
@@ -73,6 +86,7 @@ class LocalEncoder:
         self._embedders: list[Embedder] = []
         try:
             for folder in loading.bundles:
+                unknown, fallback = loading.policy(read_manifest(folder, files=False))
                 self._embedders.append(
                     Embedder.load(
                         folder,
@@ -81,6 +95,8 @@ class LocalEncoder:
                         threads=loading.threads,
                         max_bytes=loading.max_text_bytes,
                         spinning=False,  # the server's own work needs the cores between calls
+                        unknown=unknown,
+                        fallback=fallback,
                     )
                 )
         except BaseException:

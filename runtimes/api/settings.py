@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runtimes.arguments import check_whole
 from runtimes.auto import AUTO
+from runtimes.choices import Unknown
 from runtimes.errors import InputError, shown
 
 MIB = 1 << 20
@@ -21,7 +22,8 @@ class Settings:
     requests that name none; None is ``base``. Without ``workers`` the encoder is a thread of the
     server's own process. Limits: ``max_texts``, ``max_tokens`` and ``max_bytes`` are of one
     request, ``max_queue`` of texts that wait, ``max_concurrent`` of requests under way;
-    ``deadline`` is in seconds. ``max_text_bytes`` is of one text, in UTF-8.
+    ``deadline`` is in seconds. ``max_text_bytes`` is of one text, in UTF-8. ``unknown`` and
+    ``fallback`` are those of :meth:`~runtimes.embedder.Embedder.load`, for bundles of few tokens.
 
     Raises :class:`InputError` for what cannot be meant.
     """
@@ -47,6 +49,8 @@ class Settings:
     threads: int | None = None
     runtime: str = AUTO
     device: str | None = None
+    unknown: str | None = None
+    fallback: Path | None = None
     access_log: bool = True
 
     def __post_init__(self) -> None:
@@ -77,6 +81,12 @@ class Settings:
             )
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise InputError("--tls-certificate and --tls-key: got one, expected both or neither")
+        if self.unknown is not None:
+            Unknown.parse("--unknown", self.unknown)
+        if self.triton is not None and self.fallback is not None:
+            raise InputError(
+                "--fallback: the server at --triton runs the model, and has none; leave it out"
+            )
         if self.triton is not None and (self.workers or self.threads or self.runtime != AUTO):
             raise InputError(
                 "--triton: the server there runs the model; leave --workers, --threads and "

@@ -18,6 +18,7 @@ from runtimes.arrays import Vectors
 from runtimes.errors import AdaptrtError, InputError, shown
 from runtimes.serving.client import TritonEmbedder
 from runtimes.text.tokens import TruncationWarning
+from runtimes.text.vocabulary import VocabularyWarning
 
 log = logging.getLogger("adaptrt")
 _AGAIN = 5.0  # seconds after a failure until another request may try
@@ -37,8 +38,10 @@ class TritonBackend:
         self._opened: list[TritonEmbedder] = []
         self._pool = ThreadPoolExecutor(self.CONNECTIONS, "triton", self._connect)
         self._failed_at = -math.inf
-        # What is truncated is known here already. Filters are for all threads, so once.
-        warnings.filterwarnings("ignore", category=TruncationWarning)
+        # What is truncated or segmented anew is known here already. Filters are for all threads,
+        # so once.
+        for category in (TruncationWarning, VocabularyWarning):
+            warnings.filterwarnings("ignore", category=category)
 
     def start(self) -> None:
         """Nothing runs until a request comes."""

@@ -17,6 +17,7 @@ from runtimes.errors import InputError
 from runtimes.outputs import OUTPUTS, converter, truncate
 from runtimes.text.chunks import OVERLAP, Document, Span, WindowPlan, plan_windows
 from runtimes.text.tokens import check_text, shorten
+from runtimes.text.vocabulary import settle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +172,20 @@ def _plain(found: Route) -> Work:
             f"{most}; split the text, or send truncate=true to embed its beginning",
             param="input",
         )
+    rows, more, cut = _held(found, [shorten(row, most) for row in rows], texts)
+    if cut and not found.request.truncate:
+        raise ApiError(
+            problems.TOO_LONG,
+            f"input[{cut[0]}]: {len(rows[cut[0]])} of the tokens that the bundle holds, "
+            f"{served.model} takes {most}; split the text, or send truncate=true to embed its "
+            "beginning",
+            param="input",
+        )
     rows = [shorten(row, most) for row in rows]
+    truncated = sorted({*truncated, *cut})
     counts = [len(row) for row in rows]
     work = _work(found, rows=rows, counts=counts, tokens=sum(counts), texts=texts, cut=truncated)
+    work.warnings.extend(more)
     if texts is None:  # ids of another tokenizer are numbers like any others
         work.warnings.append(f"input: read as token ids of {served.model}'s own tokenizer")
     return work
@@ -214,6 +226,24 @@ def _rows_of_ids(found: Route) -> list[Ids]:
     return rows
 
 
+def _held(
+    found: Route, rows: Sequence[Ids], texts: Sequence[str] | None
+) -> tuple[list[Ids], list[str], list[int]]:
+    """Rows of tokens that the bundle holds, or the full one behind it.
+
+    With what is to be said of it, and which of the rows are longer than the bundle takes now.
+    """
+    prefixed = None if texts is None else [found.prefix + text for text in texts]
+    settled = settle(found.served.tokenizer, rows, prefixed, "input[{}]")
+    warnings = [] if settled.warning is None else [settled.warning]
+    if settled.sent_on:
+        warnings.append(
+            f"vocabulary: {len(settled.sent_on)} of {len(rows)} texts hold tokens that the bundle "
+            "does not; embedded by a full one"
+        )
+    return settled.rows, warnings, list(settled.cut)
+
+
 def _late(found: Route) -> Work:
     """``input`` joined by spaces as one document, each item a chunk of it."""
     texts = _texts(found)
@@ -225,6 +255,9 @@ def _late(found: Route) -> Work:
         spans.append((start, start + len(text)))
         start += len(text) + 1
     document = Document(found.served.tokenizer, " ".join(texts), found.prefix)
+    (held,), more, _ = _held(found, [document.ids], [document.text])
+    if held is not document.ids:  # segmented anew
+        document = Document(found.served.tokenizer.restricted, document.text, found.prefix)
     most, overlap = found.served.manifest.max_tokens, found.request.window_overlap
     if len(document.ids) > most and overlap is None:
         raise ApiError(
@@ -244,6 +277,7 @@ def _late(found: Route) -> Work:
         plan=plan,
         spans=[(int(m[0]), int(m[-1]) + 1) for m in members],
     )
+    work.warnings.extend(more)
     if len(plan.calls) > 1 and len(document.ids) > most:
         work.warnings.append(
             f"late_chunking: {len(document.ids)} tokens were embedded in {len(plan.calls)} windows"

@@ -18,6 +18,7 @@ from runtimes.serving import requests
 from runtimes.serving.connection import Connection
 from runtimes.text.chunks import ChunkVectors, Cut, Span, Window
 from runtimes.text.tokens import TruncationWarning, check_text, groups
+from runtimes.text.vocabulary import VocabularyWarning
 
 # Characters of a request's texts; as bytes no more than one text may have by default.
 _REQUEST = 1 << 18
@@ -97,7 +98,7 @@ class TritonEmbedder(RuntimeBase):
                 raise InputError(requests.renumber(str(error), rows)) from error
             for message in outputs[requests.WARNINGS]:
                 words = requests.renumber(message.decode(), rows)
-                warnings.warn(words, TruncationWarning, stacklevel=3)
+                warnings.warn(words, _category(words), stacklevel=3)
             parts.append(outputs[requests.EMBEDDING])
         return np.concatenate(parts)
 
@@ -162,6 +163,10 @@ class TritonEmbedder(RuntimeBase):
                 "is not of a repository that `make triton` wrote"
             )
         return self._parameters[name]
+
+
+def _category(message: str) -> type[UserWarning]:
+    return VocabularyWarning if message.startswith("vocabulary:") else TruncationWarning
 
 
 def _options(dimensions: int | None, prefix: bool) -> dict[str, int | bool | None]:

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runtimes.choices import FileKind
+from runtimes.choices import FileKind, Unknown
 from runtimes.manifest import Manifest
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
+from runtimes.text.vocabulary import read_kept, require_own_tokenizer
 
 
-def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES) -> TextTokenizer:
-    """The bundle's tokenizer."""
+def load_tokenizer(
+    folder: Path,
+    manifest: Manifest,
+    max_bytes: int = MAX_BYTES,
+    unknown: Unknown | None = None,
+) -> TextTokenizer:
+    """The bundle's tokenizer, which knows the tokens that the bundle holds.
+
+    ``unknown`` is what becomes of other texts, instead of what the bundle says.
+    """
+    kept = read_kept(folder, manifest, unknown)
+    require_own_tokenizer(folder, manifest)
     path = folder / manifest.artifact(FileKind.TOKENIZER).path
     return TextTokenizer(
         path,
@@ -18,4 +29,5 @@ def load_tokenizer(folder: Path, manifest: Manifest, max_bytes: int = MAX_BYTES)
         pad_id=manifest.pad_id,
         max_bytes=max_bytes,
         vocab=manifest.architecture.vocab,
+        kept=kept,
     )

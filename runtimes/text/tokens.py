@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from runtimes.arrays import Ids
 from runtimes.errors import InputError, shown
 from runtimes.files import MAX_JSON_BYTES
 from runtimes.text.memory import trim
+from runtimes.text.restricted import restricted_tokenizer
+from runtimes.text.vocabulary import KeptTokens
 
 Offsets = NDArray[np.int64]
 # Of one text, in UTF-8. 8192 tokens are 30 to 130 KB, so this is a document of many windows. The
@@ -56,7 +60,9 @@ class TextTokenizer:
         pad_id: int,
         max_bytes: int = MAX_BYTES,
         vocab: int = sys.maxsize,
+        kept: KeptTokens | None = None,
     ) -> None:
+        """``kept`` says which of ``vocab`` token ids the bundle has a row for; None: all."""
         if not path.is_file():
             raise InputError(f"{path}: no such file; the model's tokenizer.json is needed")
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
@@ -65,7 +71,7 @@ class TextTokenizer:
             self._tokenizer = Tokenizer.from_file(str(path))
             self._tokenizer.no_truncation()
             self._tokenizer.no_padding()
-        self.path, self.vocab = path, vocab
+        self.path, self.vocab, self.kept = path, vocab, kept
         self.max_tokens, self.pad_id, self.max_bytes = max_tokens, pad_id, max_bytes
         self.tokenize(["a\U0010fffd"])  # what fails on any text, or on unknown characters
 
@@ -85,9 +91,7 @@ class TextTokenizer:
         prefixed = [before + text for before, text in zip(prefixes, texts, strict=True)]
         rows = []
         for index, ids in enumerate(self.tokenize(prefixed)):
-            if len(ids) > self.max_tokens:
-                ids = self._truncate(ids, index, strict)
-            rows.append(ids)
+            rows.append(self.cut(ids, index, strict=strict))
         return rows
 
     def tokenize(self, texts: Sequence[str]) -> list[Ids]:
@@ -114,6 +118,33 @@ class TextTokenizer:
         vocabulary: dict[str, int] = self._tokenizer.get_vocab()
         return vocabulary
 
+    def token(self, index: int) -> str:
+        """A token's text, without the mark of a word's beginning; its name where it has none."""
+        name = self._tokenizer.id_to_token(index)
+        decoder = self._tokenizer.decoder
+        text = str(decoder.decode([name]) if name and decoder else name).strip()
+        return text if text and "\ufffd" not in text else str(name)
+
+    @cached_property
+    def unknown_id(self) -> int:
+        """The id of what the tokenizer has no token for; -1 where it has tokens for all."""
+        model = self._tokenizer.model
+        name = getattr(model, "unk_token", None)
+        index = self._tokenizer.token_to_id(name or "<unk>")
+        return -1 if index is None else int(index)
+
+    @cached_property
+    def restricted(self) -> TextTokenizer:
+        """The same that makes no token but those the bundle has rows for."""
+        other = copy.copy(self)
+        if self.kept is None:
+            return other
+        with _as_input_error(f"{self.path}: cannot leave tokens out"):
+            other._tokenizer = restricted_tokenizer(self.path, self.kept.mask)
+            other._tokenizer.no_truncation()
+            other._tokenizer.no_padding()
+        return other
+
     def _rows(self, texts: Sequence[str]) -> list[Ids]:
         with self._tokenizing():
             encodings = self._tokenizer.encode_batch_fast(list(texts))  # without offsets
@@ -134,7 +165,10 @@ class TextTokenizer:
             )
         return ids
 
-    def _truncate(self, ids: Ids, index: int, strict: bool) -> Ids:
+    def cut(self, ids: Ids, index: int, *, strict: bool) -> Ids:
+        """At most ``max_tokens`` of text ``index``'s ids; a longer one warns, or raises."""
+        if len(ids) <= self.max_tokens:
+            return ids
         message = f"text {index}: {len(ids)} tokens, the bundle takes {self.max_tokens}"
         if strict:
             raise InputError(f"{message}; split the text, or allow truncation")

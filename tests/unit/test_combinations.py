@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from export.spec import BuildSpec
+from export.spec import BuildSpec, VocabularySpec
 from runtimes.choices import (
     AdapterMode,
     Embeddings,
@@ -21,12 +21,21 @@ from runtimes.choices import (
 from runtimes.combinations import RULES, Combination, refused_by
 from runtimes.errors import InputError
 from runtimes.manifest_rules import broken_rule
-from tests.support import make_manifest
+from tests.support import VOCABULARY, make_manifest
 
 ALL = [
-    Combination(precision=p, target=t, adapter=a, interface=i, head=h, layout=w, embeddings=e)
-    for p, t, a, i, h, w, e in product(
-        Precision, Target, AdapterMode, Interface, HeadName, Layout, Embeddings
+    Combination(
+        precision=p,
+        target=t,
+        adapter=a,
+        interface=i,
+        head=h,
+        layout=w,
+        embeddings=e,
+        pruned=pruned,
+    )
+    for p, t, a, i, h, w, e, pruned in product(
+        Precision, Target, AdapterMode, Interface, HeadName, Layout, Embeddings, (False, True)
     )
 ]
 
@@ -45,6 +54,7 @@ def build_refusal(c: Combination) -> str | None:
             head=c.head,
             layout=c.layout,
             embeddings=c.embeddings,
+            vocabulary=VocabularySpec(source="de") if c.pruned else None,
         )
     except InputError as error:
         return str(error)
@@ -63,6 +73,7 @@ def manifest_refusal(c: Combination) -> str | None:
             head=c.head,
             layout=c.layout,
             embeddings=c.embeddings,
+            vocabulary=VOCABULARY if c.pruned else None,
             tasks=tasks,
             task="all" if len(tasks) > 1 else "a",
             prefixes=dict.fromkeys(with_prefix, ""),

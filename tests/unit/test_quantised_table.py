@@ -24,7 +24,7 @@ from runtimes.executors.ort import OrtRuntime
 from runtimes.executors.torch_reference import TorchModule
 from runtimes.schemes import INT4W, INT8W, SCHEMES, Storage
 from runtimes.tables import TABLES, gate_of
-from tests.support import Array, cosines, op_types, padded
+from tests.support import Array, cosines, op_types, padded, present
 from tests.unit.test_emulation import plan as no_departures
 
 TASK, TOKENS = "separation", 64
@@ -149,8 +149,8 @@ def test_no_graph_holds_the_table_in_another_type(storage: Storage, small: Check
             continue
         model = lower(graph.model(), kind)
         stored = model.graph.initializers[TABLE]
-        assert stored.shape is not None and stored.shape.numpy() == (entries, width)
-        assert str(stored.dtype.numpy()) == storage.dtype if stored.dtype else False
+        assert present(stored.shape).numpy() == (entries, width)
+        assert str(present(stored.dtype).numpy()) == storage.dtype
         readers = {use.node.op_type for use in stored.uses()}
         on_ort = kind in (GraphKind.ONNXRUNTIME, GraphKind.ONNXRUNTIME_CUDA)
         gathers = "GatherBlockQuantized" if storage is INT4 else "Gather"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from runtimes.heads import HEADS
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.serving.requests import Router
 from runtimes.text.batching import GPU, Budget
+from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import Offsets, TextTokenizer
+from runtimes.text.vocabulary import read_kept
 
 
 class ServedTokenizer(TextTokenizer):
@@ -30,9 +33,30 @@ class ServedTokenizer(TextTokenizer):
     Many texts are asked for in groups, so that other requests get their turn in between.
     """
 
-    def __init__(self, manifest: Manifest, max_bytes: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, max_bytes: int) -> None:
+        self._folder, self._manifest = folder, manifest
+        self.kept = read_kept(folder, manifest)
         self.max_tokens, self.pad_id = manifest.max_tokens, manifest.pad_id
         self.max_bytes = max_bytes
+
+    @cached_property
+    def _local(self) -> TextTokenizer:
+        """In this process, for the few texts with tokens that the bundle does not hold."""
+        return load_tokenizer(self._folder, self._manifest, self.max_bytes)
+
+    @cached_property
+    def unknown_id(self) -> int:
+        """The id of what the tokenizer has no token for."""
+        return self._local.unknown_id
+
+    @cached_property
+    def restricted(self) -> TextTokenizer:
+        """The same that makes no token but those the bundle has rows for."""
+        return self._local.restricted
+
+    def token(self, index: int) -> str:
+        """A token's text."""
+        return self._local.token(index)
 
     def _rows(self, texts: Sequence[str]) -> list[Ids]:
         tokens = _tokenize(texts, offsets=False)
@@ -88,4 +112,4 @@ def _embedder(bundle: Path, budget: Budget, max_bytes: int) -> Embedder:
     manifest = read_manifest(bundle)
     encoder = ServedEncoder(bundle.name, manifest, budget)
     runtime = HEADS[manifest.head].apply(encoder)
-    return Embedder(manifest, ServedTokenizer(manifest, max_bytes), runtime)
+    return Embedder(manifest, ServedTokenizer(bundle, manifest, max_bytes), runtime)

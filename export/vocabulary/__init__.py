@@ -1,0 +1,1 @@
+"""Which tokens a bundle keeps, where it does not keep all."""

@@ -100,7 +100,7 @@ def build(checkpoint: Checkpoint, case: Case, folder: Path) -> dict[str, Plan]:
     graph = trace(checkpoint.config, spec.dtype, limits.max_batch, limits.max_tokens, plan.form)
     quantised: Mapping[str, Storage] = {}
     if spec.scheme.storage is not None:
-        precision = _made_up(checkpoint, spec)
+        precision = made_up(checkpoint, spec)
         quantised = precision.storages
         graph, contents = quantise_graph(graph, precision), replace(contents, plan=precision)
     proto = ir.to_proto(lower(graph.model(), GraphKind.TENSORRT))
@@ -116,7 +116,7 @@ def build(checkpoint: Checkpoint, case: Case, folder: Path) -> dict[str, Plan]:
     return plans
 
 
-def _made_up(checkpoint: Checkpoint, spec: BuildSpec) -> PrecisionPlan:
+def made_up(checkpoint: Checkpoint, spec: BuildSpec) -> PrecisionPlan:
     """Every GEMM quantised, with ranges, where it has one, that no text was asked for."""
     seen = GemmRange(amplitude=8.0, channel_max=np.ones(1, np.float32))
     entry = None if spec.scheme.weight_only else seen

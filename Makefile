@@ -23,7 +23,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve api test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-api bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve api test check docs check-newest test-quantised test-interop clients lock figures plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -245,6 +245,10 @@ figures: $(VENV)/.installed-bench ## Write the documents' tables and pictures an
 
 plans: $(VENV)/.installed ## What every precision's engines execute, and predicted times: builds them, without a GPU
 	$(BIN)/python -m tests.bench.plans --out "$(OUT)/plans" $(if $(PLAN_SIZES),--sizes "$(PLAN_SIZES)")
+	$(BIN)/python -m tests.bench.tables
+
+ladder: $(VENV)/.installed ## What each step towards a smaller model saves and costs (about half an hour; no GPU)
+	$(BIN)/python -m tests.bench.ladder --out "$(OUT)/ladder"
 	$(BIN)/python -m tests.bench.tables
 
 bench-gpu: ## Speed on this GPU beside PyTorch FlashAttention-2

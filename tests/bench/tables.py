@@ -15,6 +15,7 @@ from tests.bench import (
     api_table,
     conditions,
     control_table,
+    ladder_table,
     operating,
     outputs,
     plan_tables,
@@ -190,6 +191,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "verdicts": operating.table,
     "gate-controls": control_table.table,
     "recipes": _recipes,
+    "ladder": ladder_table.table,
     "rivals": recipe_rivals.table,
     "api-speeds": api_table.speeds,
     "api-faults": api_table.faults,
@@ -214,6 +216,7 @@ def documents() -> list[Path]:
         outputs.PAGE,
         client_table.PAGE,
         client_table.API_PAGE,
+        ladder_table.PAGE,
     ]
 
 

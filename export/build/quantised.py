@@ -143,6 +143,7 @@ def report_data(
         quantisation=figures,
         refusal=refusal,
         vocabulary=None if inputs.vocabulary is None else inputs.vocabulary.record,
+        table_cost=judged.reference.table_cost,
     )
 
 

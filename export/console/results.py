@@ -27,6 +27,11 @@ def bundle_lines(path: Path, manifest: Manifest, seconds: float) -> str:
             f"  {SCHEMES[quantisation.scheme].label}: {quantisation.share:.1%} of the GEMMs' work, "
             f"{len(quantisation.fallback)} GEMMs fell back"
         )
+    if (cost := manifest.table_cost) is not None:
+        lines.append(
+            f"  embedding table: {manifest.embeddings}, which alone costs a least cosine of "
+            f"{cost.min_cosine:.7f}, mean {cost.mean_cosine:.7f} ({cost.rows} texts)"
+        )
     return "\n".join(lines)
 
 

@@ -99,7 +99,8 @@ def write_parity(
         "graphs": {label: asdict(report) for label, report in verdict.reports.items()},
     }
     if quantisation is None and gate.gates_quality:
-        quantisation = {"losses": verdict.losses, "looks": reference.looks}
+        losses = {label: list(map(asdict, found)) for label, found in verdict.losses.items()}
+        quantisation = {"losses": losses, "looks": reference.looks}
     if quantisation is not None:
         record["quantisation"] = dict(quantisation)
     if emulation:

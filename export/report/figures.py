@@ -9,7 +9,7 @@ from calibration.evidence import Loss
 from calibration.table import Corpus, Setting
 from export.gate.compare import ParityReport
 from runtimes.choices import AdapterMode, Target
-from runtimes.manifest import Quantisation, Vocabulary
+from runtimes.manifest import Quantisation, TableCost, Vocabulary
 from runtimes.schemes import SCHEMES, Scheme
 
 
@@ -98,7 +98,8 @@ class QuantisationFigures:
 class ReportData:
     """A bundle and how its graphs compared, by label, the one that speaks for the target first.
 
-    ``refusal`` is why it was not published; ``vocabulary`` which tokens it holds, None for all.
+    ``refusal`` is why it was not published; ``vocabulary`` which tokens it holds, None for all;
+    ``table_cost`` what its quantised table of embeddings costs alone, None where it has none.
     """
 
     model: str
@@ -109,6 +110,7 @@ class ReportData:
     quantisation: QuantisationFigures
     refusal: str | None = None
     vocabulary: Vocabulary | None = None
+    table_cost: TableCost | None = None
 
     @property
     def main(self) -> ParityReport:

@@ -14,7 +14,7 @@ from export.report.charts import Bar, Span, bar_chart, error_histogram, error_sc
 from export.report.figures import GemmFigures, QuantisationFigures, ReportData
 from export.report.html import Content, Element, document, element, table
 from export.report.verdict import attempts_table, gate, sentence
-from runtimes.manifest import Quantisation, Vocabulary
+from runtimes.manifest import Quantisation, TableCost, Vocabulary
 
 _STYLE = Path(__file__).parent / "report.css"
 _WIDE = 1050
@@ -61,12 +61,17 @@ def _facts(data: ReportData) -> Element:
         "the others": _others(summary),
         **({} if summary.block is None else {"block": str(summary.block)}),
         **({} if scheme.weight_only else {"observer": summary.observer}),
+        **({} if data.table_cost is None else _table(data.table_cost)),
         "minimum cosine": f"{main.min_cosine:.5f}",
         "mean cosine": f"{main.mean_cosine:.5f}",
         "texts": str(main.rows),
     }
     items = (element("div", element("span", name), value) for name, value in facts.items())
     return element("div", *items, class_="facts")
+
+
+def _table(cost: TableCost) -> dict[str, str]:
+    return {"quantised table alone": f"{cost.min_cosine:.5f}, mean {cost.mean_cosine:.5f}"}
 
 
 def _errors(data: ReportData) -> list[Element]:

@@ -24,7 +24,7 @@ from export.report.figures import (
 from export.report.html import Element, document, element, table
 from export.report.page import write_report
 from runtimes.choices import AdapterMode, Precision, Target
-from runtimes.manifest import Quantisation
+from runtimes.manifest import Quantisation, TableCost
 
 NAMES = [f"encoder.layers.{i}.{part}" for i in range(2) for part in ("mixer.Wqkv", "mlp.fc1")]
 
@@ -118,6 +118,15 @@ def data(summary: Quantisation = SUMMARY, **changes: Any) -> ReportData:
         reports={"onnxruntime": report, "onnxruntime, 32 dimensions": report},
         quantisation=replace(figures, **changes),
     )
+
+
+def test_a_quantised_table_is_told_where_there_is_one(tmp_path: Path) -> None:
+    name = "quantised table alone"
+    assert name not in page(tmp_path, data())
+    cost = TableCost(rows=50, min_cosine=0.99997, mean_cosine=0.99999)
+    told = page(tmp_path, replace(data(), table_cost=cost))
+    assert name in told
+    assert "0.99997, mean 0.99999" in told
 
 
 def page(folder: Path, values: ReportData) -> str:

@@ -19,10 +19,10 @@ from export.checkpoint.reader import open_checkpoint
 from export.checkpoint.source import SAMPLE
 from export.gate.texts import texts_sha256
 from export.graph.trace import trace
-from runtimes.choices import Precision
+from runtimes.choices import Embeddings, Precision
 from runtimes.files import sha256
 from runtimes.manifest import read_manifest
-from runtimes.schemes import SCHEMES
+from runtimes.tables import gate_of
 from tests.support import build, cosines, listing, run_cli
 from tests.zoo import write_native
 
@@ -82,7 +82,7 @@ def test_artefacts_have_kind_precision_gpu_and_true_hashes(fp16_bundle: Path) ->
 
 def test_parity_file_lists_every_text_of_every_executed_graph(fp16_bundle: Path) -> None:
     raw = json.loads((fp16_bundle / "parity.json").read_text())
-    assert raw["texts_sha256"] == texts_sha256(SCHEMES[Precision.FP16])
+    assert raw["texts_sha256"] == texts_sha256(gate_of(Precision.FP16, Embeddings.SAME))
     assert {"portable", "onnxruntime"} <= raw["graphs"].keys()
     for graph in raw["graphs"].values():
         assert len(graph["texts"]) == graph["rows"]

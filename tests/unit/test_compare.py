@@ -19,9 +19,10 @@ from export.gate.compare import (
 )
 from export.gate.gate import Verdict
 from export.gate.texts import DOCUMENT_TOKENS, ParityText, parity_texts, texts_sha256, thin
-from runtimes.choices import Precision
+from runtimes.choices import Embeddings, Precision
 from runtimes.errors import GateError
 from runtimes.schemes import SCHEMES
+from runtimes.tables import gate_of
 from runtimes.text.tokens import TextTokenizer
 from tests.support import PAD_ID, Array, CallableRuntime, sample_tokenizer
 
@@ -270,8 +271,8 @@ def test_prefix_stands_before_every_text() -> None:
 def test_texts_are_identified_by_their_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = texts_sha256(SCHEMES[Precision.FP32])
+    before = texts_sha256(gate_of(Precision.FP32, Embeddings.SAME))
     changed = tmp_path / "texts.jsonl"
     changed.write_bytes(export.gate.texts.TEXTS.read_bytes() + b"\n")
     monkeypatch.setattr(export.gate.texts, "TEXTS", changed)
-    assert texts_sha256(SCHEMES[Precision.FP32]) != before
+    assert texts_sha256(gate_of(Precision.FP32, Embeddings.SAME)) != before

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,6 +43,9 @@ from runtimes.text.chunks import (
 )
 from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 

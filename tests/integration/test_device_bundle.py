@@ -7,6 +7,7 @@ import re
 import subprocess
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,7 +49,7 @@ def encode(bundle: Path, *arguments: object, text: str = "") -> subprocess.Compl
     )
 
 
-def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     assert (done.returncode, done.stderr) == (0, "")
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -107,7 +108,7 @@ def test_wrong_use_is_one_line(
 
 
 def test_without_its_packages_it_names_the_file_of_them(bundle: Path) -> None:
-    bare = [PYTHON, "-S", bundle / "encode.py", "a"]  # no site-packages
+    bare = [str(PYTHON), "-S", str(bundle / "encode.py"), "a"]  # no site-packages
     done = subprocess.run(bare, capture_output=True, text=True)
     assert done.returncode == 4
     assert "pip3 install -r" in done.stderr

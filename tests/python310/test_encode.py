@@ -85,7 +85,7 @@ def test_engine_of_another_device_is_refused(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Thor(Driver):
-        cuDeviceGetAttribute = staticmethod(lambda n, device: (0, (11, 0)[n]))  # noqa: N815
+        cuDeviceGetAttribute = staticmethod(lambda number, device: (0, (11, 0)[number]))  # noqa: N815
 
     cuda = FakeCuda()
     monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)

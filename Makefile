@@ -7,8 +7,6 @@ TASK ?= classification
 PRECISION ?= fp16
 TARGET ?= auto
 GPU ?= auto
-MAX_BATCH ?= 32
-MAX_TOKENS ?= 8192
 OUT ?= $(if $(filter triton serve,$(MAKECMDGOALS)),model_repository,build)
 TRITON_VERSION ?= 24.10
 TRITON_VENV := .venv-triton
@@ -55,7 +53,8 @@ help: ## This list
 	@echo "                onnxruntime, openvino, cpu (what suits this CPU), auto [auto]"
 	@echo "  REST          of int8 for openvino: what is not quantised, bf16 or fp32 [bf16]"
 	@echo "  GPU           architectures for tensorrt_rtx [auto: sm86,sm89,sm120; of fp8 sm89,sm120]"
-	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
+	@echo "  DEVICE        a Jetson: orin-nano, orin-nx, agx-orin, thor, or a smaller module of them"
+	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]      with DEVICE the device's"
 	@echo "  PROFILES      short,long: shapes by length, each with its own memory [one for all]"
 	@echo "  ALLOW_PLAN    rules that engines may break, such as launches [none]"
 	@echo "  ATTENTION_ACCUMULATION  of FP16 engines: fp32, fp16 [fp32]"
@@ -100,7 +99,8 @@ help: ## This list
 	@echo "Every target: PYTHON, which makes the environments [python3]; PYTHON310, that of make test-device."
 
 ADAPTRT = $(BIN)/adaptrt $(if $(QUIET),--quiet) $(if $(VERBOSE),--verbose)
-COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
+COMMON = --task "$(TASK)" --out "$(OUT)" \
+  $(if $(MAX_BATCH),--max-batch "$(MAX_BATCH)") $(if $(MAX_TOKENS),--max-tokens "$(MAX_TOKENS)") \
   $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
   $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
   $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
@@ -117,7 +117,7 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	  --gpu "$(GPU)" $(if $(HEAD),--head "$(HEAD)") $(if $(RANK),--rank "$(RANK)") \
 	  $(if $(LAYOUT),--layout "$(LAYOUT)") $(if $(REST),--rest "$(REST)") \
 	  $(if $(BLOCK),--block "$(BLOCK)") \
-	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
+	  $(if $(DEVICE),--device "$(DEVICE)") $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
 	  $(if $(REFITTABLE),--refittable) \
 	  $(if $(ATTENTION_ACCUMULATION),--attention-accumulation "$(ATTENTION_ACCUMULATION)") \
 	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(filter command,$(origin NAME)),--name "$(NAME)") \

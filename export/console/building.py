@@ -7,6 +7,7 @@ from pathlib import Path
 
 from export.console.options import Options, checkpoint, form, one_of, parity, ranges, vectors
 from export.console.values import name, number, path, paths, whole
+from export.devices import DEVICES
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
 from runtimes.choices import PlanRule, Precision
@@ -70,10 +71,16 @@ def engine(command: ArgumentParser) -> None:
         kind=whole,
     )
     add(
+        "--device",
+        "NAME",
+        f"a Jetson: {one_of(DEVICES)}; builds for tensorrt10 within its memory, and refuses what "
+        "will not fit",
+    )
+    add(
         "--profiles",
         "LIST",
-        "short,long: ranges of text lengths, each with its own memory (default: one range for all)",
-        Default.profiles,
+        "short,long: ranges of text lengths, each with its own memory (default: the device's, or "
+        "one range for all)",
     )
     add(
         "--attention-accumulation",
@@ -95,8 +102,8 @@ def engine(command: ArgumentParser) -> None:
     add(
         "--workspace",
         "GIB",
-        "memory TensorRT may use while it builds",
-        Default.workspace,
+        f"memory TensorRT may use while it builds (default: {BuildSpec.workspace_gib:g}; "
+        "of tensorrt10, on the device, 2 or the device's)",
         kind=number,
     )
     parity(command)

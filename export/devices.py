@@ -9,7 +9,6 @@ which is where the shares that are free come from. Nothing of this was measured 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from runtimes.errors import InputError, shown
@@ -28,7 +27,7 @@ class Device:
     name: str
     label: str
     sm: str
-    memory: int
+    memory: float
     free: float
     jetpack: str
     tensorrt: str
@@ -46,7 +45,7 @@ class Device:
 def _orin(
     name: str,
     label: str,
-    memory: int,
+    memory: float,
     free: float,
     limits: tuple[int, int],
     workspace: float,
@@ -89,7 +88,7 @@ _ROWS = (
         workspace=8.0,
     ),
 )
-DEVICES: Mapping[str, Device] = {row.name: row for row in _ROWS}
+DEVICES: dict[str, Device] = {row.name: row for row in _ROWS}
 
 
 def find_device(name: str) -> Device:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+import export.engines.device_memory
 from export.build.resolve import engine_spec
 from export.checkpoint.config import read_config
 from export.checkpoint.encoder_config import EncoderConfig
@@ -20,6 +21,7 @@ from export.spec import Limits
 from runtimes.choices import Target
 from runtimes.errors import InputError
 from runtimes.tensors import ATTENTION_MASK, INPUT_IDS
+from tests.support import run_cli
 
 LARGE_WEIGHTS = 1.14e9  # of the published model in FP16
 
@@ -112,3 +114,21 @@ def test_estimate_is_what_tensorrt_rtx_reports(
     profiles = engine_profiles((), Limits(max_batch=batch, max_tokens=tokens))
     estimate = activation_bytes(large, dtype, profiles, (INPUT_IDS, ATTENTION_MASK))
     assert 0.98 * reported < estimate < 1.1 * reported
+
+
+def test_weights_in_the_files_count(
+    small_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The layers alone fit, and with the table it is too much: nothing is published."""
+    tiny = replace(DEVICES["orin-nano"], memory=0.0034, workspace=1e-6)  # 2.4 MB
+    monkeypatch.setitem(DEVICES, "orin-nano", tiny)
+    monkeypatch.setattr(export.engines.device_memory, "CONTEXT", 0.0)
+    options = ("--model", small_folder, "--device", "orin-nano", "--max-batch", 1)
+    sizes = ("--max-tokens", 64, "--profiles", "", "--parity-tokens", 16)
+    out = tmp_path / "out"
+    assert run_cli("engine", *options, *sizes, "--out", out) == 2
+    assert "to be built: weights twice, 0.00 GB" in capsys.readouterr().err
+    assert [path for path in out.rglob("*") if path.is_file()] == []

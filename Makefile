@@ -24,7 +24,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve api test test-device check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-api bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve api test test-device check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -214,6 +214,9 @@ bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and 
 bench-api: $(VENV)/.installed-dev ## Load on the HTTP server, beside the embedder and Triton, and its faults (about ten minutes)
 	$(BIN)/python -m tests.bench.api --out "$(OUT)/bench-api" $(if $(BUNDLE),--bundle "$(BUNDLE)") \
 	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)")
+
+soak: $(VENV)/.installed-dev ## Resident memory over 5,000 calls of mixed shapes (about two minutes)
+	$(BIN)/python -m tests.bench.soak --out "$(OUT)/soak"
 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"

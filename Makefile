@@ -7,12 +7,13 @@ TASK ?= classification
 PRECISION ?= fp16
 TARGET ?= auto
 GPU ?= auto
-MAX_BATCH ?= 32
-MAX_TOKENS ?= 8192
 OUT ?= $(if $(filter triton serve,$(MAKECMDGOALS)),model_repository,build)
 TRITON_VERSION ?= 24.10
 TRITON_VENV := .venv-triton
 NEWEST_VENV := .venv-newest
+DEVICE_VENV := .venv-3.10
+# As JetPack 6 has it: pyenv's, or the one on the path.
+PYTHON310 ?= $(firstword $(wildcard $(shell pyenv root 2> /dev/null)/versions/3.10*/bin/python3.10) python3.10)
 INTEROP_VENV := .venv-interop
 CLIENTS := .venv-clients
 CLIENT_NAMES := optimum openvino fastembed onnxruntime-1.20 onnxruntime-newest
@@ -23,7 +24,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve api test check docs check-newest test-quantised test-interop clients lock figures plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect triton serve api test test-device check docs check-newest test-quantised test-interop clients lock figures plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -57,7 +58,8 @@ help: ## This list
 	@echo "                calibration's) [all tokens]"
 	@echo "  VOCABULARY_MIN_COUNT  how often they use a token that is kept [1]"
 	@echo "  UNKNOWN       texts with other tokens: error, fallback, replace [error]"
-	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]"
+	@echo "  DEVICE        a Jetson: orin-nano, orin-nx, agx-orin, thor, or a smaller module of them"
+	@echo "  MAX_BATCH     [32]      MAX_TOKENS     [8192]      with DEVICE the device's"
 	@echo "  PROFILES      short,long: shapes by length, each with its own memory [one for all]"
 	@echo "  ALLOW_PLAN    rules that engines may break, such as launches [none]"
 	@echo "  ATTENTION_ACCUMULATION  of FP16 engines: fp32, fp16 [fp32]"
@@ -99,10 +101,11 @@ help: ## This list
 	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
 	@echo "Every adaptrt command: QUIET=1, nothing but warnings and errors on standard error;"
 	@echo "  VERBOSE=1, short stages too, and how things are run; ADAPTRT_DEBUG=1: tracebacks."
-	@echo "Every target: PYTHON, which makes the environments [python3]."
+	@echo "Every target: PYTHON, which makes the environments [python3]; PYTHON310, that of make test-device."
 
 ADAPTRT = $(BIN)/adaptrt $(if $(QUIET),--quiet) $(if $(VERBOSE),--verbose)
-COMMON = --task "$(TASK)" --max-batch "$(MAX_BATCH)" --max-tokens "$(MAX_TOKENS)" --out "$(OUT)" \
+COMMON = --task "$(TASK)" --out "$(OUT)" \
+  $(if $(MAX_BATCH),--max-batch "$(MAX_BATCH)") $(if $(MAX_TOKENS),--max-tokens "$(MAX_TOKENS)") \
   $(if $(MODEL),--model "$(MODEL)") $(if $(REVISION),--revision "$(REVISION)") \
   $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
   $(if $(ADAPTER),--adapter "$(ADAPTER)") $(if $(INTERFACE),--interface "$(INTERFACE)") \
@@ -121,7 +124,7 @@ engine: $(VENV)/.installed ## Build a verified engine bundle
 	  $(if $(BLOCK),--block "$(BLOCK)") $(if $(EMBEDDINGS),--embeddings "$(EMBEDDINGS)") \
   $(if $(VOCABULARY),--vocabulary "$(VOCABULARY)") $(if $(UNKNOWN),--unknown "$(UNKNOWN)") \
   $(if $(VOCABULARY_MIN_COUNT),--vocabulary-min-count "$(VOCABULARY_MIN_COUNT)") \
-	  $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
+	  $(if $(DEVICE),--device "$(DEVICE)") $(if $(PROFILES),--profiles "$(PROFILES)") $(if $(ALLOW_PLAN),--allow-plan "$(ALLOW_PLAN)") \
 	  $(if $(REFITTABLE),--refittable) \
 	  $(if $(ATTENTION_ACCUMULATION),--attention-accumulation "$(ATTENTION_ACCUMULATION)") \
 	  $(if $(WORKSPACE),--workspace "$(WORKSPACE)") $(if $(filter command,$(origin NAME)),--name "$(NAME)") \
@@ -185,10 +188,13 @@ api: $(VENV)/.installed-api $(if $(BUNDLE),,$(addsuffix /manifest.json,$(SERVED)
 	  $(if $(DEFAULT_TASK),--default-task "$(DEFAULT_TASK)") $(if $(API_KEYS),--api-key-file "$(API_KEYS)") \
 	  $(if $(WORKERS),--workers "$(WORKERS)") $(if $(TRITON),--triton "$(TRITON)")
 
-test: $(VENV)/.installed-dev ## Run the tests (about fifteen minutes on two cores)
+test: $(VENV)/.installed-dev test-device ## Run the tests (about fifteen minutes on two cores)
 	@$(MAKE) --no-print-directory $(TRITON_VENV)/.installed || \
 	  echo "The Triton server could not be installed; its tests are skipped."
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-device: $(DEVICE_VENV)/.installed ## What runs on a Jetson, on Python 3.10 and against TensorRT 10.3's names (half a minute)
+	$(DEVICE_VENV)/bin/python -m tests.python310
 
 test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoints, judged as users' builds are (about five minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/quantised
@@ -197,6 +203,7 @@ check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentat
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 --package runtimes
 	$(BIN)/yamllint --strict --config-file deploy/.yamllint.yaml deploy
 	$(BIN)/hadolint deploy/Dockerfile
 
@@ -214,6 +221,9 @@ bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and 
 bench-api: $(VENV)/.installed-dev ## Load on the HTTP server, beside the embedder and Triton, and its faults (about ten minutes)
 	$(BIN)/python -m tests.bench.api --out "$(OUT)/bench-api" $(if $(BUNDLE),--bundle "$(BUNDLE)") \
 	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)")
+
+soak: $(VENV)/.installed-dev ## Resident memory over 5,000 calls of mixed shapes (about two minutes)
+	$(BIN)/python -m tests.bench.soak --out "$(OUT)/soak"
 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
@@ -286,6 +296,15 @@ $(TRITON_VENV)/.installed: locks/triton.txt
 	rm -rf $(TRITON_VENV)/backends
 	@touch $@
 
+# What a Jetson has: the light runtime's packages on Python 3.10, and the tests' own.
+$(DEVICE_VENV)/.installed: locks/python310.txt
+	@"$(PYTHON310)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 10))' || \
+	  { echo "Python 3.10 is needed, which JetPack 6 has; name one with PYTHON310=python3.10"; exit 4; }
+	rm -rf $(DEVICE_VENV)
+	"$(PYTHON310)" -m venv $(DEVICE_VENV)
+	$(DEVICE_VENV)/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
 # Other people's programs; some of them want other versions than ours.
 $(INTEROP_VENV)/.installed: locks/interop.txt pyproject.toml
 	$(PYTHON) -m venv $(INTEROP_VENV)
@@ -320,6 +339,10 @@ $(CLIENTS)/transformers.js/.installed: locks/clients/transformers.js/package-loc
 COMPILE = $(BIN)/uv pip compile --universal --python-version 3.11 --quiet --no-annotate \
   --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
+# Of what runs on a Jetson. The first is a part of the bundle.
+COMPILE_DEVICE = $(subst --python-version 3.11,--python-version 3.10,$(COMPILE))
+DEVICE_LOCK := export/engines/device/requirements.txt
+
 lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (UPGRADE=1: newest versions)
 	$(COMPILE) pyproject.toml --group build --extra dev -o locks/dev.txt
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
@@ -329,6 +352,8 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	  --extra openvino --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt
+	$(COMPILE_DEVICE) locks/device.in -o $(DEVICE_LOCK)
+	$(COMPILE_DEVICE) locks/python310.in -c $(DEVICE_LOCK) -o locks/python310.txt
 	for name in $(CLIENT_NAMES); do $(COMPILE) --no-emit-package torchvision \
 	  locks/clients/$$name.in -o locks/clients/$$name.txt || exit; done
 	for name in $(RIVAL_NAMES); do $(COMPILE) \

@@ -56,13 +56,14 @@ def build(
     adapter_path: str | Path | None = None,
     rank: int = 16,
     gpu: str | Iterable[str] = "auto",
-    max_batch: int = 32,
-    max_tokens: int = 8192,
-    profiles: str | Iterable[str] = "",
+    device: str | None = None,
+    max_batch: int | None = None,
+    max_tokens: int | None = None,
+    profiles: str | Iterable[str] | None = None,
     allow_plan: str | Iterable[PlanRule | str] = "",
     attention_accumulation: Accumulation | str = "fp32",
     refittable: bool = False,
-    workspace: float = 8.0,
+    workspace: float | None = None,
     parity_tokens: int = 2048,
     calibration_data: str | Path | None = None,
     calibration_column: str = "text",
@@ -110,8 +111,11 @@ def build(
         rank: of ``adapter="slot"``: the widest adapter it takes, 1 to 1024.
         gpu: architectures that ``tensorrt_rtx`` builds engines for; ``auto`` is sm86, sm89 and
             sm120, or of these what multiplies the precision.
-        max_batch: the most texts in one call.
-        max_tokens: the longest text in tokens, 16 to what the model takes.
+        device: a Jetson (``orin-nano``, ``orin-nx``, ``agx-orin``, ``thor`` and smaller modules):
+            builds for ``tensorrt10`` within its memory; its row fills in ``max_batch``,
+            ``max_tokens``, ``profiles`` and ``workspace`` where they are None.
+        max_batch: the most texts in one call; None is 32.
+        max_tokens: the longest text in tokens, 16 to what the model takes; None is 8192.
         profiles: ``short``, ``long``: ranges of text lengths with memory of their own; none is one
             range for all.
         allow_plan: rules that the engines' compiled plans may break, such as ``launches``; the
@@ -119,7 +123,7 @@ def build(
         attention_accumulation: the type in which the fused attention of FP16 engines adds up:
             ``fp32``, or ``fp16``, which loses digits with length.
         refittable: leave the weights out of the engines, for ``adaptrt refit``; needs a GPU.
-        workspace: memory TensorRT may use while it builds, GiB.
+        workspace: memory TensorRT may use while it builds, GiB; None is 8, of ``tensorrt10`` 2.
         parity_tokens: the longest text of the comparison with PyTorch, tokens.
         calibration_data: texts for the ranges of INT8 and FP8, ``.txt``, ``.jsonl``, ``.parquet``
             or ``.arrow``, or a folder of a dataset on disk; None is the project's own.
@@ -169,9 +173,10 @@ def build(
         adapter_path=_path("ADAPTER_PATH", adapter_path),
         rank=rank,
         gpu=_commas("GPU", gpu),
+        device=device,
         max_batch=max_batch,
         max_tokens=max_tokens,
-        profiles=_commas("PROFILES", profiles),
+        profiles=None if profiles is None else _commas("PROFILES", profiles),
         allow_plan=_commas("ALLOW_PLAN", allow_plan),
         attention_accumulation=attention_accumulation,
         refittable=refittable,

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.spec import BuildSpec, CalibrationSpec, Limits
+from export.spec import BuildSpec, CalibrationSpec
 from runtimes.arguments import check_flag, check_whole, expected_name
 from runtimes.choices import ALL_TASKS, Precision
 from runtimes.errors import InputError, shown
 
 AUTO = "auto"
 CPU = "cpu"  # of TARGET: what this CPU is recommended
-_NAMES = ("model", "revision", "calibration_column", "name", "vocabulary")
+_NAMES = ("model", "revision", "calibration_column", "name", "vocabulary", "device")
 _CHOICES = (
     "task",
     "precision",
@@ -25,13 +25,14 @@ _CHOICES = (
     "layout",
     "rest",
     "embeddings",
-    "profiles",
     "allow_plan",
     "attention_accumulation",
 )
 _PATHS = ("adapter_path", "out", "calibration_data", "calibration")
-_WHOLE = ("rank", "max_batch", "max_tokens", "parity_tokens", "calibration_texts")
-_NUMBERS = ("workspace", "int8_fallback_max")
+_WHOLE = ("rank", "parity_tokens", "calibration_texts")
+_NUMBERS = ("int8_fallback_max",)
+# None: not given, then the device's, or what is usual.
+_WHOLE_OR_NONE = ("block", "max_batch", "max_tokens", "vocabulary_min_count")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +59,14 @@ class BuildRequest:
     block: int | None = None  # None: the precision's own
     embeddings: str = BuildSpec.embeddings
     rank: int = BuildSpec.rank
-    max_batch: int = Limits.max_batch
-    max_tokens: int = Limits.max_tokens
-    profiles: str = ",".join(BuildSpec.profiles)
+    device: str | None = None  # a Jetson, whose row fills in what is None below
+    max_batch: int | None = None
+    max_tokens: int | None = None
+    profiles: str | None = None
     allow_plan: str = ",".join(BuildSpec.allow_plan)
     attention_accumulation: str = BuildSpec.attention_accumulation
     refittable: bool = BuildSpec.refittable
-    workspace: float = BuildSpec.workspace_gib  # GiB
+    workspace: float | None = None  # GiB
     parity_tokens: int = BuildSpec.parity_tokens
     name: str | None = None
     out: Path = Path("build")
@@ -88,13 +90,15 @@ class BuildRequest:
                 raise InputError(f"{field.upper()}: got {shown(value)}, expected text")
         for field in _WHOLE:
             check_whole(field.upper(), getattr(self, field))
-        for field in ("block", "vocabulary_min_count"):
+        for field in _WHOLE_OR_NONE:
             if (value := getattr(self, field)) is not None:
                 check_whole(field.upper(), value)
         if not isinstance(self.unknown, str | None):
             raise InputError(f"UNKNOWN: got {shown(self.unknown)}, expected text")
-        for field in _NUMBERS:
+        for field in (*_NUMBERS, *(() if self.workspace is None else ("workspace",))):
             _check_number(field, getattr(self, field))
+        if self.profiles is not None and not isinstance(self.profiles, str):
+            raise InputError(f"PROFILES: got {shown(self.profiles)}, expected text")
         check_flag("REFITTABLE", self.refittable)
         if self.task == ALL_TASKS and self.adapter_path:
             raise InputError("TASK=all with ADAPTER_PATH: name your adapter's task instead")

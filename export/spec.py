@@ -149,6 +149,7 @@ class BuildSpec:
     layout: Layout = Layout.FLAT
     rank: int = 16  # of a slot
     workspace_gib: float = 8.0
+    device: str | None = None  # the Jetson that it has to fit on
     parity_tokens: int = 2048  # the longest text of the gate
     profiles: tuple[str, ...] = ()  # of the engines; none: one that spans the limits
     allow_plan: tuple[PlanRule, ...] = ()  # rules that the engines' plans may break

@@ -68,7 +68,8 @@ PARITY_FILE = "parity.json"
 VOCABULARY_FILE = "vocabulary.npy"  # a bit for each token id: whether it has a row
 PLAN_FILE = "plan.json"  # what the engines execute
 CALIBRATION_FILE, REPORT_FILE = "calibration.json", "report.html"
-DEVICE_FILES = ("build_engine.py", "README.md")
+DEVICE_FILES = ("build_engine.py", "encode.py", "requirements.txt", "README.md")
+DEVICE_WHEEL = "adaptrt_runtime-*.whl"  # the light runtime beside them, with its version
 CALIBRATION_FOLDER = "calibration"  # beside the bundles of a model
 REFUSAL_SUFFIX = "-refused.html"  # there, after the name of a bundle that was not published
 

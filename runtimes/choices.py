@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
-from enum import StrEnum
-from typing import Self
+from enum import Enum
+from typing import TYPE_CHECKING
 
 from runtimes.errors import InputError, shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BASE_TASK = "base"  # the model without an adapter
 ALL_TASKS = "all"  # every adapter the checkpoint has
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # names become folders
 
 
-class Choice(StrEnum):
+class Choice(str, Enum):
     """A closed choice that knows how to refuse anything else.
 
-    Its ``repr`` is the plain string's, as messages quote it.
+    Its ``repr`` is the plain string's, as messages quote it. Python 3.10, which JetPack 6 brings,
+    has no StrEnum.
     """
+
+    __str__ = str.__str__
+    __format__ = str.__format__  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return repr(self.value)

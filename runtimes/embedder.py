@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,6 +44,9 @@ from runtimes.text.held import held_document, held_rows, require_whole
 from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
 from runtimes.text.vocabulary import refusal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import numpy as np
 import onnx
 import onnx.parser
@@ -24,46 +22,28 @@ import export.gate.texts
 from calibration.corpus import held_back
 from export.checkpoint.lora import Adapter
 from export.checkpoint.reader import Checkpoint
-from export.checkpoint.source import SAMPLE
 from export.cli import main
 from export.graph.trace import trace
 from export.graph.weights import CastReport, Contents, Slot, tensor_blocks, write_weights
 from export.lowering.pipelines import lower
 from runtimes.bundle_files import GRAPH_FILES
-from runtimes.choices import AdapterMode, GraphKind, HeadName, Interface, Precision, Target
-from runtimes.executors.base import RuntimeBase
+from runtimes.choices import GraphKind
 from runtimes.files import sha256
 from runtimes.heads import LAST_HIDDEN_STATE
-from runtimes.manifest import (
-    SCHEMA,
-    SCHEMA_MINOR,
-    Architecture,
-    BuiltFor,
-    Manifest,
-    Model,
-    Parity,
-    Quantisation,
-    Vocabulary,
-)
-from runtimes.text.tokens import TextTokenizer
+from tests.runtime_support import ARCHITECTURE as ARCHITECTURE
+from tests.runtime_support import PAD_ID as PAD_ID
+from tests.runtime_support import PREFIX as PREFIX
+from tests.runtime_support import VOCABULARY as VOCABULARY
+from tests.runtime_support import Array as Array
+from tests.runtime_support import CallableRuntime as CallableRuntime
+from tests.runtime_support import changed as changed
+from tests.runtime_support import cosines as cosines
+from tests.runtime_support import make_manifest as make_manifest
+from tests.runtime_support import padded as padded
+from tests.runtime_support import sample_tokenizer as sample_tokenizer
 
 SAMPLE_HF = Path(__file__).parent / "data" / "sample-hf"
 DEEP = Path(__file__).parent / "data" / "deep"  # see docs/benchmarks/recipes.md
-PAD_ID = 1
-PREFIX = "query: "
-ARCHITECTURE: dict[str, Any] = {
-    "hidden": 8,
-    "layers": 1,
-    "heads": 2,
-    "intermediate": 16,
-    "vocab": 16000,
-    "token_types": 1,
-    "max_positions": 8194,
-    "layer_norm_eps": 1e-5,
-    "rope_theta": 20000.0,
-    "pad_id": PAD_ID,
-}
-Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 
 
@@ -107,18 +87,6 @@ def edit_json(path: Path, drop: tuple[str, ...] = (), **changes: Any) -> None:
     """Change or drop keys of a JSON object on disk."""
     value = {k: v for k, v in json.loads(path.read_text()).items() if k not in drop}
     path.write_text(json.dumps(value | changes))
-
-
-def changed(tree: Any, at: tuple[Any, ...], value: Any) -> Any:
-    """A copy of nested JSON with one entry changed; ``...`` removes it."""
-    inner = tree = copy.deepcopy(tree)
-    for key in at[:-1]:
-        inner = inner[key]
-    if value is ...:
-        del inner[at[-1]]
-    else:
-        inner[at[-1]] = value
-    return tree
 
 
 def edit_tensors(path: Path, edit: Callable[[dict[str, Array]], None]) -> None:
@@ -222,119 +190,3 @@ def rehash(bundle: Path) -> None:
 def graph_path(folder: Path, kind: GraphKind) -> Path:
     """Where :func:`write_graphs` put a graph."""
     return folder / GRAPH_FILES[kind]
-
-
-def padded(lengths: list[int], *, vocab: int = 16000, seed: int = 0) -> dict[str, Array]:
-    """A right-padded batch of random ids."""
-    rng = np.random.default_rng(seed)
-    ids = np.full((len(lengths), max(lengths)), PAD_ID, np.int64)
-    mask = np.zeros_like(ids)
-    for row, length in enumerate(lengths):
-        ids[row, :length] = rng.integers(5, vocab, length)
-        mask[row, :length] = 1
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def cosines(a: Array, b: Array) -> Array:
-    """Row by row in FP64; written apart from the product's own."""
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    found: Array = (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    return found
-
-
-class CallableRuntime(RuntimeBase):
-    """The fake behind the runtime seam: a function from ids and mask to vectors."""
-
-    name = "fake"
-
-    def __init__(self, function: Callable[[Array, Array], Array]) -> None:
-        self.function = function
-        self.calls: list[tuple[int, ...]] = []
-        self.closed = False
-
-    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        ids, mask = inputs["input_ids"], inputs["attention_mask"]
-        self.calls.append(ids.shape)
-        return {"sentence_embedding": self.function(ids, mask)}
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def sample_tokenizer(max_tokens: int = 8192) -> TextTokenizer:
-    return TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=max_tokens, pad_id=PAD_ID)
-
-
-VOCABULARY = {
-    "rows": 9,
-    "of": 16000,
-    "source": "languages de",
-    "min_count": 1,
-    "unknown": "error",
-    "texts": 3,
-    "coverage": {"de": {"texts": 3, "covered": 2}},
-    "gate": {"texts": 48, "covered": 7},
-    "corpus_sha256": "0" * 64,
-    "tokenizer_sha256": "0" * 64,
-}
-PARITY = {
-    "reference": "torch-sdpa-flash-cpu-float32",
-    "executed": "onnxruntime-cpu",
-    "rows": 1,
-    "min_cosine": 1.0,
-    "mean_cosine": 1.0,
-    "max_abs": 0.0,
-    "threshold": 0.99,
-    "passed": True,
-}
-
-
-def make_manifest(**changes: Any) -> Manifest:
-    """A merged bundle's manifest with no artefacts; records may be given as in its JSON.
-
-    Nothing is checked but the choices' names; an architecture needs only what differs.
-    """
-    entries: dict[str, Any] = {
-        "schema": SCHEMA,
-        "schema_minor": SCHEMA_MINOR,
-        "model": {"name": "fake", "sha256": "0" * 64},
-        "architecture": ARCHITECTURE,
-        "task": "retrieval.query",
-        "tasks": ("retrieval.query",),
-        "adapter": "merged",
-        "slot_rank": None,
-        "interface": "sentence",
-        "precision": "fp32",
-        "target": {"name": "onnxruntime"},
-        "max_batch": 4,
-        "max_tokens": 64,
-        "dimensions": (2, 4, 8),
-        "prefix": PREFIX,
-        "prefixes": {"retrieval.query": PREFIX},
-        "pad_id": PAD_ID,
-        "artifacts": (),
-        "parity": PARITY,
-        "versions": {"adaptrt": "0"},
-    }
-    entries |= changes
-    return Manifest(**{key: _RECORDS.get(key, _as_it_is)(entries[key]) for key in entries})
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
-
-
-_RECORDS: dict[str, Callable[[Any], Any]] = {
-    "model": lambda raw: Model(**raw),
-    "architecture": lambda raw: Architecture(**ARCHITECTURE | raw),
-    "target": lambda raw: BuiltFor(**raw | {"name": Target(raw["name"])}),
-    "parity": lambda raw: Parity(**raw),
-    "quantisation": lambda raw: Quantisation(
-        **raw | {"scheme": Precision(raw["scheme"]), "quantised": tuple(raw["quantised"])}
-    ),
-    "vocabulary": lambda raw: None if raw is None else msgspec.convert(raw, Vocabulary),
-    "adapter": AdapterMode,
-    "interface": Interface,
-    "head": HeadName,
-    "precision": Precision,
-}

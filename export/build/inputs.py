@@ -11,6 +11,7 @@ from export.checkpoint.reader import Checkpoint, open_checkpoint
 from export.checkpoint.source import Source, resolve
 from export.console.progress import stage
 from export.engines.builder import check_gpus
+from export.engines.device_memory import layer_bytes, require_fits
 from export.engines.profiles import engine_profiles
 from export.engines.reuse import EngineSource
 from export.gate.texts import parity_lines
@@ -118,6 +119,7 @@ def _open(spec: BuildSpec, engines: EngineSource | None) -> BuildInputs:
     )
     chosen = _vocabulary(spec, checkpoint, tokenizer)
     engine_profiles(spec.profiles, spec.limits)
+    require_fits(spec, checkpoint.config, layer_bytes(spec, checkpoint.config), least=True)
     trt = None
     if spec.target.builds_here and engines is None:
         trt = load_tensorrt(spec.target)

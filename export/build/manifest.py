@@ -19,6 +19,7 @@ from runtimes.bundle_files import (
     CHUNKS_FILE,
     CLIENT_FILES,
     DEVICE_FILES,
+    DEVICE_WHEEL,
     OPENVINO_WEIGHTS,
     PARITY_FILE,
     PLACES,
@@ -153,7 +154,7 @@ def _artifacts(
             folder, name, spec.target, precision=spec.precision, gpu=gpu or spec.gpus[0]
         )
         yield replace(engine, stripped=spec.refittable, memory=engines[name].memory)
-    for name in DEVICE_FILES:
+    for name in (*DEVICE_FILES, *(wheel.name for wheel in folder.glob(DEVICE_WHEEL))):
         if (folder / name).is_file():
             yield make_artifact(folder, name, FileKind.DEVICE)
     for name in _weight_files(folder):

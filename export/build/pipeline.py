@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from calibration.table import Calibration
@@ -33,6 +34,7 @@ from export.bundle.replacing import require_replaceable
 from export.bundle.staging import staging, write_json
 from export.console.progress import log, stage
 from export.engines.device_files import write_device_files
+from export.engines.device_memory import require_fits
 from export.engines.reuse import EngineSource
 from export.gate.emulated import emulated_labels
 from export.gate.gate import Reference, Verdict
@@ -102,7 +104,7 @@ def _build_bundle(
     calibration = _calibration(inputs, plan) if spec.scheme.needs_calibration else None
     with staging(final, lambda place: require_replaceable(place, spec, plan)) as folder:
         if spec.target is Target.TENSORRT10:
-            write_device_files(folder)
+            write_device_files(folder, spec.workspace_gib)
         with stage("trace"):
             graph = _trace(inputs, plan, table)
         files = graph_files(plan, spec)
@@ -117,6 +119,7 @@ def _build_bundle(
             max_tokens=spec.limits.max_tokens,
             shared=shared,
             draft=draft,
+            check_weights=partial(require_fits, spec, inputs.checkpoint.config, least=False),
         )
         if calibration is None:
             passed = _build_unquantised(inputs, staged, graph, position)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
+from typing import TypeVar
 
 from export.checkpoint.source import SAMPLE
 from export.console.progress import log
+from export.devices import find_device
 from export.request import AUTO, CPU, BuildRequest
 from export.spec import BuildSpec, CalibrationSpec, Limits, VocabularySpec
 from runtimes.choices import (
@@ -27,6 +30,8 @@ from runtimes.errors import InputError, MissingError, shown
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.schemes import CALIBRATED, RESTS, SCHEMES, Scheme
 
+T = TypeVar("T")
+
 
 def engine_spec(request: BuildRequest) -> BuildSpec:
     """What ``adaptrt engine`` builds. Raises :class:`InputError` for a choice there is not.
@@ -34,6 +39,7 @@ def engine_spec(request: BuildRequest) -> BuildSpec:
     Raises :class:`MissingError` where the target needs a GPU that is not there.
     """
     _announce_sample(request)
+    request = fill_in_device(request)
     name, precision = resolve_on_cpu(request.target, request.precision)
     target, gpus = resolve_target(name, resolve_gpus(request.gpu, SCHEMES[precision]))
     spec = _spec(request, precision, target, gpus)
@@ -68,7 +74,11 @@ def _spec(
         requested_target=request.target,
         gpus=gpus,
         adapter_path=request.adapter_path,
-        limits=Limits(max_batch=request.max_batch, max_tokens=request.max_tokens),
+        limits=Limits(
+            max_batch=_given(request.max_batch, Limits.max_batch),
+            max_tokens=_given(request.max_tokens, Limits.max_tokens),
+        ),
+        device=request.device,
         adapter=adapter,
         interface=Interface.parse("INTERFACE", request.interface),
         head=head,
@@ -77,9 +87,9 @@ def _spec(
         block=resolve_block(request.block, precision),
         embeddings=Embeddings.parse("EMBEDDINGS", request.embeddings),
         rank=request.rank,
-        workspace_gib=request.workspace,
+        workspace_gib=_given(request.workspace, _workspace(target)),
         parity_tokens=request.parity_tokens,
-        profiles=_listed(request.profiles),
+        profiles=_listed(_given(request.profiles, "")),
         allow_plan=tuple(PlanRule.parse("ALLOW_PLAN", n) for n in _listed(request.allow_plan)),
         attention_accumulation=Accumulation.parse(
             "ATTENTION_ACCUMULATION", request.attention_accumulation
@@ -112,6 +122,46 @@ def resolve_vocabulary(request: BuildRequest) -> VocabularySpec | None:
         min_count=VocabularySpec.min_count if count is None else count,
         unknown=VocabularySpec.unknown if unknown is None else Unknown.parse("UNKNOWN", unknown),
     )
+
+
+def fill_in_device(request: BuildRequest) -> BuildRequest:
+    """The request with what its device's row says of whatever was not given.
+
+    Raises :class:`InputError` for an unknown device, and for a target or precision that is not for
+    one.
+    """
+    if request.device is None:
+        return request
+    device = find_device(request.device)
+    if request.target not in (AUTO, Target.TENSORRT10):
+        raise InputError(
+            f"DEVICE={device.name}: is for TARGET={Target.TENSORRT10}, got TARGET="
+            f"{request.target}; leave one of them out"
+        )
+    precision = Precision.parse("PRECISION", request.precision)
+    if not SCHEMES[precision].fits(device.sm):
+        raise InputError(
+            f"DEVICE={device.name}: {device.sm} multiplies no {SCHEMES[precision].label}; use "
+            "PRECISION=fp16 or int8"
+        )
+    filled = {
+        field: getattr(device, field)
+        for field in ("max_batch", "max_tokens", "profiles", "workspace")
+        if getattr(request, field) is None
+    }
+    if "profiles" in filled and filled.get("max_tokens") != device.max_tokens:
+        filled["profiles"] = ""  # of other limits; named profiles may not take all of them
+    log.info("%s: %s", device.label, ", ".join(f"{k.upper()}={v}" for k, v in filled.items()))
+    return replace(request, target=Target.TENSORRT10, **filled)
+
+
+def _given(value: T | None, usual: T) -> T:
+    return usual if value is None else value
+
+
+def _workspace(target: Target) -> float:
+    """GiB that the builder may use; a device's has less."""
+    return 2.0 if target is Target.TENSORRT10 else BuildSpec.workspace_gib
 
 
 def resolve_on_cpu(target: str, precision: str) -> tuple[str, Precision]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -53,6 +53,7 @@ class StagedBundle:
     max_tokens: int
     shared: Path | None
     draft: Manifest
+    check_weights: Callable[[int], None] = lambda size: None  # bytes of the weights in files
 
     @property
     def graph_folder(self) -> Path:
@@ -110,6 +111,8 @@ def write_model(
         )
         if GraphKind.OPENVINO in staged.files:
             _write_openvino(staged, graph)
+        weights = staged.graph_folder.glob(f"{WEIGHT_FILE}*")
+        staged.check_weights(sum(file.stat().st_size for file in weights))
         return cast
 
 

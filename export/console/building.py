@@ -16,6 +16,7 @@ from export.console.options import (
     vectors,
 )
 from export.console.values import name, number, path, paths, whole
+from export.devices import DEVICES
 from export.request import BuildRequest as Default
 from export.spec import BuildSpec
 from runtimes.choices import Embeddings, PlanRule, Precision
@@ -85,10 +86,16 @@ def engine(command: ArgumentParser) -> None:
         Default.embeddings,
     )
     add(
+        "--device",
+        "NAME",
+        f"a Jetson: {one_of(DEVICES)}; builds for tensorrt10 within its memory, and refuses what "
+        "will not fit",
+    )
+    add(
         "--profiles",
         "LIST",
-        "short,long: ranges of text lengths, each with its own memory (default: one range for all)",
-        Default.profiles,
+        "short,long: ranges of text lengths, each with its own memory (default: the device's, or "
+        "one range for all)",
     )
     add(
         "--attention-accumulation",
@@ -110,8 +117,8 @@ def engine(command: ArgumentParser) -> None:
     add(
         "--workspace",
         "GIB",
-        "memory TensorRT may use while it builds",
-        Default.workspace,
+        f"memory TensorRT may use while it builds (default: {BuildSpec.workspace_gib:g}; "
+        "of tensorrt10, on the device, 2 or the device's)",
         kind=number,
     )
     kept_tokens(command)

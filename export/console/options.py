@@ -11,6 +11,7 @@ from typing import Any
 
 from export.console.values import name, number, path, whole
 from export.request import BuildRequest as Default
+from export.spec import Limits
 from runtimes.choices import OutputType, Unknown
 
 
@@ -128,12 +129,16 @@ def form(command: ArgumentParser) -> None:
         Default.interface,
     )
     add("--head", "NAME", "sentence (a vector per text) or chunks (late chunking)", Default.head)
-    add("--max-batch", "N", "most texts in one call", Default.max_batch, kind=whole)
+    add(
+        "--max-batch",
+        "N",
+        f"most texts in one call (default: {Limits.max_batch}, or the device's)",
+        kind=whole,
+    )
     add(
         "--max-tokens",
         "N",
-        "longest text in tokens, at most 8192",
-        Default.max_tokens,
+        f"longest text in tokens, at most 8192 (default: {Limits.max_tokens}, or the device's)",
         kind=whole,
     )
     add("--out", "FOLDER", "bundles go into FOLDER/<model>/", Default.out, kind=path)

@@ -15,6 +15,7 @@ from calibration.table import Calibration, read_calibration
 from export.checkpoint.source import SAMPLE, resolve
 from export.console.progress import log
 from export.request import BuildRequest
+from export.spec import Limits
 from runtimes.bundle_files import CALIBRATION_FILE, TOKENIZER_FILE
 from runtimes.errors import InputError
 from runtimes.manifest import read_manifest
@@ -119,7 +120,8 @@ def _tokenizer(named: Named, request: BuildRequest) -> TextTokenizer:
     if named.bundle is not None:
         return load_tokenizer(named.bundle, read_manifest(named.bundle))
     source = resolve(request.model or str(SAMPLE), request.revision)
-    return TextTokenizer(source.folder / TOKENIZER_FILE, max_tokens=request.max_tokens, pad_id=0)
+    most = Limits.max_tokens if request.max_tokens is None else request.max_tokens
+    return TextTokenizer(source.folder / TOKENIZER_FILE, max_tokens=most, pad_id=0)
 
 
 def text_lines(comparison: Comparison) -> list[str]:

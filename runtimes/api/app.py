@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TypeVar
 
+import anyio
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -162,7 +163,7 @@ class Api:
             raise _size_error(most)
         body = bytearray()
         try:
-            async with asyncio.timeout(seconds):
+            with anyio.fail_after(seconds):
                 async for piece in request.stream():
                     body += piece
                     if len(body) > most:

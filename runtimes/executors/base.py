@@ -7,11 +7,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from runtimes.arrays import Arrays
 from runtimes.errors import AdaptrtError
 from runtimes.text.batching import Budget
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Owner = TypeVar("Owner", bound="RuntimeBase")
 Given = ParamSpec("Given")

@@ -14,7 +14,9 @@ from runtimes.executors.base import RuntimeBase, while_open
 from runtimes.executors.placement import RECORDED, require_placed
 from runtimes.executors.vnni import has_vnni
 from runtimes.tasks import check_task_ids
+from runtimes.tensors import INPUT_IDS
 from runtimes.text.batching import GPU, Budget
+from runtimes.text.memory import trim
 
 try:
     import onnxruntime as ort
@@ -60,7 +62,8 @@ class OrtRuntime(RuntimeBase):
         ``device`` is ``cuda`` and its provider does not load or leaves heavy nodes to the CPU.
         """
         self.name = f"onnxruntime-{device}"
-        self.budget = Budget() if device is Device.CPU else GPU
+        self._on_cpu = device is Device.CPU
+        self.budget = Budget() if self._on_cpu else GPU
         if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = _session_options(threads, spinning=spinning, integer_products=integer_products)
@@ -99,6 +102,8 @@ class OrtRuntime(RuntimeBase):
         except _ORT_ERRORS as error:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
+        if self._on_cpu and inputs[INPUT_IDS.name].size > self.budget.tokens:
+            trim()  # glibc keeps what a long text needed, until something else ends above it
         return dict(zip(self.outputs, values, strict=True))
 
     def _free(self) -> None:
@@ -112,6 +117,9 @@ def _session_options(
     options.log_severity_level = 3
     # Shapes differ from call to call, so a memory plan per shape would only pile up.
     options.enable_mem_pattern = False
+    # Nor an arena, which keeps what the greatest call of each size needed: docs/decisions, "Memory
+    # that stays".
+    options.enable_cpu_mem_arena = False
     if not spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
     if not has_vnni():

@@ -147,7 +147,7 @@ class Connection:
         place = urlsplit(self.url)
         for left in self._attempts(begin):
             try:
-                socket.create_connection((place.hostname, place.port), left).close()
+                socket.create_connection((place.hostname, place.port or 0), left).close()
             except OSError as error:
                 last = error
             else:

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from runtimes.embedder import Embedder
 from runtimes.errors import InputError, shown
 from runtimes.text.chunks import Span
 from runtimes.text.tokens import MAX_BYTES, check_size, check_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MODEL = "embed"
 TEXT, TASK, DIMENSIONS, PREFIX, TRUNCATE = "TEXT", "TASK", "DIMENSIONS", "PREFIX", "TRUNCATE"

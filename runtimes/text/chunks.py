@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from runtimes.arguments import check_whole, list_of
 from runtimes.arrays import Encoded, Ids, Vectors
 from runtimes.errors import InputError, shown
 from runtimes.text.tokens import TextTokenizer, check_text
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Span = tuple[int, int]
 OVERLAP = 512  # tokens of context before a window's first chunk

@@ -21,6 +21,7 @@ from tests.bench import (
     plan_tables,
     prediction,
     recipe_rivals,
+    soak,
 )
 from tests.bench.aims import AIMS, against
 from tests.bench.plan_tables import markdown
@@ -196,6 +197,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "api-speeds": api_table.speeds,
     "api-faults": api_table.faults,
     "vector-ranges": outputs.ranges_table,
+    "soak": soak.table,
     **{
         f"{name}-{size}": partial(plan_tables.block, size, table)
         for size in ("sample", "full")

@@ -112,7 +112,7 @@ class FakeCuda:
             assert not recording, f"{name} while recording"
             function = getattr(self, f"_{name}")
             gives = function.__annotations__["return"] != "None"
-            if self.fail.get(name) == self.count(name):
+            if name in self.fail and self.fail[name] == self.count(name):
                 self._fail(name, arguments)
                 return (ERROR, None) if gives else (ERROR,)
             result = function(*arguments)

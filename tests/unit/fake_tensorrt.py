@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.unit.binding_doubles import double
 from tests.unit.fake_cuda import ERROR, NEVER_WRITTEN, SUCCESS, FakeCuda, Work
-from tests.unit.tensorrt_contract import double
 
 WIDTH = 3
 OUTPUT = "sentence_embedding"

@@ -46,7 +46,7 @@ def test_every_option_of_the_command_is_an_argument_with_the_same_default() -> N
 def test_the_makefile_has_the_same_defaults() -> None:
     text = (ROOT / "Makefile").read_text()
     stated = dict(re.findall(r"^([A-Z_]+) \?= ([\w.,]+)$", text, re.MULTILINE))
-    names = ("task", "precision", "target", "gpu", "max_batch", "max_tokens")
+    names = ("task", "precision", "target", "gpu")
     assert [stated[n.upper()] for n in names] == [str(getattr(BuildRequest, n)) for n in names]
 
 

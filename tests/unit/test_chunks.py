@@ -13,7 +13,7 @@ from runtimes.executors.base import RuntimeBase
 from runtimes.heads import ChunkHead
 from runtimes.text.batching import Budget
 from runtimes.text.chunks import ChunkVectors, Cut, Document, choose_spans, sentence_starts
-from tests.support import Array, cosines, make_manifest, sample_tokenizer
+from tests.runtime_support import Array, cosines, make_manifest, sample_tokenizer
 
 TEXT = "Foo bar. Baz qux!\n\nNeue  Zeile 😀 ﬁne… 東京は雨です。また明日。 end"
 PREFIX = "Represent: "

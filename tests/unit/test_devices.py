@@ -21,7 +21,7 @@ from runtimes.executors.tensorrt.runtime import open_engine
 from runtimes.manifest import Artifact
 from runtimes.open import Executor, OpenOptions, open_runtime
 from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING
-from tests.support import CallableRuntime, make_manifest
+from tests.runtime_support import CallableRuntime, make_manifest
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_tensorrt import Scenario, expected, fake_module
 

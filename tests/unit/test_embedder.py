@@ -12,7 +12,7 @@ from runtimes.embedder import Embedder
 from runtimes.errors import InputError
 from runtimes.outputs import truncate
 from runtimes.text.tokens import TruncationWarning
-from tests.support import PREFIX, Array, CallableRuntime, make_manifest, sample_tokenizer
+from tests.runtime_support import PREFIX, Array, CallableRuntime, make_manifest, sample_tokenizer
 
 WIDTH = 8
 

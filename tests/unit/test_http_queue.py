@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from runtimes.api.queue import Call, CallLimit, Queue, Ticket, neighbours
 from runtimes.text.batching import Budget
 from runtimes.text.chunks import WindowCall
-from tests.support import Array
+from tests.runtime_support import Array
 
 LIMIT = CallLimit(rows=8, budget=Budget(tokens=512, call_tokens=32))
 NOW = 0.0

@@ -15,7 +15,7 @@ from runtimes.api.problems import ApiError
 from runtimes.api.settings import Settings
 from runtimes.choices import AdapterMode, HeadName
 from runtimes.errors import InputError
-from tests.support import make_manifest, sample_tokenizer
+from tests.runtime_support import make_manifest, sample_tokenizer
 
 KEY, OTHER = "k" * 32, "o" * 20
 SWITCHABLE = {"base": "", "retrieval.query": "Q: ", "separation": ""}

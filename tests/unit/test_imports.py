@@ -54,7 +54,7 @@ FLOORS = (
     ("runtimes.api",),
     ("runtimes.__init__",),
     ("calibration",),
-    ("export.request", "export.spec"),
+    ("export.devices", "export.request", "export.spec"),
     ("export.console",),
     ("export.checkpoint",),
     ("export.vocabulary",),

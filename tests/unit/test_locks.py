@@ -77,7 +77,7 @@ def test_no_extra_brings_two_onnx_runtimes(extra: str) -> None:
 
 
 def test_every_environment_has_a_lock() -> None:
-    assert {path.stem for path in LOCKS} == {*EXTRAS, "triton"}
+    assert {path.stem for path in LOCKS} == {*EXTRAS, "triton", "python310"}
 
 
 @pytest.mark.parametrize("path", [*LOCKS, *CLIENT_LOCKS], ids=lambda path: path.stem)

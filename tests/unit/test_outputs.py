@@ -10,7 +10,7 @@ import pytest
 from runtimes.choices import OutputType
 from runtimes.errors import AdaptrtError, InputError
 from runtimes.outputs import OUTPUTS, converter
-from tests.support import Array
+from tests.runtime_support import Array
 from tests.unit.test_embedder import TEXTS, embedder, runtime_of
 
 RANGES = {"a": {"8": 1.27}, "b": {"8": 12.7}}

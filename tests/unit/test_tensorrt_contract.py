@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 import tensorrt_rtx_bindings as rtx
 
 from tests.unit import tensorrt_runtime_contract
+from tests.unit.stub_libraries import compile_stubs
 from tests.unit.tensorrt_contract import LIBRARIES, SLIPS
 
 ROOT = Path(__file__).parents[2]
@@ -26,33 +26,15 @@ RTX_ONLY = {
     "DynamicShapesKernelSpecializationStrategy",
     "EngineInvalidityDiagnostics",
 }
-STUBS = """
-void *createInferBuilder_INTERNAL(void *logger, int version) { return 0; }
-void *createInferRefitter_INTERNAL(void *engine, void *logger, int version) { return 0; }
-void *createInferRuntime_INTERNAL(void *logger, int version) { return 0; }
-void *createNvOnnxParser_INTERNAL(void *network, void *logger, int version) { return 0; }
-void *createNvOnnxParserRefitter_INTERNAL(void *refitter, void *logger, int version) { return 0; }
-void *getBuilderPluginRegistry(int capability) { return 0; }
-void *getPluginRegistry(void) { return 0; }
-int getNvOnnxParserVersion(void) { return 110400; }
-int initLibNvInferPlugins(void *logger, const char *space) { return 1; }
-"""
 
 
 @pytest.fixture(scope="module")
 def contract(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What came out of :mod:`tests.unit.tensorrt_contract`."""
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler for the stub libraries")
     if importlib.util.find_spec("tensorrt_bindings") is None:
         pytest.skip("tensorrt_cu13_bindings is not installed (extra: dev)")
     folder = tmp_path_factory.mktemp("stubs")
-    (folder / "stubs.c").write_text(STUBS)
-    for name in LIBRARIES:
-        file = f"lib{name}.so.11"
-        command = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{file}", "-o", file, "stubs.c"]
-        subprocess.run(command, cwd=folder, check=True)
+    compile_stubs(folder, [f"lib{name}.so.11" for name in LIBRARIES])
     done = subprocess.run(
         [sys.executable, "-m", "tests.unit.tensorrt_contract", str(folder)],
         cwd=ROOT,

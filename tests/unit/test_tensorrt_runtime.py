@@ -28,7 +28,7 @@ from runtimes.heads import CHUNK_EMBEDDING, CHUNK_WEIGHTS
 from runtimes.manifest import Artifact
 from runtimes.profiles import Profile, choose, largest_batch
 from runtimes.tensors import ATTENTION_MASK, INPUT_IDS, SENTENCE_EMBEDDING, Tensor
-from tests.support import make_manifest, sample_tokenizer
+from tests.runtime_support import make_manifest, sample_tokenizer
 from tests.unit.fake_cuda import FakeCuda
 from tests.unit.fake_tensorrt import MEMORY, Scenario, expected, fake_module
 

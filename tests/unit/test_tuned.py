@@ -17,7 +17,7 @@ from runtimes.errors import InputError, MissingError
 from runtimes.executors.base import Runtime
 from runtimes.open import EXECUTORS, Executor, open_runtime
 from runtimes.tuned import Key, Tuned, read_choice, require_tune_file, tune_file, write_choice
-from tests.support import changed, make_manifest
+from tests.runtime_support import changed, make_manifest
 
 CPU = Cpu(machine="x86_64", flags=frozenset({"avx2"}), model="A\tCPU é", cores=4)
 CHOICE = Tuned(runtime="onnxruntime", threads=2, texts_per_second=10.5)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = HERE / "manifest.json"
+WORKSPACE_MIB = 2048
 Manifest = dict[str, Any]
 Shapes = list[dict[str, Any]]
 Inputs = dict[str, list[dict[str, Any]]]  # the axes of the graph's inputs, by name
@@ -80,9 +81,9 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--memPoolSize",
         type=pool,
-        default=2 << 30,
+        default=WORKSPACE_MIB << 20,
         metavar="workspace:MIB",
-        help="memory the builder may use (default: workspace:2048)",
+        help=f"memory the builder may use (default: workspace:{WORKSPACE_MIB})",
     )
     parser.add_argument(
         "--saveEngine",

@@ -1,7 +1,7 @@
 """CUDA through cuda-python: which GPU is present, and a runtime API that raises.
 
-Every function of ``cuda.bindings`` returns a tuple that begins with an error code; here the code
-becomes an :class:`AdaptrtError` in CUDA's words.
+Every function of ``cuda.bindings``, of CUDA 12 and 13 alike, returns a tuple that begins with an
+error code; here the code becomes an :class:`AdaptrtError` in CUDA's words.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def load_cuda(ordinal: int = 0) -> Cuda:
     cuda = Cuda(api, ordinal)
     try:
         count = cuda.device_count()
-    except AdaptrtError as error:
+    except (AdaptrtError, RuntimeError) as error:  # before 12.9 without libcuda, as the driver's
         raise MissingError(f"no usable NVIDIA GPU: {error}") from error
     if count == 0:
         raise MissingError("no NVIDIA GPU is visible to this process (CUDA_VISIBLE_DEVICES?)")

@@ -84,5 +84,6 @@ def _pad(array: NDArray[Any], axes: Sequence[Axis], sizes: Sizes) -> NDArray[Any
     for place, (axis, n) in enumerate(zip(axes, array.shape, strict=True)):
         if axis != SEQUENCE:
             before = (slice(None),) * place
-            padded[(*before, slice(n, None))] = padded[(*before, slice(n - 1, n))]
+            added, last = (*before, slice(n, None)), (*before, slice(n - 1, n))
+            padded[added] = padded[last]
     return padded

@@ -169,7 +169,7 @@ def open_engine(
     if not engines:
         raise InputError(
             f"{folder}: no {flavour} engine, the bundle was built for "
-            f"{manifest.target.name}; build one with `make engine TARGET={flavour}`"
+            f"{manifest.target.name}; {_how_to_build(manifest, flavour)}"
         )
     trt = load_tensorrt(flavour)
     check_release(trt, manifest.target.name)
@@ -199,8 +199,14 @@ def engine_file(folder: Path, manifest: Manifest, flavour: Target, sm: str) -> E
     built = ", ".join(str(engine.gpu) for engine in engines)
     raise MissingError(
         f"{folder}: no engine for this GPU, {sm}; its engines were built for {built} by {version}. "
-        f"Build one: `make engine TARGET={flavour} GPU={sm}`"
+        + _how_to_build(manifest, flavour, f" GPU={sm}")
     )
+
+
+def _how_to_build(manifest: Manifest, flavour: Target, more: str = "") -> str:
+    if manifest.target.name is Target.TENSORRT10:
+        return "build one on the device that it is for: python3 build_engine.py, in that folder"
+    return f"build one with `make engine TARGET={flavour}{more}`"
 
 
 def _weights(folder: Path, manifest: Manifest, engine: Artifact) -> Path | None:

@@ -21,7 +21,6 @@ from export.gate.chunks import chunk_names, embed_chunks, texts_in_chunks
 from export.gate.compare import ParityReport, compare, embed, parity_failure, row_cosines
 from export.gate.quality import quality_losses
 from export.gate.quality_texts import side_of
-from export.gate.table_cost import TableTrial
 from export.gate.texts import ParityText, look_texts
 from export.gate.traced import gate_executors
 from runtimes.arrays import Vectors
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from export.checkpoint.reader import Checkpoint
+    from export.gate.table_cost import TableTrial
     from runtimes.executors.torch_reference import FlashReference
 
 _BF16_TEXTS = 8

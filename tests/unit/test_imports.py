@@ -41,6 +41,7 @@ FLOORS = (
         "runtimes.outputs",
         "runtimes.profiles",
         "runtimes.schemes",
+        "runtimes.tables",
         "runtimes.tasks",
         "runtimes.tensors",
         "runtimes.tuned",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import onnx
 import onnx.parser
@@ -42,6 +43,7 @@ from runtimes.manifest import (
     Model,
     Parity,
     Quantisation,
+    Vocabulary,
 )
 from runtimes.text.tokens import TextTokenizer
 
@@ -263,6 +265,18 @@ def sample_tokenizer(max_tokens: int = 8192) -> TextTokenizer:
     return TextTokenizer(SAMPLE / "tokenizer.json", max_tokens=max_tokens, pad_id=PAD_ID)
 
 
+VOCABULARY = {
+    "rows": 9,
+    "of": 16000,
+    "source": "languages de",
+    "min_count": 1,
+    "unknown": "error",
+    "texts": 3,
+    "coverage": {"de": {"texts": 3, "covered": 2}},
+    "gate": {"texts": 48, "covered": 7},
+    "corpus_sha256": "0" * 64,
+    "tokenizer_sha256": "0" * 64,
+}
 PARITY = {
     "reference": "torch-sdpa-flash-cpu-float32",
     "executed": "onnxruntime-cpu",
@@ -318,6 +332,7 @@ _RECORDS: dict[str, Callable[[Any], Any]] = {
     "quantisation": lambda raw: Quantisation(
         **raw | {"scheme": Precision(raw["scheme"]), "quantised": tuple(raw["quantised"])}
     ),
+    "vocabulary": lambda raw: None if raw is None else msgspec.convert(raw, Vocabulary),
     "adapter": AdapterMode,
     "interface": Interface,
     "head": HeadName,

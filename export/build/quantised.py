@@ -114,7 +114,7 @@ def report_data(
         reports=judged.verdict.reports,
         quantisation=figures,
         refusal=refusal,
-        vocabulary=inputs.vocabulary and inputs.vocabulary.record,
+        vocabulary=None if inputs.vocabulary is None else inputs.vocabulary.record,
     )
 
 

@@ -8,16 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from export.spec import BuildSpec
+from export.spec import BuildSpec, VocabularySpec
 from runtimes.choices import AdapterMode, HeadName, Interface, Layout, Precision, Target
 from runtimes.combinations import RULES, Combination, refused_by
 from runtimes.errors import InputError
 from runtimes.manifest_rules import broken_rule
-from tests.support import make_manifest
+from tests.support import VOCABULARY, make_manifest
 
 ALL = [
-    Combination(precision=p, target=t, adapter=a, interface=i, head=h, layout=w)
-    for p, t, a, i, h, w in product(Precision, Target, AdapterMode, Interface, HeadName, Layout)
+    Combination(precision=p, target=t, adapter=a, interface=i, head=h, layout=w, pruned=pruned)
+    for p, t, a, i, h, w, pruned in product(
+        Precision, Target, AdapterMode, Interface, HeadName, Layout, (False, True)
+    )
 ]
 
 
@@ -34,6 +36,7 @@ def build_refusal(c: Combination) -> str | None:
             interface=c.interface,
             head=c.head,
             layout=c.layout,
+            vocabulary=VocabularySpec(source="de") if c.pruned else None,
         )
     except InputError as error:
         return str(error)
@@ -51,6 +54,7 @@ def manifest_refusal(c: Combination) -> str | None:
             interface=c.interface,
             head=c.head,
             layout=c.layout,
+            vocabulary=VOCABULARY if c.pruned else None,
             tasks=tasks,
             task="all" if len(tasks) > 1 else "a",
             prefixes=dict.fromkeys(with_prefix, ""),

@@ -57,6 +57,7 @@ FLOORS = (
     ("export.request", "export.spec"),
     ("export.console",),
     ("export.checkpoint",),
+    ("export.vocabulary",),
     ("export.graph",),
     ("export.lowering",),
     ("export.bundle",),

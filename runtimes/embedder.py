@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -36,15 +35,15 @@ from runtimes.text.chunks import (
     OVERLAP,
     ChunkVectors,
     Cut,
-    Document,
     Span,
     WindowCall,
     choose_spans,
     plan_windows,
 )
+from runtimes.text.held import held_document, held_rows, require_whole
 from runtimes.text.tokenizer_file import load_tokenizer
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
-from runtimes.text.vocabulary import VocabularyWarning, refusal, require_whole, settle
+from runtimes.text.vocabulary import refusal
 
 _SLOW_TOKENS = 20_000  # fewer take no time worth a progress bar
 
@@ -205,7 +204,8 @@ class Embedder(RuntimeBase):
         tasks = self._tasks(task, len(listed))
         convert = converter(output, width, tasks, self.manifest.output_ranges)
         prefixes = [self.manifest.prefixes[t] if prefix else "" for t in tasks]
-        rows = self._rows(listed, prefixes, strict=strict)
+        rows = self.tokenizer.encode(listed, prefixes, strict=strict)
+        rows = held_rows(self.tokenizer, rows, listed, prefixes, strict=strict)
         vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
         lengths = [len(row) for row in rows]
         batches = schedule(lengths, self.manifest.max_batch, self.runtime.budget)
@@ -293,7 +293,9 @@ class Embedder(RuntimeBase):
         check_flag("prefix", prefix)
         (name,) = self._tasks(task, 1)
         convert = converter(output, width, (name,), self.manifest.output_ranges)
-        text = self._document(document, self.manifest.prefixes[name] if prefix else "")
+        text = held_document(
+            self.tokenizer, document, self.manifest.prefixes[name] if prefix else ""
+        )
         plan = plan_windows(text, choose_spans(text, cut), self.tokenizer.max_tokens, overlap)
         chunked = plan.gather([self.run_window(window, name) for window in plan.calls])
         return replace(chunked, vectors=convert(truncate(chunked.vectors, width)))
@@ -302,28 +304,6 @@ class Embedder(RuntimeBase):
         self.runtime.close()
         if self._full is not None:
             self._full.close()
-
-    def _rows(self, texts: Sequence[str], prefixes: Sequence[str], *, strict: bool) -> list[Ids]:
-        """Each text's ids: such as the bundle holds, or the fallback."""
-        rows = self.tokenizer.encode(texts, prefixes, strict=strict)
-        if self.tokenizer.kept is None:
-            return rows
-        prefixed = [before + text for before, text in zip(prefixes, texts, strict=True)]
-        settled = settle(self.tokenizer, rows, prefixed)
-        if settled.warning is not None:
-            warnings.warn(settled.warning, VocabularyWarning, stacklevel=4)
-        for index in settled.cut:
-            settled.rows[index] = self.tokenizer.cut(settled.rows[index], index, strict=strict)
-        return settled.rows
-
-    def _document(self, text: str, prefix: str) -> Document:
-        """The document in tokens that the bundle holds, or the fallback."""
-        document = Document(self.tokenizer, text, prefix)
-        settled = settle(self.tokenizer, [document.ids], [prefix + text], "document")
-        if settled.warning is None:
-            return document
-        warnings.warn(settled.warning, VocabularyWarning, stacklevel=4)
-        return Document(self.tokenizer.restricted, text, prefix)
 
     def _fallback(self, where: str, ids: Ids) -> Embedder:
         if self._full is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from calibration import looks
+from calibration.evidence import Outcome
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
 from export.build.judging import (
@@ -20,7 +22,7 @@ from export.build.staged import StagedBundle, make_engines, write_model
 from export.bundle.plan import BundlePlan
 from export.checkpoint.names import Module
 from export.console.progress import log, stage
-from export.gate.gate import Verdict
+from export.gate.gate import Reference, Verdict
 from export.graph.gemms import gemm_modules, work
 from export.graph.insert_qdq import quantise_graph
 from export.graph.precision_plan import PrecisionPlan
@@ -60,11 +62,12 @@ def build_quantised(
     reference = reference_for(inputs, staged.draft, position)
     engines, attempts = None, list[Attempt]()
     while True:
-        verdict = judge_graphs(inputs, staged, reference)
+        verdict = _given_leave(inputs, reference, judge_graphs(inputs, staged, reference))
         if verdict.passed:
             storages = precision.storages
             engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, storages)
             verdict = judge_plans(inputs, staged, reference, verdict, engines)
+            verdict = _given_leave(inputs, reference, verdict)
         if engines is not None and verdict.passed:
             verdict = judge_on_gpu(inputs, staged, reference, verdict)
         attempts.append(_attempt(precision, gemms, verdict))
@@ -86,6 +89,29 @@ def build_quantised(
         engines = None
     refusal.unlink(missing_ok=True)  # of a build before
     return Passed(reference, verdict, precision, tuple(attempts), cast=cast, engines=engines)
+
+
+def _given_leave(inputs: BuildInputs, reference: Reference, verdict: Verdict) -> Verdict:
+    """``verdict`` without its doubt where a bundle of few tokens covers too few texts to end it.
+
+    All that it covers were looked at, and every loss found on them is within its limit: only the
+    bounds, which are as wide as the texts are few, are not. More precise layers narrow no bounds.
+    """
+    losses = [loss for found in verdict.losses.values() for loss in found]
+    if (
+        inputs.vocabulary is None
+        or verdict.failure is not None
+        or verdict.undecided is None
+        or reference.looks < len(looks.LOOKS)
+        or any(loss.outcome is Outcome.UNDECIDED and loss.loss > loss.limit for loss in losses)
+    ):
+        return verdict
+    log.warning(
+        "warning: VOCABULARY covers too few of the gate's texts to decide by; accepted, as no loss "
+        "on them is above its limit: %s",
+        verdict.undecided,
+    )
+    return replace(verdict, undecided=None)
 
 
 def report_data(

@@ -19,7 +19,7 @@ from runtimes.bundle_files import VOCABULARY_FILE
 from runtimes.choices import FileKind, Unknown
 from runtimes.errors import AdaptrtError, InputError, shown
 from runtimes.files import sha256
-from runtimes.manifest import Manifest, read_manifest
+from runtimes.manifest import Manifest
 
 if TYPE_CHECKING:
     from runtimes.text.tokens import TextTokenizer
@@ -156,45 +156,6 @@ def require_own_tokenizer(folder: Path, manifest: Manifest) -> None:
             f"{tokenizer}: is not the tokenizer that {VOCABULARY_FILE} was made for, so its ids "
             f"would name other tokens' rows; {_HINT}"
         )
-
-
-def require_whole(fallback: Path | None, manifest: Manifest, kept: KeptTokens | None) -> None:
-    """Raise :class:`InputError` unless ``fallback`` can embed what a bundle's texts have besides.
-
-    It is there where the bundle's policy asks for one and only there, and it is of the same model.
-    """
-    wanted = kept is not None and kept.unknown is Unknown.FALLBACK
-    if fallback is None:
-        if wanted:
-            raise InputError(
-                "fallback: none given, but unknown is 'fallback'; name a bundle of the model that "
-                "holds every token, or load with unknown='error'"
-            )
-        return
-    if not wanted:
-        policy = "the bundle holds every token" if kept is None else f"unknown is {kept.unknown!r}"
-        raise InputError(f"fallback: got {shown(str(fallback))}, but {policy}; leave it out")
-    other = read_manifest(fallback)
-    more = set(manifest.prefixes) - set(other.prefixes)
-    tokenizers = [m.artifact(FileKind.TOKENIZER).sha256 for m in (manifest, other)]
-    for what, fits in (
-        ("holds not every token either", other.vocabulary is None),
-        ("is of another model", other.model.sha256 == manifest.model.sha256),
-        ("has another tokenizer", tokenizers[0] == tokenizers[1]),
-        (f"has no task {', '.join(sorted(more))}", not more),
-        ("has another head", other.head is manifest.head),
-        ("has the interface official", other.interface is manifest.interface),
-        ("has other dimensions", other.dimensions == manifest.dimensions),
-        (
-            f"takes {other.max_tokens} tokens, not {manifest.max_tokens}",
-            other.max_tokens >= manifest.max_tokens,
-        ),
-    ):
-        if not fits:
-            raise InputError(
-                f"fallback: {shown(str(fallback))} {what}; build one of the same model, task, head "
-                "and lengths without VOCABULARY"
-            )
 
 
 def write_mask(path: Path, mask: Mask) -> None:

@@ -53,7 +53,7 @@ def write_vocabulary(folder: Path, draft: Manifest, inputs: BuildInputs, positio
         tokenizer_sha256=sha256(folder / TOKENIZER_FILE),
         gate=Coverage(texts=texts, covered=covered),
     )
-    log.info("the gate compares the %d of its %d texts that are covered", covered, texts)
+    log.info("gate: %d of its %d texts are covered; rows of kept tokens besides", covered, texts)
     return replace(draft, vocabulary=record)
 
 

@@ -116,6 +116,14 @@ def chunk_bundle(out: Path, small_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pruned(out: Path, small_folder: Path) -> Path:
+    """As ``chunk_bundle``, with the tokens of three languages' texts."""
+    form = ("--adapter", "switchable", "--head", "chunks", "--vocabulary", "fr, de,en")
+    assert build(out, "--model", small_folder, *form) == 0
+    return out / "small" / "switchable-chunks-fp32-onnxruntime-vocabulary"
+
+
+@pytest.fixture(scope="session")
 def triton_environment() -> Path:
     """Where the server is installed."""
     path = Path(__file__).parent.parent / ".venv-triton"

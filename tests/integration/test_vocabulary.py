@@ -118,6 +118,23 @@ def test_every_graph_that_a_cpu_runs_gives_the_same(pruned: Path, chunk_bundle: 
         assert np.array_equal(vectors[0], vectors[1]), name
 
 
+@pytest.mark.parametrize(
+    ("target", "precision"), [("openvino", "fp32"), ("tensorrt10", "fp16"), ("onnxruntime", "bf16")]
+)
+def test_other_targets_and_types_pass_the_gate(
+    tmp_path: Path, small_folder: Path, corpus: Path, target: str, precision: str
+) -> None:
+    """OpenVINO's own format; the primitive graph, in FP16; and, in BF16, the traced module."""
+    few = ("--model", small_folder, "--vocabulary", corpus, "--max-tokens", 64)
+    assert build(tmp_path, *few, "--target", target, precision=precision, tokens=16) == 0
+    (bundle,) = (path.parent for path in tmp_path.glob("small/*/manifest.json"))
+    assert run_cli("verify", "--bundle", bundle) == 0
+    with Embedder.load(bundle) as embedder:
+        assert embedder.encode(["Katze und Brot"]).shape == (1, 64)
+        with pytest.raises(InputError, match="which this bundle does not hold"):
+            embedder.encode([TURKISH])
+
+
 def test_byte_level_bpe_and_a_users_own_texts(byte_level: tuple[Path, Path]) -> None:
     whole, few = byte_level
     record = read_manifest(few).vocabulary
@@ -282,6 +299,10 @@ def test_tasks_of_one_build_share_table_and_map() -> None:
         (("--vocabulary-min-count", 2), "VOCABULARY_MIN_COUNT: got 2 without VOCABULARY"),
         (("--unknown", "error"), "UNKNOWN: got 'error' without VOCABULARY"),
         (("--vocabulary", "de", "--unknown", "drop"), "UNKNOWN: got 'drop', expected one of"),
+        (
+            ("--vocabulary", "de", "--refittable", "--target", "tensorrt_rtx"),
+            "--refittable: a refit puts the weights of the whole vocabulary into the engine",
+        ),
         (("--vocabulary", "de", "--layout", "hub"), "VOCABULARY: clients of LAYOUT=hub"),
         (("--vocabulary", "de", "--adapter", "slot"), "VOCABULARY: clients of LAYOUT=hub"),
         (

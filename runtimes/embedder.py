@@ -129,7 +129,6 @@ class Embedder(RuntimeBase):
         tokenizer = load_tokenizer(folder, manifest, max_bytes, policy)  # first: no GPU memory
         whole = None if fallback is None else check_path("fallback", fallback)
         require_whole(whole, manifest, tokenizer.kept)
-        full = None if whole is None else cls.load(whole, threads=threads, spinning=spinning)
         chosen = choose(folder, manifest, runtime, device=device, threads=threads, adapter=file)
         _warn_of_slow_int8(manifest, chosen.executor)
         executing = open_runtime(
@@ -141,6 +140,11 @@ class Embedder(RuntimeBase):
             adapter=file,
             spinning=check_flag("spinning", spinning),
         )
+        try:
+            full = None if whole is None else cls.load(whole, threads=threads, spinning=spinning)
+        except BaseException:
+            executing.close()
+            raise
         embedder = cls(manifest, tokenizer, executing, folder, full)
         embedder._reload = partial(
             cls.load,

@@ -128,6 +128,6 @@ def _vocabulary(spec: BuildSpec, checkpoint: Checkpoint, tokenizer: TextTokenize
     more: dict[str, list[str]] = {}
     for line in parity_lines():
         more.setdefault(line["language"], []).append(line["text"])
-    chosen = choose(spec, spec.vocabulary, tokenizer, checkpoint.config, more)
+    chosen = choose(spec.calibration, spec.vocabulary, tokenizer, checkpoint.config, more)
     tokenizer.kept = chosen.kept
     return chosen

@@ -62,12 +62,12 @@ def build_quantised(
     reference = reference_for(inputs, staged.draft, position)
     engines, attempts = None, list[Attempt]()
     while True:
-        verdict = _given_leave(inputs, reference, judge_graphs(inputs, staged, reference))
+        verdict = _given_leave(staged, reference, judge_graphs(inputs, staged, reference))
         if verdict.passed:
             storages = precision.storages
             engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, storages)
             verdict = judge_plans(inputs, staged, reference, verdict, engines)
-            verdict = _given_leave(inputs, reference, verdict)
+            verdict = _given_leave(staged, reference, verdict)
         if engines is not None and verdict.passed:
             verdict = judge_on_gpu(inputs, staged, reference, verdict)
         attempts.append(_attempt(precision, gemms, verdict))
@@ -91,15 +91,17 @@ def build_quantised(
     return Passed(reference, verdict, precision, tuple(attempts), cast=cast, engines=engines)
 
 
-def _given_leave(inputs: BuildInputs, reference: Reference, verdict: Verdict) -> Verdict:
+def _given_leave(staged: StagedBundle, reference: Reference, verdict: Verdict) -> Verdict:
     """``verdict`` without its doubt where a bundle of few tokens covers too few texts to end it.
 
     All that it covers were looked at, and every loss found on them is within its limit: only the
-    bounds, which are as wide as the texts are few, are not. More precise layers narrow no bounds.
+    bounds, which are as wide as the texts are few, are not.
     """
+    record = staged.draft.vocabulary
     losses = [loss for found in verdict.losses.values() for loss in found]
     if (
-        inputs.vocabulary is None
+        record is None
+        or record.gate.covered == record.gate.texts
         or verdict.failure is not None
         or verdict.undecided is None
         or reference.looks < len(looks.LOOKS)

@@ -18,7 +18,7 @@ from calibration.corpus import Text, corpus_sha256
 from calibration.profile import scripts
 from export.checkpoint.encoder_config import EncoderConfig
 from export.console.progress import log
-from export.spec import BuildSpec, VocabularySpec
+from export.spec import CalibrationSpec, VocabularySpec
 from export.vocabulary.pieces import Pieces
 from export.vocabulary.source import Source, find_source
 from runtimes.choices import Unknown
@@ -64,7 +64,7 @@ class _Seen:
 
 
 def choose(
-    spec: BuildSpec,
+    calibration: CalibrationSpec,
     wanted: VocabularySpec,
     tokenizer: TextTokenizer,
     config: EncoderConfig,
@@ -76,7 +76,7 @@ def choose(
     that cannot be read, languages without texts, and a choice that would refuse more than a tenth
     of the user's own texts.
     """
-    source = find_source(wanted.source, spec.calibration, more)
+    source = find_source(wanted.source, calibration, more)
     prefixes = list(dict.fromkeys(["", *config.prefixes.values()]))
     seen = _count(source.texts(), tokenizer, prefixes, config.vocab)
     if not seen.texts:

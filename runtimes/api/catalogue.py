@@ -142,10 +142,13 @@ def open_catalogue(settings: Settings) -> Catalogue:
                 tokenizer=_tokenizer(folder, manifest, settings),
             )
         )
-    given = {"--unknown": settings.unknown, "--fallback": settings.fallback}
-    for flag, value in given.items():
-        if value is not None and not any(b.manifest.vocabulary for b in bundles):
-            raise InputError(f"{flag}: every bundle holds every token; leave it out")
+    policies = {b.tokenizer.kept.unknown for b in bundles if b.tokenizer.kept is not None}
+    if settings.unknown is not None and not policies:
+        raise InputError("--unknown: every bundle holds every token; leave it out")
+    if settings.fallback is not None and Unknown.FALLBACK not in policies:
+        raise InputError(
+            "--fallback: no bundle sends texts on; leave it out, or add --unknown fallback"
+        )
     return Catalogue(bundles, settings.default_task)
 
 

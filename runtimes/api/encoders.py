@@ -14,9 +14,10 @@ from typing import Protocol
 from runtimes.api.queue import CallLimit, Order
 from runtimes.api.settings import Settings
 from runtimes.arrays import Vectors
+from runtimes.choices import Unknown
 from runtimes.embedder import Embedder
 from runtimes.errors import AdaptrtError, MissingError
-from runtimes.manifest import read_manifest
+from runtimes.manifest import Manifest, read_manifest
 
 _START = 600.0  # seconds a worker may take to load its bundles
 _END = 5.0  # seconds a worker may take to end after its last call
@@ -69,6 +70,13 @@ class Loading:
             fallback=settings.fallback and settings.fallback.absolute(),
         )
 
+    def policy(self, manifest: Manifest) -> tuple[str | None, Path | None]:
+        """What one bundle is loaded with: only those of few tokens have a policy, or need more."""
+        if manifest.vocabulary is None:
+            return None, None
+        asked = self.unknown or manifest.vocabulary.unknown
+        return self.unknown, self.fallback if asked == Unknown.FALLBACK else None
+
 
 class LocalEncoder:
     """The embedders of this process."""
@@ -78,7 +86,7 @@ class LocalEncoder:
         self._embedders: list[Embedder] = []
         try:
             for folder in loading.bundles:
-                pruned = read_manifest(folder, files=False).vocabulary is not None
+                unknown, fallback = loading.policy(read_manifest(folder, files=False))
                 self._embedders.append(
                     Embedder.load(
                         folder,
@@ -87,8 +95,8 @@ class LocalEncoder:
                         threads=loading.threads,
                         max_bytes=loading.max_text_bytes,
                         spinning=False,  # the server's own work needs the cores between calls
-                        unknown=loading.unknown if pruned else None,
-                        fallback=loading.fallback if pruned else None,
+                        unknown=unknown,
+                        fallback=fallback,
                     )
                 )
         except BaseException:

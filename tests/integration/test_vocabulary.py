@@ -383,6 +383,10 @@ def test_http_server_sends_on_to_a_full_bundle(pruned: Path, chunk_bundle: Path)
         LocalEncoder(Loading.of(Settings(bundles=(pruned,), unknown="fallback")))
     with pytest.raises(InputError, match="--unknown: every bundle holds every token"):
         open_catalogue(Settings(bundles=(chunk_bundle,), unknown="replace"))
+    with pytest.raises(InputError, match="--fallback: no bundle sends texts on"):
+        open_catalogue(Settings(bundles=(pruned,), fallback=chunk_bundle))
+    mixed = Loading.of(Settings(bundles=(pruned,), unknown="fallback", fallback=chunk_bundle))
+    assert mixed.policy(read_manifest(chunk_bundle)) == (None, None)
 
 
 def test_a_repository_carries_the_map_and_no_fallback(

@@ -10,7 +10,7 @@ from runtimes.schemes import SCHEMES
 
 
 def bundle_lines(path: Path, manifest: Manifest, seconds: float) -> str:
-    """A bundle's files, how it compared, and how much of it is quantised."""
+    """A bundle's files, how it compared, which tokens it holds, how much of it is quantised."""
     lines = [f"{path}  ({seconds:.0f} s)"]
     for entry in manifest.artifacts:
         label = entry.kind + (f" {entry.gpu}" if entry.gpu else "")
@@ -21,6 +21,11 @@ def bundle_lines(path: Path, manifest: Manifest, seconds: float) -> str:
             f"(gate {parity.threshold}), mean {parity.mean_cosine:.7f}\n"
             f"          {parity.executed} against {parity.reference}; the reference itself in "
             f"BF16: {parity.reference_bf16_min_cosine:.7f}"
+        )
+    if (kept := manifest.vocabulary) is not None:
+        lines.append(
+            f"  vocabulary: {kept.rows} of {kept.of} tokens; of the gate's {kept.gate.texts} texts "
+            f"{kept.gate.covered} are covered; others: {kept.unknown}"
         )
     if (quantisation := manifest.quantisation) is not None:
         lines.append(

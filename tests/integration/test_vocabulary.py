@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import adaptrt
 from calibration.corpus import own_texts
 from export.checkpoint.names import WORD
 from export.checkpoint.reader import open_checkpoint
@@ -330,6 +331,13 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert error.startswith("error: ")
     assert words in error
     assert not (tmp_path / "build").exists() or listing(tmp_path / "build") == {}
+
+
+def test_build_takes_languages_as_a_list(tmp_path: Path, small_folder: Path) -> None:
+    with pytest.raises(InputError, match="no texts in 'xx'"):
+        adaptrt.build(small_folder, target="onnxruntime", vocabulary=["de", "xx"], out=tmp_path)
+    with pytest.raises(InputError, match="which is no file"):
+        adaptrt.build(small_folder, vocabulary=tmp_path / "no.txt", target="onnxruntime")
 
 
 def work(settings: Settings, **body: object) -> Work:

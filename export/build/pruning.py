@@ -9,16 +9,19 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration import looks
 from calibration.corpus import Text
 from export.build.inputs import BuildInputs
 from export.bundle.plan import BundlePlan
 from export.console.progress import log
-from export.gate.texts import KEPT, gate_texts
+from export.gate.quality_texts import side_of
+from export.gate.texts import KEPT, LEAST_UNITS, gate_texts, look_texts
 from export.quantisation.subject import calibration_texts
 from export.vocabulary.choose import Chosen
 from runtimes.bundle_files import TOKENIZER_FILE, VOCABULARY_FILE
 from runtimes.files import sha256
 from runtimes.manifest import Coverage, Manifest
+from runtimes.schemes import SCHEMES
 from runtimes.text.vocabulary import write_mask
 
 
@@ -41,18 +44,25 @@ def write_vocabulary(folder: Path, draft: Manifest, inputs: BuildInputs, positio
     write_mask(folder / VOCABULARY_FILE, inputs.vocabulary.mask)
     whole = copy.copy(inputs.tokenizer)
     whole.kept = None
-    texts, covered = (
-        sum(not text.name.startswith(KEPT) for text in found)
-        for found in (
-            gate_texts(draft, tokenizer, inputs.spec.parity_tokens, position)
-            for tokenizer in (whole, inputs.tokenizer)
-        )
+    everything, gated = (
+        gate_texts(draft, tokenizer, inputs.spec.parity_tokens, position)
+        for tokenizer in (whole, inputs.tokenizer)
     )
+    later = range(1, len(looks.LOOKS) if SCHEMES[draft.precision].gates_quality else 0)
+    texts = len(everything) + sum(len(look_texts(draft, whole, look)) for look in later)
+    covered = sum(not text.name.startswith(KEPT) for text in gated)
     record = replace(
         inputs.vocabulary.record,
         tokenizer_sha256=sha256(folder / TOKENIZER_FILE),
         gate=Coverage(texts=texts, covered=covered),
     )
+    judged = any(side_of(text.name) is not None for text in gated)
+    if SCHEMES[draft.precision].gates_quality and not judged:
+        log.warning(
+            "warning: VOCABULARY covers fewer than %d of the gate's questions or pairs: vectors "
+            "are compared, quality is not judged",
+            LEAST_UNITS,
+        )
     log.info("gate: %d of its %d texts are covered; rows of kept tokens besides", covered, texts)
     return replace(draft, vocabulary=record)
 

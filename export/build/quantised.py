@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from calibration import looks
 from calibration.evidence import Outcome
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
@@ -22,7 +21,7 @@ from export.build.staged import StagedBundle, make_engines, write_model
 from export.bundle.plan import BundlePlan
 from export.checkpoint.names import Module
 from export.console.progress import log, stage
-from export.gate.gate import Reference, Verdict
+from export.gate.gate import Verdict
 from export.graph.gemms import gemm_modules, work
 from export.graph.insert_qdq import quantise_graph
 from export.graph.precision_plan import PrecisionPlan
@@ -62,12 +61,12 @@ def build_quantised(
     reference = reference_for(inputs, staged.draft, position)
     engines, attempts = None, list[Attempt]()
     while True:
-        verdict = _given_leave(staged, reference, judge_graphs(inputs, staged, reference))
+        verdict = _given_leave(staged, judge_graphs(inputs, staged, reference))
         if verdict.passed:
             storages = precision.storages
             engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, storages)
             verdict = judge_plans(inputs, staged, reference, verdict, engines)
-            verdict = _given_leave(staged, reference, verdict)
+            verdict = _given_leave(staged, verdict)
         if engines is not None and verdict.passed:
             verdict = judge_on_gpu(inputs, staged, reference, verdict)
         attempts.append(_attempt(precision, gemms, verdict))
@@ -91,11 +90,11 @@ def build_quantised(
     return Passed(reference, verdict, precision, tuple(attempts), cast=cast, engines=engines)
 
 
-def _given_leave(staged: StagedBundle, reference: Reference, verdict: Verdict) -> Verdict:
+def _given_leave(staged: StagedBundle, verdict: Verdict) -> Verdict:
     """``verdict`` without its doubt where a bundle of few tokens covers too few texts to end it.
 
-    All that it covers were looked at, and every loss found on them is within its limit: only the
-    bounds, which are as wide as the texts are few, are not.
+    All that it covers are looked at from the first, and every loss found on them is within its
+    limit: only the bounds, which are as wide as the texts are few, are not.
     """
     record = staged.draft.vocabulary
     losses = [loss for found in verdict.losses.values() for loss in found]
@@ -104,7 +103,6 @@ def _given_leave(staged: StagedBundle, reference: Reference, verdict: Verdict) -
         or record.gate.covered == record.gate.texts
         or verdict.failure is not None
         or verdict.undecided is None
-        or reference.looks < len(looks.LOOKS)
         or any(loss.outcome is Outcome.UNDECIDED and loss.loss > loss.limit for loss in losses)
     ):
         return verdict

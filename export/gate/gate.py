@@ -144,9 +144,9 @@ def looked_again(
     """The reference with the texts of the next look; None where all have been looked at."""
     if reference.looks == len(looks.LOOKS):
         return None
-    more = reference_of(
-        checkpoint, manifest, tokenizer, look_texts(manifest, tokenizer, reference.looks)
-    )
+    if not (texts := look_texts(manifest, tokenizer, reference.looks)):
+        return None  # a bundle of few tokens looks at all that it covers at once
+    more = reference_of(checkpoint, manifest, tokenizer, texts)
     both = (reference, more)
     return replace(
         reference,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from calibration import looks
 from calibration.corpus import GRADED, QUESTIONS, held_back
 from calibration.corpus import TEXTS as HELD_OUT
 from export.gate.quality_texts import quality_texts, set_of
@@ -29,6 +30,8 @@ TEXTS = Path(__file__).parent / "data" / "parity.jsonl"
 DOCUMENT_TOKENS = (600, 2000, 4000, 8000)
 DOCUMENT = "document"  # what their names begin with
 KEPT, KEPT_ROWS = "kept", (16, 64, 256)  # rows of tokens that a bundle with some of them holds
+# Questions, and pairs, that a bundle of few tokens covers at least where quality is judged by them.
+LEAST_UNITS = 48
 THINNING = 3  # further tasks take every third text
 
 
@@ -81,19 +84,42 @@ def gate_texts(
 def look_texts(manifest: Manifest, tokenizer: TextTokenizer, look: int) -> list[ParityText]:
     """What a look, counted from 0, adds to the texts that quality is judged by, task by task.
 
-    Of a question or a pair all sides are covered by the tokens that the bundle holds, or it is
-    left out.
+    Where the bundle does not hold every token, the first look is at all questions and pairs of
+    which it covers every side, which are few; of fewer than ``LEAST_UNITS``, from which nothing
+    follows, at none.
     """
+    if tokenizer.kept is not None:
+        return _covered_sets(manifest, tokenizer) if look == 0 else []
     texts: list[ParityText] = []
-    named_count: Counter[tuple[bool, int]] = Counter()
     for task in verified_tasks(manifest):
-        named = quality_texts(task, manifest.tasks, look)
-        tokenised = _tokenised(tokenizer, manifest.prefixes[task], named)
-        named_count.update(set_of(name) for name, _ in named)
-        task_id = task_number(manifest, task)
-        texts += [replace(text, task=task, task_id=task_id) for text in tokenised]
+        texts += _of_task(manifest, tokenizer, task, quality_texts(task, manifest.tasks, look))
+    return texts
+
+
+def _covered_sets(manifest: Manifest, tokenizer: TextTokenizer) -> list[ParityText]:
+    texts: list[ParityText] = []
+    sides: Counter[tuple[bool, int]] = Counter()
+    for task in verified_tasks(manifest):
+        named = [
+            pair
+            for look in range(len(looks.LOOKS))
+            for pair in quality_texts(task, manifest.tasks, look)
+        ]
+        sides.update(set_of(name) for name, _ in named)
+        texts += _of_task(manifest, tokenizer, task, named)
     held = Counter(set_of(text.name) for text in texts)
-    return [text for text in texts if held[set_of(text.name)] == named_count[set_of(text.name)]]
+    whole = {unit for unit, count in held.items() if count == sides[unit]}
+    fewest = min(sum(graded is kind for graded, _ in whole) for kind in (False, True))
+    least = min(LEAST_UNITS, *looks.LOOKS[-1])
+    return [text for text in texts if set_of(text.name) in whole] if fewest >= least else []
+
+
+def _of_task(
+    manifest: Manifest, tokenizer: TextTokenizer, task: str, named: Sequence[tuple[str, str]]
+) -> list[ParityText]:
+    tokenised = _tokenised(tokenizer, manifest.prefixes[task], named)
+    task_id = task_number(manifest, task)
+    return [replace(text, task=task, task_id=task_id) for text in tokenised]
 
 
 def task_number(manifest: Manifest, task: str) -> int | None:

@@ -27,7 +27,7 @@ def held_rows(
 
     Raises :class:`InputError`, or warns, as the bundle's policy says.
     """
-    if tokenizer.kept is None:
+    if tokenizer.kept is None or not tokenizer.kept.uncovered(rows):
         return rows
     prefixed = [before + text for before, text in zip(prefixes, texts, strict=True)]
     settled = settle(tokenizer, rows, prefixed)

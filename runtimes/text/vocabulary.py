@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 _HINT = "copy the bundle again or build it anew"
 _NAMED = 4  # tokens that a message shows
+_AT_ONCE = 1024  # rows that are looked at together; all of a large corpus would be a copy of it
 
 
 class VocabularyWarning(UserWarning):
@@ -46,9 +47,12 @@ class KeptTokens:
 
     def uncovered(self, rows: Sequence[Ids]) -> list[int]:
         """Which rows of ids hold one without a row."""
-        if not rows or self.mask[np.concatenate(rows)].all():
-            return []
-        return [index for index, ids in enumerate(rows) if not self.mask[ids].all()]
+        found: list[int] = []
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows[start : start + _AT_ONCE]
+            if not self.mask[np.concatenate(part)].all():
+                found += [i for i, ids in enumerate(part, start) if not self.mask[ids].all()]
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

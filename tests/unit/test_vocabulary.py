@@ -128,6 +128,15 @@ def test_error_names_the_first_text_and_its_tokens(kind: str) -> None:
     assert settle(tokenizer, rows[:1], None).rows == rows[:1]
 
 
+def test_rows_of_many_texts_are_told_apart() -> None:
+    kept = KeptTokens(np.arange(10) < 9, Unknown.ERROR)
+    rows = [
+        np.array([index % 9, 9 if index in (0, 1023, 1024, 2999) else 1]) for index in range(3000)
+    ]
+    assert kept.uncovered(rows) == [0, 1023, 1024, 2999]
+    assert kept.uncovered([]) == []
+
+
 def test_ids_cannot_be_segmented_anew() -> None:
     tokenizer = tokenizer_of("unigram", Unknown.REPLACE)
     with pytest.raises(InputError, match="row 0: has the tokens"):

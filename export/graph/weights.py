@@ -142,7 +142,8 @@ def _embedding_rows(contents: Contents, owner: str) -> Iterator[Matrix]:
         if owner == WORD and contents.kept is not None:
             first, last = np.searchsorted(contents.kept, (rows.start, rows.stop))
             block = block[contents.kept[first:last] - rows.start]
-        yield block
+        if len(block):
+            yield block
 
 
 def _row_of(contents: Contents, vocab: int) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import export.graph.weights
 from export.checkpoint.names import WORD
 from export.checkpoint.reader import Checkpoint
 from export.emulation.engine import EmulatedEngine
@@ -187,3 +188,17 @@ def test_a_bundle_is_judged_by_the_laxer_of_two_gates() -> None:
         assert gate_of(precision, Embeddings.INT4).gates_quality
     assert gate_of(Precision.INT8, Embeddings.INT8).min_cosine == 0.99
     assert TABLES[Embeddings.SAME].storage is None
+
+
+def test_kept_rows_are_those_of_the_whole_table(
+    small: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a block of the checkpoint's rows holds no kept one."""
+    monkeypatch.setattr(export.graph.weights, "BLOCK_ROWS", 1000)
+    kept = np.array([0, 1, 2, 3, 7, 998, 4001, 4999])
+    for storage in STORAGES.values():
+        whole = Contents(small, small.adapter(TASK), table=QuantisedTable(storage, "float16"))
+        some = replace(whole, kept=kept, unknown_id=3)
+        for name in (TABLE, SCALES):
+            every, few = (np.concatenate(list(tensor_blocks(c, name, 64))) for c in (whole, some))
+            assert np.array_equal(every[kept], few)

@@ -63,10 +63,14 @@ class Embedder(RuntimeBase):
         tokenizer: TextTokenizer,
         runtime: Runtime,
         folder: Path | None = None,
+        adapter: Path | None = None,
     ) -> None:
-        """``runtime`` gives one vector per text, as :func:`runtimes.open.open_runtime` makes it."""
+        """``runtime`` gives one vector per text, as :func:`runtimes.open.open_runtime` makes it.
+
+        ``adapter`` is the file in its slot.
+        """
         self.manifest, self.tokenizer, self.runtime = manifest, tokenizer, runtime
-        self._folder = folder
+        self._folder, self.adapter_file = folder, adapter
 
     @classmethod
     def load(
@@ -123,7 +127,7 @@ class Embedder(RuntimeBase):
             adapter=file,
             spinning=check_flag("spinning", spinning),
         )
-        embedder = cls(manifest, tokenizer, executing, folder)
+        embedder = cls(manifest, tokenizer, executing, folder, file)
         embedder._reload = partial(
             cls.load,
             folder.absolute(),

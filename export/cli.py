@@ -189,6 +189,12 @@ def _encode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _index(arguments: argparse.Namespace) -> int:
+    from export.console.index import run
+
+    return run(arguments)
+
+
 def _tune(arguments: argparse.Namespace) -> int:
     from export.tuning.table import text_lines
     from export.tuning.tune import TuneSpec, forget, tune
@@ -313,6 +319,7 @@ def _parser() -> argparse.ArgumentParser:
             "serve": _serve,
             "api": _api,
             "encode": _encode,
+            "index": _index,
             "tune": _tune,
             "eval": _eval,
         }

@@ -107,6 +107,14 @@ COMMANDS = {
         "row per text, in the order of the texts.",
         'adaptrt encode --bundle build/sample/classification-fp16 "Guten Morgen"',
     ),
+    "index": Command(
+        serving.index,
+        "check|export|fingerprint [options]",
+        "check that a bundle and a store of vectors belong together",
+        "Compares a bundle with an index: the model, task, instruction, length and type of\n"
+        "its vectors, and the vectors of sixteen texts. Exit code 6: they do not fit.",
+        "adaptrt index check --bundle build/sample/retrieval.query-fp16 --index vectors",
+    ),
     "tune": Command(
         serving.tune,
         "--bundle FOLDER [options]",

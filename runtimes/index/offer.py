@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,19 +55,29 @@ class Offer:
         return cls._of_manifest(manifest, f"bundle {folder}", None, measure)
 
     @classmethod
-    def of_fingerprints(cls, ones: Iterable[Fingerprint], name: str, measure: Measure) -> Offer:
-        """A server of one model, by fingerprints of each of its tasks and lengths."""
-        listed = list(ones)
-        first = listed[0]
+    def of_server(
+        cls,
+        ones: Mapping[str, Fingerprint],
+        dimensions: tuple[int, ...],
+        name: str,
+        asked: Sequence[str],
+        measure: Measure,
+    ) -> Offer:
+        """A server, by a fingerprint without canaries of each of its tasks.
+
+        Its bundles may be of several precisions: what counts is that of the first of the tasks
+        ``asked`` that it has.
+        """
+        first = next((ones[task] for task in asked if task in ones), next(iter(ones.values())))
         return cls(
             name=name,
             model=first.model,
             model_name=first.model_name,
             tokenizer=first.tokenizer,
             adapter=first.adapter,
-            dimensions=tuple(sorted({one.dimensions for one in listed})),
-            prefixes={one.task: one.prefix for one in listed},
-            ranges=_ranges(listed),
+            dimensions=dimensions,
+            prefixes={task: one.prefix for task, one in ones.items()},
+            ranges={},
             precision=first.precision,
             target=first.target,
             measure=measure,
@@ -112,11 +122,3 @@ def _recorded(
             f"{folder}: no canaries of {task}{what} were recorded; leave --recorded out"
         )
     return one.cut(dimensions)
-
-
-def _ranges(ones: Iterable[Fingerprint]) -> dict[str, dict[str, float]]:
-    ranges: dict[str, dict[str, float]] = {}
-    for one in ones:
-        if one.range is not None:
-            ranges.setdefault(one.task, {})[str(one.dimensions)] = one.range
-    return ranges

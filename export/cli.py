@@ -189,6 +189,13 @@ def _encode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _embed(arguments: argparse.Namespace) -> int:
+    from export.console.embed import embed
+
+    print(*embed(arguments), sep="\n")
+    return 0
+
+
 def _tune(arguments: argparse.Namespace) -> int:
     from export.tuning.table import text_lines
     from export.tuning.tune import TuneSpec, forget, tune
@@ -313,6 +320,7 @@ def _parser() -> argparse.ArgumentParser:
             "serve": _serve,
             "api": _api,
             "encode": _encode,
+            "embed": _embed,
             "tune": _tune,
             "eval": _eval,
         }

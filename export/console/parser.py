@@ -107,6 +107,14 @@ COMMANDS = {
         "row per text, in the order of the texts.",
         'adaptrt encode --bundle build/sample/classification-fp16 "Guten Morgen"',
     ),
+    "embed": Command(
+        serving.embed,
+        "INPUT --bundle FOLDER --out FOLDER [options]",
+        "turn a corpus into Parquet files of vectors",
+        "Embeds files of texts into Parquet parts, each exactly once. A run that was\n"
+        "stopped or killed goes on where the same command is given again.",
+        "adaptrt embed corpus/ --bundle build/sample/classification-fp16 --out vectors",
+    ),
     "tune": Command(
         serving.tune,
         "--bundle FOLDER [options]",

@@ -52,6 +52,7 @@ FLOORS = (
     ("runtimes.executors",),
     ("runtimes.auto", "runtimes.heads", "runtimes.open"),
     ("runtimes.embedder",),
+    ("runtimes.corpus",),
     ("runtimes.serving",),
     ("runtimes.api",),
     ("runtimes.__init__",),

@@ -196,6 +196,12 @@ def _embed(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _index(arguments: argparse.Namespace) -> int:
+    from export.console.index import run
+
+    return run(arguments)
+
+
 def _tune(arguments: argparse.Namespace) -> int:
     from export.tuning.table import text_lines
     from export.tuning.tune import TuneSpec, forget, tune
@@ -321,6 +327,7 @@ def _parser() -> argparse.ArgumentParser:
             "api": _api,
             "encode": _encode,
             "embed": _embed,
+            "index": _index,
             "tune": _tune,
             "eval": _eval,
         }

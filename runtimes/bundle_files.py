@@ -66,6 +66,7 @@ REFERENCE_FILE = "reference.npy"  # the reference's vectors of the gate's texts
 CHUNKS_FILE = "reference_chunks.npy"
 PARITY_FILE = "parity.json"
 PLAN_FILE = "plan.json"  # what the engines execute
+FINGERPRINT_FILE = "fingerprint.json"  # what determines its vectors, and canaries
 CALIBRATION_FILE, REPORT_FILE = "calibration.json", "report.html"
 DEVICE_FILES = ("build_engine.py", "README.md")
 CALIBRATION_FOLDER = "calibration"  # beside the bundles of a model

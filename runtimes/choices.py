@@ -108,6 +108,13 @@ class AdapterMode(Choice):
     SLOT = "slot"  # an empty low-rank slot beside the weights, filled at run time
 
 
+class Side(StrEnum):
+    """The two sides of a retrieval; the value is the task that was trained for it."""
+
+    QUERY = "retrieval.query"
+    PASSAGE = "retrieval.passage"
+
+
 class Interface(Choice):
     """Which inputs and outputs the graph has."""
 
@@ -177,6 +184,7 @@ class FileKind(Choice):
     CALIBRATION = "calibration"
     REPORT = "report"
     DEVICE = "device"  # what builds the engine on the device itself
+    FINGERPRINT = "fingerprint"  # what determines its vectors, and canaries
 
 
 # As the manifest names a file: a graph's, the target of an engine, or any other file's.

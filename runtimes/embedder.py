@@ -25,6 +25,8 @@ from runtimes.choices import AdapterMode, GraphKind, HeadName, OutputType
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
+from runtimes.index.guard import Guard
+from runtimes.index.offer import Offer
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.open import Executor, open_runtime
 from runtimes.outputs import converter, truncate
@@ -71,6 +73,7 @@ class Embedder(RuntimeBase):
         """
         self.manifest, self.tokenizer, self.runtime = manifest, tokenizer, runtime
         self._folder, self.adapter_file = folder, adapter
+        self.guard: Guard | None = None  # of the index that its vectors are for
 
     @classmethod
     def load(
@@ -83,6 +86,7 @@ class Embedder(RuntimeBase):
         adapter: str | Path | None = None,
         max_bytes: int = MAX_BYTES,
         spinning: bool = True,
+        index: str | Path | None = None,
     ) -> Self:
         """Open a bundle.
 
@@ -103,14 +107,20 @@ class Embedder(RuntimeBase):
                 and 360 MB.
             spinning: whether ONNX Runtime's threads wait for the next call at full speed, which
                 starts it sooner and takes the cores from whatever else runs in between.
+            index: what its vectors are for: a folder of Parquet files that ``adaptrt embed`` wrote,
+                or a JSON file of canaries (:mod:`runtimes.index.read`). Sixteen texts are embedded
+                and compared with those of the index; calls whose vectors would be of another kind
+                are refused from then on.
 
         Raises:
             InputError: the bundle is incomplete or has nothing for the executor, or the adapter
                 was made for another model.
+            IndexMismatchError: the bundle's vectors do not belong to the index.
             MissingError: the GPU, a library or an engine for this GPU is missing.
         """
         folder = check_path("bundle", bundle)
         file = None if adapter is None else check_path("adapter", adapter)
+        place = None if index is None else check_path("index", index)
         if threads is not None:
             check_whole("threads", threads, 1)
         check_whole("max_bytes", max_bytes, 1)
@@ -137,8 +147,19 @@ class Embedder(RuntimeBase):
             adapter=file and file.absolute(),
             max_bytes=max_bytes,
             spinning=spinning,
+            index=place and place.absolute(),
         )
+        if place is not None:
+            embedder._guard(folder, place)
         return embedder
+
+    def _guard(self, folder: Path, index: Path) -> None:
+        """Compare with the index, or close."""
+        try:
+            self.guard = Guard.of(Offer.of_embedder(self, f"bundle {folder}"), index)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -186,6 +207,8 @@ class Embedder(RuntimeBase):
         for name, flag in (("prefix", prefix), ("strict", strict), ("progress", progress)):
             check_flag(name, flag)
         tasks = self._tasks(task, len(listed))
+        if self.guard is not None:
+            self.guard.check(tasks, width, prefix=prefix, output=output)
         convert = converter(output, width, tasks, self.manifest.output_ranges)
         prefixes = [self.manifest.prefixes[t] if prefix else "" for t in tasks]
         rows = self.tokenizer.encode(listed, prefixes, strict=strict)
@@ -266,6 +289,8 @@ class Embedder(RuntimeBase):
         check_whole("overlap", overlap, 0)
         check_flag("prefix", prefix)
         (name,) = self._tasks(task, 1)
+        if self.guard is not None:
+            self.guard.check((name,), width, prefix=prefix, output=output)
         convert = converter(output, width, (name,), self.manifest.output_ranges)
         text = Document(self.tokenizer, document, self.manifest.prefixes[name] if prefix else "")
         plan = plan_windows(text, choose_spans(text, cut), self.tokenizer.max_tokens, overlap)

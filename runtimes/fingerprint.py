@@ -41,9 +41,11 @@ _Size = Annotated[int, Meta(ge=1, le=10**7)]
 
 
 class Named(Protocol):
-    """What runs a model, and says what it is."""
+    """What runs a model."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is, as manifests record it."""
 
 
 class Embeds(Protocol):

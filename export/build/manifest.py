@@ -19,6 +19,7 @@ from runtimes.bundle_files import (
     CHUNKS_FILE,
     CLIENT_FILES,
     DEVICE_FILES,
+    FINGERPRINT_FILE,
     OPENVINO_WEIGHTS,
     PARITY_FILE,
     PLACES,
@@ -167,6 +168,7 @@ def _artifacts(
         (PLAN_FILE, FileKind.PLAN),
         (CALIBRATION_FILE, FileKind.CALIBRATION),
         (REPORT_FILE, FileKind.REPORT),
+        (FINGERPRINT_FILE, FileKind.FINGERPRINT),
     ):
         if (folder / name).is_file():
             yield make_artifact(folder, name, kind)

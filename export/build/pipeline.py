@@ -8,6 +8,7 @@ from pathlib import Path
 
 from calibration.corpus import load_corpus
 from calibration.table import Calibration
+from export.build.fingerprints import write_fingerprints
 from export.build.inputs import BuildInputs
 from export.build.judging import (
     Passed,
@@ -106,10 +107,13 @@ def _build_bundle(
         with stage("ranges of 8-bit output"):
             corpus = load_corpus(spec.calibration.data, column=spec.calibration.column)
             ranges = output_ranges(folder, staged.draft, inputs.tokenizer, corpus)
+        draft = replace(staged.draft, output_ranges=ranges)
+        with stage("fingerprint"):
+            write_fingerprints(folder, draft, inputs.tokenizer)
         with stage("hashes"):
             parity = _parity(passed)
             manifest = final_manifest(
-                replace(staged.draft, output_ranges=ranges),
+                draft,
                 folder,
                 spec,
                 passed.engines,

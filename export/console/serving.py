@@ -6,10 +6,11 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from export.console.options import Options, vectors
-from export.console.values import name, names, number, path, port, size, whole
+from export.console.values import name, number, path, port, size, whole
 from runtimes.api.settings import Settings as Served
-from runtimes.corpus.records import Engine, OnError, Stored
-from runtimes.corpus.records import Wanted as Corpus
+from runtimes.choices import OutputType
+
+INDEX_ACTIONS = ("check", "export", "fingerprint")
 
 
 def encode(command: ArgumentParser) -> None:
@@ -48,57 +49,32 @@ def encode(command: ArgumentParser) -> None:
     options.flag("--strict", "refuse texts that are too long (default: cut them and warn)")
 
 
-def embed(command: ArgumentParser) -> None:
-    """``adaptrt embed``: a corpus, what is made of it, and what does the work."""
+def index(command: ArgumentParser) -> None:
+    """``adaptrt index``: which action, and what it compares or writes."""
     command.add_argument(
-        "input",
-        metavar="INPUT",
-        help="file, folder or glob of .parquet, .jsonl, .csv, .tsv or .txt; all but the first "
-        "also with .gz or .zst",
+        "action",
+        choices=INDEX_ACTIONS,
+        metavar="ACTION",
+        help="check: does the bundle belong to the index; export: write canaries as JSON, to be "
+        "kept beside any store; fingerprint: what a bundle's vectors are determined by",
     )
     options = Options(command)
     add = options.add
-    add("--bundle", "FOLDER", "what adaptrt engine built", kind=path, required=True)
-    add("--out", "FOLDER", "where the Parquet parts go", kind=path, required=True)
-    add("--column", "NAME", "the column, or JSON key, of the texts", Corpus.column, kind=name)
-    add("--id-column", "NAME", "the column of ids (default: FILE:POSITION)", kind=name)
-    add("--keep", "NAMES", "input columns that the output has too, separated by commas", kind=names)
-    add("--task", "NAME", "what the texts are for; needed where a bundle has several")
-    vectors(
-        options,
-        "auto",
-        "; auto: what adaptrt tune chose here, else what runs the bundle on a CPU",
-        Stored,
-    )
+    add("--bundle", "FOLDER", "what adaptrt engine built", kind=path)
+    add("--index", "PATH", "a folder that adaptrt embed wrote, or a .json of canaries", kind=path)
+    add("--out", "FILE", "of export: where to write", kind=path)
+    add("--task", "NAME", "what the bundle will be asked for (default: what fits the index)")
+    add("--dimensions", "N", "the vectors' length (default: the index's, or all)", kind=whole)
+    add("--output-type", "NAME", f"{', '.join(OutputType)} (default: the index's, or float32)")
+    add("--runtime", "NAME", "what runs the bundle (default: as adaptrt encode)")
     add("--adapter", "FILE", "an .onnx_adapter file, for a bundle with a slot", kind=path)
-    options.flag("--strict", "refuse texts that are too long (default: cut them)")
-    add(
-        "--on-error",
-        "NAME",
-        "stop at a row that cannot be embedded, or skip it and list it",
-        OnError.STOP,
+    options.flag(
+        "--recorded", "use the canaries that the bundle's build recorded; the bundle is not opened"
     )
-    options.flag("--dry-run", "say how many tokens and parts there are, and how long they take")
-    options = Options(command, "a row per chunk, of a bundle built with --head chunks")
-    options.flag("--late-chunking", "embed documents whole, and give each chunk its vector")
-    options.add("--chunk-tokens", "N", "tokens per chunk", kind=whole)
-    options.add("--sentences", "N", "sentences per chunk", kind=whole)
-    _embed_engines(command)
-
-
-def _embed_engines(command: ArgumentParser) -> None:
-    add = Options(command, "what does the work").add
-    add("--engine", "NAME", "local (this machine) or ray", Engine.LOCAL)
-    add("--workers", "N", "of local: processes that run the model (default: 1)", kind=whole)
-    add("--device", "NAME", "cpu, cuda, or cuda:1 for the second GPU")
-    add(
-        "--threads", "N", "of each worker on a CPU (default: a fair share of the cores)", kind=whole
-    )
-    add("--split-bytes", "N", "of input text in a part", Corpus.split_bytes, kind=whole)
-    add("--ray-address", "ADDRESS", "a cluster's (default: one on this machine)")
-    add("--actors", "N", "of ray: how many, or MIN-MAX for a pool that grows (default: 1)")
-    add("--cpus-per-actor", "N", "of ray: threads of each (default: 1)", kind=whole)
-    add("--gpus-per-actor", "N", "of ray: GPUs of each, 0.5 for half of one", kind=number)
+    add("--text-column", "NAME", "of check: embed texts of this column of the index again")
+    add("--texts", "N", "how many of them (default: 64)", kind=whole)
+    options.flag("--no-prefix", "of export: without the task's instruction", dest="no_prefix")
+    options.flag("--json", "for programs")
 
 
 def tune(command: ArgumentParser) -> None:

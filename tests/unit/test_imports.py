@@ -51,6 +51,7 @@ FLOORS = (
     ("runtimes.text",),
     ("runtimes.executors",),
     ("runtimes.auto", "runtimes.heads", "runtimes.open"),
+    ("runtimes.index",),
     ("runtimes.embedder",),
     ("runtimes.corpus",),
     ("runtimes.serving",),

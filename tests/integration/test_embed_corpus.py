@@ -29,22 +29,9 @@ from runtimes.fingerprint import KEY, Fingerprint
 from runtimes.text.chunks import sentence_starts
 from tests.support import listing, run_cli
 
-WORDS = [
-    "the",
-    "station",
-    "is",
-    "near",
-    "a",
-    "river",
-    "where",
-    "people",
-    "walk",
-    "each",
-    "morning",
-    "before",
-    "work",
-    "begins",
-]
+SENTENCE = "the station is near a river where people walk each morning before work"
+WORDS = SENTENCE.split()
+TEXTS = [" ".join(WORDS[(i * 7 + k) % 13] for k in range(1 + i % 40)) for i in range(600)]
 
 
 @pytest.fixture(scope="module")

@@ -189,6 +189,13 @@ def _encode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _embed(arguments: argparse.Namespace) -> int:
+    from export.console.embed import embed
+
+    print(*embed(arguments), sep="\n")
+    return 0
+
+
 def _index(arguments: argparse.Namespace) -> int:
     from export.console.index import run
 
@@ -319,6 +326,7 @@ def _parser() -> argparse.ArgumentParser:
             "serve": _serve,
             "api": _api,
             "encode": _encode,
+            "embed": _embed,
             "index": _index,
             "tune": _tune,
             "eval": _eval,

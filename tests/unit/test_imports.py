@@ -53,6 +53,7 @@ FLOORS = (
     ("runtimes.auto", "runtimes.heads", "runtimes.open"),
     ("runtimes.index",),
     ("runtimes.embedder",),
+    ("runtimes.corpus",),
     ("runtimes.serving",),
     ("runtimes.api",),
     ("runtimes.__init__",),

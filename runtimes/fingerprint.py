@@ -243,7 +243,7 @@ def embed_canaries(encode: Callable[[str], Encoded]) -> list[Vectors | None]:
             vectors.append(encode(text)[0])
         except InputError as error:
             vectors.append(None)
-            refusal = error
+            refusal = refusal or error
     if (count := sum(vector is not None for vector in vectors)) < LEAST:
         raise InputError(
             f"fingerprint: {count} of the {len(CANARIES)} canary texts can be embedded, expected "

@@ -12,7 +12,7 @@ from runtimes.choices import FileKind, Precision, Target
 from runtimes.errors import InputError
 from runtimes.files import sha256
 from runtimes.fingerprint import BundleFingerprints, Embeds, Fingerprint, fingerprint_of
-from runtimes.manifest import Manifest
+from runtimes.manifest import Manifest, Parity
 from runtimes.outputs import Ranges
 
 # The fingerprint of a task's vectors of a length, with its instruction or without.
@@ -23,7 +23,8 @@ Measure = Callable[[str, int, bool], Fingerprint]
 class Offer:
     """A bundle or a server. ``name`` is what messages call it; the rest as in a fingerprint.
 
-    ``prefixes`` are those of the tasks it has; ``measure`` gives the canaries.
+    ``prefixes`` are those of the tasks it has; ``measure`` gives the canaries; ``parity`` is how
+    its build compared it with the reference, None where that is not known.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Offer:
     precision: Precision
     target: Target
     measure: Measure
+    parity: Parity | None = None
 
     @classmethod
     def of_embedder(cls, embedder: Embeds, name: str) -> Offer:
@@ -99,6 +101,7 @@ class Offer:
             precision=manifest.precision,
             target=manifest.target.name,
             measure=measure,
+            parity=manifest.parity,
         )
 
 

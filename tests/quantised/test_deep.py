@@ -101,7 +101,7 @@ def test_int8_beside_an_index_in_fp16_is_measured(
     half = tmp_path / "deep" / f"{TASK}-fp16-onnxruntime-t{TOKENS}"
     other = tmp_path / "deep" / f"separation-fp16-onnxruntime-t{TOKENS}"
     int8 = out / f"{TASK}-int8-onnxruntime-t{TOKENS}"
-    texts = [text.text for text in held_back()[:64]]
+    texts = [text.text for text in held_back() if len(text.text) < 200][:64]
     with Embedder.load(half) as embedder:
         index = write_index(tmp_path / "index", embedder, texts)
         stored = embedder.encode(texts)

@@ -177,14 +177,16 @@ class BundleFingerprints:
     @classmethod
     def served(cls, text: str, url: str) -> tuple[Fingerprint, ...]:
         """What a server at ``url`` says of its tasks: records without canaries."""
-        hint = "write its repository again with adaptrt triton"
+        where, hint = Path("fingerprints"), f"write the repository that {url} serves again"
         try:
             raw = msgspec.json.decode(text)
         except (msgspec.DecodeError, RecursionError) as error:
-            raise InputError(f"{url}: not valid JSON ({error}); {hint}") from error
+            raise InputError(f"{where}: not valid JSON ({error}); {hint}") from error
         if not isinstance(raw, dict):
-            raise InputError(f"{url}: got {shown(raw)}, expected fingerprints; {hint}")
-        return as_record(raw, cls, Path(url), hint).fingerprints
+            raise InputError(f"{where}: got {shown(raw)}, expected an object; {hint}")
+        if not (found := as_record(raw, cls, where, hint).fingerprints):
+            raise InputError(f"{where}: got none, expected one of each task; {hint}")
+        return found
 
     @classmethod
     def read(cls, path: Path) -> BundleFingerprints:

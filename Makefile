@@ -17,13 +17,14 @@ INTEROP_VENV := .venv-interop
 CLIENTS := .venv-clients
 CLIENT_NAMES := optimum openvino fastembed onnxruntime-1.20 onnxruntime-newest
 RIVALS := .venv-rivals
+RAY_VENV := .venv-ray
 RIVAL_NAMES := onnxruntime nncf neural-compressor modelopt
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve api test check docs check-newest test-quantised test-interop clients lock figures plans bench bench-build bench-api bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test check docs check-newest test-quantised test-interop test-ray embed-kills bench-embed clients lock figures plans bench bench-build bench-api bench-gpu bench-outputs bench-serve gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -79,6 +80,10 @@ help: ## This list
 	@echo "make inspect takes BUNDLE; GPU, one architecture [all that differ]; BATCH [8] and TOKENS [512] of"
 	@echo "  the call that is counted; JSON=1; HTML, a file to write a page to; AGAINST, another bundle:"
 	@echo "  where this one is predicted to be faster."
+	@echo "make embed takes INPUT, files of texts; BUNDLE [the sample with every task]; OUT, a folder; COLUMN"
+	@echo "  [text], ID_COLUMN, KEEP=a,b; TASK, DIMENSIONS, OUTPUT_TYPE [float32]; CHUNK_TOKENS or SENTENCES for"
+	@echo "  late chunking; ON_ERROR: stop, skip [stop]; WORKERS [1]; DRY_RUN=1; ENGINE=ray with RAY_ADDRESS,"
+	@echo "  ACTORS, CPUS_PER_ACTOR, GPUS_PER_ACTOR; adaptrt embed --help says more."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
 	@echo "  onnxruntime, openvino, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
@@ -90,6 +95,8 @@ help: ## This list
 	@echo "  [sample,full] and GPU_PRECISIONS [fp16,bf16,int8]."
 	@echo "make bench takes BENCH_SIZE: sample, mid, full [mid]; BENCH_ONLY, contenders, and BENCH_CASES,"
 	@echo "  such as 1x512, both separated by commas [all]."
+	@echo "make embed-kills takes KILLS [200] and KILLED_TEXTS [5000]; make bench-embed EMBED_SCALE, a share of"
+	@echo "  its texts [1]."
 	@echo "make plans takes PLAN_SIZES [sample,full]; make deep DESCRIPTIONS, a folder of Translation-*.bz2 files."
 	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
 	@echo "Every adaptrt command: QUIET=1, nothing but warnings and errors on standard error;"
@@ -157,6 +164,22 @@ inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
 	  $(if $(AGAINST),--against "$(AGAINST)") \
 	  $(if $(HTML),--html "$(HTML)")
 
+# OUT and TASK count on the command line only: elsewhere they mean bundles, and have defaults.
+embed: $(VENV)/.installed-embed $(if $(BUNDLE),,build/sample/switchable-fp16-onnxruntime/manifest.json) ## A corpus into Parquet files of vectors (INPUT=... BUNDLE=... OUT=folder)
+	@$(ADAPTRT) embed "$(INPUT)" --bundle "$(or $(BUNDLE),build/sample/switchable-fp16-onnxruntime)" \
+	  --out "$(if $(filter command,$(origin OUT)),$(OUT),build/embedded)" \
+	  $(if $(filter command,$(origin TASK)),--task "$(TASK)",$(if $(BUNDLE),,--task base)) \
+	  $(if $(COLUMN),--column "$(COLUMN)") $(if $(ID_COLUMN),--id-column "$(ID_COLUMN)") \
+	  $(if $(KEEP),--keep "$(KEEP)") $(if $(DIMENSIONS),--dimensions "$(DIMENSIONS)") \
+	  $(if $(OUTPUT_TYPE),--output-type "$(OUTPUT_TYPE)") $(if $(ON_ERROR),--on-error "$(ON_ERROR)") \
+	  $(if $(CHUNK_TOKENS),--late-chunking --chunk-tokens "$(CHUNK_TOKENS)") \
+	  $(if $(SENTENCES),--late-chunking --sentences "$(SENTENCES)") \
+	  $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DRY_RUN),--dry-run) \
+	  $(if $(filter command,$(origin ENGINE)),--engine "$(ENGINE)") \
+	  $(if $(RAY_ADDRESS),--ray-address "$(RAY_ADDRESS)") $(if $(ACTORS),--actors "$(ACTORS)") \
+	  $(if $(CPUS_PER_ACTOR),--cpus-per-actor "$(CPUS_PER_ACTOR)") \
+	  $(if $(GPUS_PER_ACTOR),--gpus-per-actor "$(GPUS_PER_ACTOR)")
+
 triton: $(VENV)/.installed-serve ## Write a Triton model repository (BUNDLE="a b")
 	@$(ADAPTRT) triton --bundle $(BUNDLE) --out "$(OUT)" --triton-version "$(TRITON_VERSION)" \
 	  $(if $(ENCODER),--encoder "$(ENCODER)") $(if $(SETTINGS),--settings "$(SETTINGS)")
@@ -186,6 +209,17 @@ test: $(VENV)/.installed-dev ## Run the tests (about fifteen minutes on two core
 test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoints, judged as users' builds are (about five minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/quantised
 
+KILLED = $(OUT)/sample/switchable-fp32-onnxruntime
+
+embed-kills: $(VENV)/.installed-dev $(KILLED)/manifest.json ## adaptrt embed killed 200 times, its bytes compared (half an hour)
+	$(BIN)/python -m tests.bench.kills --bundle $(KILLED) --task classification --out "$(OUT)/embed-kills" \
+	  $(if $(KILLS),--kills "$(KILLS)") $(if $(KILLED_TEXTS),--texts "$(KILLED_TEXTS)")
+
+# Apart from ours: Ray brings much that nothing else needs. Without tests/conftest.py, which builds.
+test-ray: $(RAY_VENV)/.installed $(KILLED)/manifest.json ## adaptrt embed on Ray, on two nodes of this machine too (about three minutes)
+	ADAPTRT_BUNDLE=$(KILLED) $(RAY_VENV)/bin/python -m pytest -q -c /dev/null --rootdir . \
+	  --confcutdir tests/ray -p no:cacheprovider tests/ray
+
 check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentation strictly
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -207,6 +241,10 @@ bench-serve: $(VENV)/.installed-dev $(TRITON_VENV)/.installed ## Throughput and 
 bench-api: $(VENV)/.installed-dev ## Load on the HTTP server, beside the embedder and Triton, and its faults (about ten minutes)
 	$(BIN)/python -m tests.bench.api --out "$(OUT)/bench-api" $(if $(BUNDLE),--bundle "$(BUNDLE)") \
 	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)")
+
+bench-embed: $(VENV)/.installed-dev $(RAY_VENV)/.installed $(KILLED)/manifest.json ## Throughput and memory of adaptrt embed beside Embedder.encode (EMBED_SCALE=share)
+	$(BIN)/python -m tests.bench.embed --bundle $(KILLED) --ray $(RAY_VENV)/bin/python --out "$(OUT)/bench-embed" \
+	  $(if $(EMBED_SCALE),--scale "$(EMBED_SCALE)")
 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
@@ -282,6 +320,12 @@ $(INTEROP_VENV)/.installed: locks/interop.txt pyproject.toml
 	$(INTEROP_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(RAY_VENV)/.installed: locks/ray.txt pyproject.toml
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python $(PIP_INSTALL) -r $<
+	$(RAY_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
 # One environment for each client that wants versions of its own. Without torchvision, which
 # Optimum Intel asks for: it is for torch's CUDA build, and breaks transformers beside the CPU build.
 $(CLIENTS)/%/.installed: locks/clients/%.txt
@@ -314,7 +358,8 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
 	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra api -c locks/dev.txt -o locks/server.txt
 	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra export -c locks/dev.txt -o locks/base.txt
-	for name in serve api bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
+	$(COMPILE) pyproject.toml --group build --group ray-tests --extra cpu --extra ray -o locks/ray.txt
+	for name in serve api embed bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
 	  --extra openvino --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt

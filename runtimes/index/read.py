@@ -71,8 +71,8 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingError(
-            f"pyarrow is not installed ({error}), which reads Parquet files; pip install pyarrow, "
-            "or copy what `adaptrt index export` writes, a JSON file"
+            f"pyarrow is not installed ({error}), which reads Parquet files; pip install "
+            "'adaptrt[embed]', or copy what `adaptrt index export` writes, a JSON file"
         ) from error
     return pyarrow.parquet
 

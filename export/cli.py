@@ -307,7 +307,7 @@ def _api(arguments: argparse.Namespace) -> int:
     from runtimes.api.settings import Settings
 
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
-    for name in ("bundles", "model_names", "cors_origins"):
+    for name in ("bundles", "model_names", "cors_origins", "indexes"):
         given[name] = tuple(given[name] or ())
     run(Settings(**{name: value for name, value in given.items() if value is not None}))
     return 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -175,6 +175,20 @@ class BundleFingerprints:
         return msgspec.json.encode(self)
 
     @classmethod
+    def served(cls, text: str, url: str) -> tuple[Fingerprint, ...]:
+        """What a server at ``url`` says of its tasks: records without canaries."""
+        where, hint = Path("fingerprints"), f"write the repository that {url} serves again"
+        try:
+            raw = msgspec.json.decode(text)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InputError(f"{where}: not valid JSON ({error}); {hint}") from error
+        if not isinstance(raw, dict):
+            raise InputError(f"{where}: got {shown(raw)}, expected an object; {hint}")
+        if not (found := as_record(raw, cls, where, hint).fingerprints):
+            raise InputError(f"{where}: got none, expected one of each task; {hint}")
+        return found
+
+    @classmethod
     def read(cls, path: Path) -> BundleFingerprints:
         """Checked; :class:`InputError` for anything else than a build writes."""
         hint = "copy the bundle again"
@@ -202,26 +216,42 @@ def fingerprint_of(
     manifest = embedder.manifest
     name = task if task is not None else manifest.task
     embedder.encode([], task=task, dimensions=dimensions, prefix=prefix)  # refuses what is wrong
-    vectors: list[Vectors | None] = []
-    refusal: InputError | None = None
-    for text in CANARIES:
-        try:
-            (vector,) = embedder.encode(
-                [text], task=task, dimensions=dimensions, prefix=prefix, strict=True
-            )
-        except InputError as error:  # too long, or of tokens that the bundle does not have
-            vector, refusal = None, error
-        vectors.append(vector)
+    found = embed_canaries(
+        lambda text: embedder.encode(
+            [text], task=task, dimensions=dimensions, prefix=prefix, strict=True
+        )
+    )
     return make_fingerprint(
         manifest,
         task=name,
-        vectors=vectors,
+        vectors=found,
         executed=embedder.runtime.name,
         output=output,
         prefix=prefix,
         adapter=embedder.adapter_file,
-        refusal=refusal,
     )
+
+
+def embed_canaries(encode: Callable[[str], Encoded]) -> list[Vectors | None]:
+    """Each text's vector; None where ``encode``, which gives one row, refuses the text.
+
+    A text can be too long, or of tokens that a bundle does not have. Raises :class:`InputError`
+    where fewer than four are left.
+    """
+    vectors: list[Vectors | None] = []
+    refusal: InputError | None = None
+    for text in CANARIES:
+        try:
+            vectors.append(encode(text)[0])
+        except InputError as error:
+            vectors.append(None)
+            refusal = refusal or error
+    if (count := sum(vector is not None for vector in vectors)) < LEAST:
+        raise InputError(
+            f"fingerprint: {count} of the {len(CANARIES)} canary texts can be embedded, expected "
+            f"at least {LEAST}: {refusal}"
+        )
+    return vectors
 
 
 def make_fingerprint(
@@ -233,22 +263,14 @@ def make_fingerprint(
     output: str = OutputType.FLOAT32,
     prefix: bool = True,
     adapter: Path | None = None,
-    refusal: InputError | None = None,
 ) -> Fingerprint:
     """The record around canaries that were embedded; ``vectors`` one per text, unit length.
 
-    ``refusal`` is why the last text without a vector has none.
+    Of a server that is not asked yet, they are none: the record then is of the full length.
     """
     rows = list(vectors)
-    present = [vector for vector in rows if vector is not None]
-    if len(present) < LEAST:
-        why = f": {refusal}" if refusal is not None else ""
-        raise InputError(
-            f"fingerprint: {len(present)} of the {len(rows)} canary texts can be embedded, "
-            f"expected at least {LEAST}{why}"
-        )
     kind = OutputType.parse("output", output)
-    width = len(present[0])
+    width = next((len(vector) for vector in rows if vector is not None), manifest.dimensions[-1])
     return Fingerprint(
         model=manifest.model.sha256,
         model_name=manifest.model.name,
@@ -260,12 +282,25 @@ def make_fingerprint(
         tokenizer=manifest.artifact(FileKind.TOKENIZER).sha256,
         precision=manifest.precision,
         target=manifest.target.name,
-        executed="".join(c for c in executed if " " <= c <= "~")[:200],
+        executed=_plain(executed),
         max_tokens=manifest.max_tokens,
         range=manifest.output_ranges.get(task, {}).get(str(width)),
         canary_texts=texts_sha256(),
         canaries=_packed(rows),
     )
+
+
+def with_canaries(
+    one: Fingerprint, vectors: Iterable[Vectors | None], executed: str
+) -> Fingerprint:
+    """The record with canaries that were embedded since, of their length."""
+    rows = list(vectors)
+    width = next((len(vector) for vector in rows if vector is not None), one.dimensions)
+    return replace(one, dimensions=width, executed=_plain(executed), canaries=_packed(rows))
+
+
+def _plain(text: str) -> str:
+    return "".join(c for c in text if " " <= c <= "~")[:200]
 
 
 def _packed(vectors: Iterable[Vectors | None]) -> tuple[bytes | None, ...]:

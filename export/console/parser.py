@@ -119,9 +119,9 @@ COMMANDS = {
         serving.index,
         "check|export|fingerprint [options]",
         "check that a bundle and a store of vectors belong together",
-        "Compares a bundle with an index: the model, task, instruction, length and type of\n"
-        "its vectors, and the vectors of sixteen texts. Exit code 6: they do not fit.",
-        "adaptrt index check --bundle build/sample/retrieval.query-fp16 --index vectors",
+        "Compares a bundle with an index: model, task, instruction, length and type of\n"
+        "vectors, and the vectors of sixteen texts. Exit code 6: they do not fit.",
+        "adaptrt index check --bundle build/sample/retrieval.query-fp16 \\\n    --index vectors",
     ),
     "tune": Command(
         serving.tune,

@@ -165,6 +165,15 @@ def api(command: ArgumentParser) -> None:
         "NAME",
         "the task of requests that name none (default: base, the model without an adapter)",
     )
+    add(
+        "--index",
+        "PATH",
+        "what the vectors are for, a folder that adaptrt embed wrote or a .json of canaries: the "
+        "server does not start where they do not belong there; give the option again for another",
+        kind=path,
+        action="append",
+        dest="indexes",
+    )
     _api_network(command)
     _api_limits(command)
     options = Options(command, "what runs the model")

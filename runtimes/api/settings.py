@@ -22,6 +22,7 @@ class Settings:
     server's own process. Limits: ``max_texts``, ``max_tokens`` and ``max_bytes`` are of one
     request, ``max_queue`` of texts that wait, ``max_concurrent`` of requests under way;
     ``deadline`` is in seconds. ``max_text_bytes`` is of one text, in UTF-8.
+    ``indexes`` are what the vectors are for.
 
     Raises :class:`InputError` for what cannot be meant.
     """
@@ -47,6 +48,7 @@ class Settings:
     threads: int | None = None
     runtime: str = AUTO
     device: str | None = None
+    indexes: tuple[Path, ...] = ()
     access_log: bool = True
 
     def __post_init__(self) -> None:

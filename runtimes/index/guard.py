@@ -21,10 +21,13 @@ class Guard:
     verdict: Verdict
 
     @classmethod
-    def of(cls, engine: Offer, path: str | Path | Index) -> Guard:
-        """Compare; raises :class:`~runtimes.errors.IndexMismatchError` with the reasons."""
+    def of(cls, engine: Offer, path: str | Path | Index, output: str | None = None) -> Guard:
+        """Compare; raises :class:`~runtimes.errors.IndexMismatchError` with the reasons.
+
+        ``output`` is the one type that the engine gives; None: any.
+        """
         index = path if isinstance(path, Index) else read_index(path)
-        verdict = compare(engine, index.fingerprint)
+        verdict = compare(engine, index.fingerprint, output=output)
         return cls(index=index, verdict=verdict.require(engine.name, index.path))
 
     def check(

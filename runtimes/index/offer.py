@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from runtimes.choices import FileKind, Precision, Target
 from runtimes.errors import InputError
 from runtimes.files import sha256
 from runtimes.fingerprint import BundleFingerprints, Embeds, Fingerprint, fingerprint_of
-from runtimes.manifest import Manifest
+from runtimes.manifest import Manifest, Parity
 from runtimes.outputs import Ranges
 
 # The fingerprint of a task's vectors of a length, with its instruction or without.
@@ -23,7 +23,8 @@ Measure = Callable[[str, int, bool], Fingerprint]
 class Offer:
     """A bundle or a server. ``name`` is what messages call it; the rest as in a fingerprint.
 
-    ``prefixes`` are those of the tasks it has; ``measure`` gives the canaries.
+    ``prefixes`` are those of the tasks it has; ``measure`` gives the canaries; ``parity`` is how
+    its build compared it with the reference, None where that is not known.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Offer:
     precision: Precision
     target: Target
     measure: Measure
+    parity: Parity | None = None
 
     @classmethod
     def of_embedder(cls, embedder: Embeds, name: str) -> Offer:
@@ -55,19 +57,29 @@ class Offer:
         return cls._of_manifest(manifest, f"bundle {folder}", None, measure)
 
     @classmethod
-    def of_fingerprints(cls, ones: Iterable[Fingerprint], name: str, measure: Measure) -> Offer:
-        """A server of one model, by fingerprints of each of its tasks and lengths."""
-        listed = list(ones)
-        first = listed[0]
+    def of_server(
+        cls,
+        ones: Mapping[str, Fingerprint],
+        dimensions: tuple[int, ...],
+        name: str,
+        asked: Sequence[str],
+        measure: Measure,
+    ) -> Offer:
+        """A server, by a fingerprint without canaries of each of its tasks.
+
+        Its bundles may be of several precisions: what counts is that of the first of the tasks
+        ``asked`` that it has.
+        """
+        first = next((ones[task] for task in asked if task in ones), next(iter(ones.values())))
         return cls(
             name=name,
             model=first.model,
             model_name=first.model_name,
             tokenizer=first.tokenizer,
             adapter=first.adapter,
-            dimensions=tuple(sorted({one.dimensions for one in listed})),
-            prefixes={one.task: one.prefix for one in listed},
-            ranges=_ranges(listed),
+            dimensions=dimensions,
+            prefixes={task: one.prefix for task, one in ones.items()},
+            ranges={},
             precision=first.precision,
             target=first.target,
             measure=measure,
@@ -89,6 +101,7 @@ class Offer:
             precision=manifest.precision,
             target=manifest.target.name,
             measure=measure,
+            parity=manifest.parity,
         )
 
 
@@ -112,11 +125,3 @@ def _recorded(
             f"{folder}: no canaries of {task}{what} were recorded; leave --recorded out"
         )
     return one.cut(dimensions)
-
-
-def _ranges(ones: Iterable[Fingerprint]) -> dict[str, dict[str, float]]:
-    ranges: dict[str, dict[str, float]] = {}
-    for one in ones:
-        if one.range is not None:
-            ranges.setdefault(one.task, {})[str(one.dimensions)] = one.range
-    return ranges

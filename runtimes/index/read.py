@@ -71,8 +71,8 @@ def arrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingError(
-            f"pyarrow is not installed ({error}), which reads Parquet files; pip install pyarrow, "
-            "or copy what `adaptrt index export` writes, a JSON file"
+            f"pyarrow is not installed ({error}), which reads Parquet files; pip install "
+            "'adaptrt[embed]', or copy what `adaptrt index export` writes, a JSON file"
         ) from error
     return pyarrow.parquet
 
@@ -113,15 +113,19 @@ def _require_same(one: Fingerprint, part: Path, first: Fingerprint, former: Path
 
 
 def _check_column(part: Path, schema: Any, one: Fingerprint) -> None:
-    """The vectors' column is as wide and of the type that the fingerprint says."""
+    """The vectors' column is as wide and of the type that the fingerprint says.
+
+    float32 may be stored as float16, which is the same vectors rounded.
+    """
     row = OUTPUTS[one.output]
     width = one.dimensions * row.bits // (8 * np.dtype(row.dtype).itemsize)
     if COLUMN not in schema.names:
         raise InputError(f"index: {part} has no column {COLUMN!r}; {_HINT}")
     kind = schema.field(COLUMN).type
     size = getattr(kind, "list_size", None)
-    got = kind.value_type.to_pandas_dtype() if size is not None else None
-    if size != width or np.dtype(got) != np.dtype(row.dtype):
+    got = None if size is None else np.dtype(kind.value_type.to_pandas_dtype())
+    types = [np.dtype(row.dtype), *([np.dtype(np.float16)] if row.bits == 32 else [])]
+    if size != width or got not in types:
         raise IndexMismatchError(
             f"index: {part}: column {COLUMN} is {shown(str(kind))}, but its fingerprint says "
             f"{one.dimensions} dimensions as {one.output}: {width} of {row.dtype}"

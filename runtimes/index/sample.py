@@ -20,6 +20,7 @@ from runtimes.text.tokens import TruncationWarning
 
 TEXTS = 64
 NEAREST = 10
+CHUNK = "chunk"  # a column that only late chunks have: their number in the document
 _PER_PART = 16  # rows read from one file: texts of many files say more than many of one
 
 
@@ -63,9 +64,8 @@ class Sample:
 def measure_sample(embedder: Encodes, index: Index, column: str, count: int = TEXTS) -> Sample:
     """Embed up to ``count`` texts of the index's ``column`` again and compare.
 
-    The column holds the whole texts that the vectors are of: the vector of a chunk knows its
-    document, so for late chunks this measures something else. Raises :class:`InputError` for an
-    index without Parquet files, without the column, or with fewer than two texts.
+    The column holds the whole texts that the vectors are of. Raises :class:`InputError` for an
+    index without Parquet files or the column, of late chunks, or with fewer than two texts.
     """
     if not index.parts:
         raise InputError(f"--text-column: {index.path} holds no texts; leave it out")
@@ -118,8 +118,10 @@ def _overlap(again: NDArray[np.float64], stored: NDArray[np.float64]) -> float:
 def _rows(index: Index, column: str, count: int) -> tuple[list[str], Encoded]:
     texts: list[str] = []
     vectors: list[Encoded] = []
-    for part in _spread(index.parts, -(-count // _PER_PART)):
-        for text, vector in _pairs(part, column, min(_PER_PART, count - len(texts))):
+    chosen = list(_spread(index.parts, -(-count // _PER_PART)))
+    each = max(_PER_PART, -(-count // len(chosen)))
+    for part in chosen:
+        for text, vector in _pairs(part, column, min(each, count - len(texts))):
             texts.append(text)
             vectors.append(vector)
     if len(texts) < 2:
@@ -136,6 +138,8 @@ def _pairs(part: Path, column: str, most: int) -> Iterator[tuple[str, Encoded]]:
                 f"--text-column: got {shown(column)}, expected one of {', '.join(names)} ({part}); "
                 "adaptrt embed keeps columns with --keep"
             )
+        if CHUNK in names:  # whose vectors know their document
+            raise InputError(f"--text-column: {part} holds late chunks; leave it out")
         left = most
         for batch in file.iter_batches(batch_size=_PER_PART, columns=[column, COLUMN]):
             stored = batch.column(COLUMN)

@@ -275,6 +275,11 @@ def _notes(engine: Offer, index: Fingerprint, canaries: Canaries | None) -> Iter
             f"{engine.name} does not embed; a bundle of {index.task}, or a switchable one, can be "
             "measured"
         )
+        if engine.parity is not None:
+            yield (
+                f"its own build measured a least cosine of {engine.parity.min_cosine:.7f} and "
+                f"{engine.parity.mean_cosine:.7f} on average to PyTorch in FP32"
+            )
     own = engine.ranges.get(index.task, {}).get(str(index.dimensions))
     if OUTPUTS[index.output].ranged and None not in (own, index.range) and own != index.range:
         yield (

@@ -22,6 +22,7 @@ from runtimes.text.chunks import Span
 from runtimes.text.tokens import MAX_BYTES, check_size, check_text
 
 MODEL = "embed"
+FINGERPRINTS = "fingerprints"  # its parameter: what determines the vectors of each task
 TEXT, TASK, DIMENSIONS, PREFIX, TRUNCATE = "TEXT", "TASK", "DIMENSIONS", "PREFIX", "TRUNCATE"
 LATE_CHUNKING, CHUNKS = "LATE_CHUNKING", "CHUNKS"
 CHUNK_TOKENS, SENTENCES = "CHUNK_TOKENS", "SENTENCES"

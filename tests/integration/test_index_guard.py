@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from adaptrt import Embedder, IndexMismatchError, InputError
@@ -107,7 +109,10 @@ def check(bundle: Path, index: Path, *more: object) -> int:
     [
         ("switchable", ["compatible", "retrieval.passage: adds to it", "its query side"]),
         ("passage", ["compatible", "retrieval.passage: adds to it"]),
-        ("query", ["compatible as its query side", "only names were compared"]),
+        (
+            "query",
+            ["compatible as its query side", "only names were compared", "its own build measured"],
+        ),
         ("fp16", ["comparable with a loss of", "is in fp16 for onnxruntime"]),
     ],
 )
@@ -169,6 +174,25 @@ def test_every_output_type_and_a_shorter_length(
         assert embedder.encode(TEXTS, task=QUERY, dimensions=32).dtype == np.float32
         with pytest.raises(InputError, match="dimensions: got 64, expected 32 for the index"):
             embedder.encode(TEXTS, task=QUERY)
+
+
+def test_floats_may_be_stored_in_half_and_late_chunks_are_not_sampled(
+    shelf: Shelf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Embedder.load(shelf.passage) as embedder:
+        one, vectors = fingerprint_of(embedder), embedder.encode(TEXTS)
+    half = shelf.folder / "half" / "part.parquet"
+    write_part(half, vectors.astype(np.float16), TEXTS, one)
+    assert check(shelf.passage, half.parent, "--text-column", "text") == 0
+    assert "60 texts of the index embedded again, least cosine" in capsys.readouterr().out
+    table = pq.read_table(half)
+    chunks = shelf.folder / "chunks" / "part.parquet"
+    chunks.parent.mkdir()
+    numbers = pa.array(range(len(TEXTS)), pa.int32())
+    pq.write_table(table.append_column("chunk", numbers), chunks)
+    assert check(shelf.passage, chunks.parent) == 0
+    assert check(shelf.passage, chunks.parent, "--text-column", "text") == 2
+    assert "holds late chunks; leave it out" in capsys.readouterr().err
 
 
 def test_slot_with_the_file_that_the_index_was_made_with(shelf: Shelf) -> None:

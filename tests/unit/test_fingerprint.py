@@ -13,9 +13,14 @@ import pytest
 from runtimes.canaries import CANARIES, texts_sha256
 from runtimes.choices import FileKind, OutputType
 from runtimes.errors import InputError
-from runtimes.fingerprint import BundleFingerprints, Fingerprint, make_fingerprint
+from runtimes.fingerprint import (
+    BundleFingerprints,
+    Fingerprint,
+    embed_canaries,
+    make_fingerprint,
+)
 from runtimes.manifest import Artifact
-from tests.support import make_manifest, present
+from tests.support import Array, make_manifest, present
 
 WIDTH = 8
 WHERE = Path("index.json")
@@ -113,14 +118,12 @@ def test_not_a_number_is_no_canary() -> None:
 
 
 def test_too_few_canaries_say_why() -> None:
-    manifest = make_manifest()
-    with pytest.raises(
-        InputError, match=r"3 of the 16 canary texts.*at least 4: text 0: 40 tokens"
-    ):
-        make_fingerprint(
-            manifest,
-            task=manifest.task,
-            vectors=[unit(0)] * 3 + [None] * 13,
-            executed="x",
-            refusal=InputError("text 0: 40 tokens, the bundle takes 16"),
-        )
+    """Short engines take few of the texts."""
+
+    def encode(text: str) -> Array:
+        if len(text) > 2:
+            raise InputError("text 0: 40 tokens, the bundle takes 16")
+        return unit(0)[None]
+
+    with pytest.raises(InputError, match=r"1 of the 16 canary texts.*at least 4: text 0: 40 tok"):
+        embed_canaries(encode)

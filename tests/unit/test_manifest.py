@@ -272,7 +272,7 @@ def test_unknown_entry_is_for_newer_minor_schemas_alone(folder: Path, at: tuple[
     raw = changed(whole(), at, 1)
     dotted = f"{at[0]}[{at[1]}].{at[2]}" if len(at) == 3 else ".".join(at)
     assert f"'{dotted}': no such entry in a manifest" in refusal(folder, raw)
-    assert read(folder, raw | {"schema_minor": 7}) == replace(read(folder, whole()), schema_minor=7)
+    assert read(folder, raw | {"schema_minor": 8}) == replace(read(folder, whole()), schema_minor=8)
 
 
 def test_newer_value_of_a_newer_minor_schema_says_who_wrote_it(folder: Path) -> None:
@@ -404,7 +404,7 @@ def survives(folder: Path, raw: Json) -> bool:
 def test_real_manifest_is_whole(small_bundle: Path) -> None:
     """What a build writes has this version's minor schema and every entry typed."""
     raw = json.loads((small_bundle / MANIFEST_FILE).read_text())
-    assert (raw["schema"], raw["schema_minor"]) == (1, 6)
+    assert (raw["schema"], raw["schema_minor"]) == (1, 7)
     assert raw.keys() == whole().keys()
     for key in ("model", "architecture", "target", "parity"):
         assert raw[key].keys() == whole()[key].keys()

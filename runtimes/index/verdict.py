@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from runtimes.arrays import Vectors
 from runtimes.canaries import LEAST, texts_sha256
 from runtimes.choices import Choice, OutputType, Side
 from runtimes.errors import IndexMismatchError, InputError, shown
@@ -241,7 +242,7 @@ def _measure(engine: Offer, index: Fingerprint) -> tuple[Canaries | None, list[s
             f"canaries: {engine.name} and the index have vectors of {len(both)} common texts, "
             f"expected at least {LEAST}"
         ]
-    cosines = np.array([float(a.astype(np.float64) @ b.astype(np.float64)) for a, b in both])
+    cosines = np.array([_cosine(a, b) for a, b in both])
     schemes = [SCHEMES[p] for p in (engine.precision, index.precision)]
     found = Canaries(
         task=index.task,
@@ -260,6 +261,12 @@ def _measure(engine: Offer, index: Fingerprint) -> tuple[Canaries | None, list[s
         f"{found.least:.4f} and {found.mean:.4f} on average, expected {found.gate} and "
         f"{found.mean_gate}"
     ]
+
+
+def _cosine(a: Vectors, b: Vectors) -> float:
+    """In float64: lengths are 1 to float32's last digits alone."""
+    first, second = a.astype(np.float64), b.astype(np.float64)
+    return float(first @ second / (np.linalg.norm(first) * np.linalg.norm(second)))
 
 
 def _notes(engine: Offer, index: Fingerprint, canaries: Canaries | None) -> Iterator[str]:

@@ -186,6 +186,16 @@ def test_a_folder_with_other_things_is_left_alone(
     assert list(listing(tmp_path)) == ["letter.txt"]
 
 
+@pytest.mark.parametrize("pattern", ["", "**/*.jsonl"])
+def test_a_folder_of_parts_within_the_input_is_no_input(
+    corpus: Path, small_bundle: Path, tmp_path: Path, pattern: str
+) -> None:
+    shutil.copy2(corpus, tmp_path / "texts.jsonl")
+    request = request_of(tmp_path / pattern, small_bundle, tmp_path / "parts")
+    assert embed(request).rows == 600
+    assert embed(request).new == 0
+
+
 def test_two_runs_do_not_share_a_folder(corpus: Path, small_bundle: Path, tmp_path: Path) -> None:
     with (
         Folder(tmp_path / "o").locked(),

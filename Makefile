@@ -171,9 +171,10 @@ inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
 
 # OUT, TASK and ENGINE count on the command line only: the first two have defaults that are others'.
 EMBEDS = $(or $(BUNDLE),build/sample/switchable-fp32-onnxruntime)
+ON_RAY = $(filter ray,$(if $(filter command,$(origin ENGINE)),$(ENGINE)))
 
-embed: $(VENV)/.installed-embed $(if $(BUNDLE),,$(EMBEDS)/manifest.json) ## A corpus into Parquet files of vectors (INPUT=... BUNDLE=... OUT=folder)
-	@$(ADAPTRT) embed "$(INPUT)" --bundle "$(EMBEDS)" \
+embed: $(if $(ON_RAY),$(RAY_VENV)/.installed,$(VENV)/.installed-embed) $(if $(BUNDLE),,$(EMBEDS)/manifest.json) ## A corpus into Parquet files of vectors (INPUT=... BUNDLE=... OUT=folder)
+	@$(if $(ON_RAY),$(subst $(BIN),$(RAY_VENV)/bin,$(ADAPTRT)),$(ADAPTRT)) embed "$(INPUT)" --bundle "$(EMBEDS)" \
 	  --out "$(if $(filter command,$(origin OUT)),$(OUT),build/embedded)" \
 	  $(if $(filter command,$(origin TASK)),--task "$(TASK)",$(if $(BUNDLE),,--task base)) \
 	  $(if $(COLUMN),--column "$(COLUMN)") $(if $(ID_COLUMN),--id-column "$(ID_COLUMN)") \

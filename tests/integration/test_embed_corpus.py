@@ -339,7 +339,7 @@ def test_the_command(
     arguments = ("embed", corpus, "--bundle", small_bundle, "--threads", 1, "--split-bytes", 9000)
     assert run_cli(*arguments, "--out", tmp_path / "o", "--dry-run") == 0
     printed = capsys.readouterr().out
-    assert "1 files: about 6" in printed
+    assert "1 file: about 6" in printed
     assert not (tmp_path / "o").exists()
     assert run_cli(*arguments, "--out", tmp_path / "o") == 0
     assert "600 rows of 600 texts in" in capsys.readouterr().out

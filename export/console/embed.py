@@ -169,7 +169,8 @@ def _duration(seconds: float) -> str:
 
 def _summary_lines(request: Request, summary: Summary) -> list[str]:
     lines = [
-        f"{request.out}: {summary.rows} rows of {summary.texts} texts in {_counted(summary.parts, 'part')}",
+        f"{request.out}: {summary.rows} rows of {summary.texts} texts in "
+        f"{_counted(summary.parts, 'part')}",
         f"  {_counted(summary.new, 'part')} made now, {summary.new_tokens} tokens in "
         f"{_duration(summary.seconds)}",
     ]
@@ -183,7 +184,8 @@ def _summary_lines(request: Request, summary: Summary) -> list[str]:
 def _estimate_lines(found: Estimate) -> list[str]:
     rate = found.tokens_per_second
     lines = [
-        f"{_counted(found.files, 'file')}: about {found.texts} texts, {found.tokens} tokens, {found.rows} rows",
+        f"{_counted(found.files, 'file')}: about {found.texts} texts, {found.tokens} tokens, "
+        f"{found.rows} rows",
         f"  {_counted(found.parts, 'part')}, about {found.bytes / 1e6:.1f} MB of vectors",
         f"  about {_duration(found.tokens / rate)} with one worker here ({rate:.0f} tokens/s)",
     ]

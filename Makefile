@@ -155,6 +155,11 @@ $(OUT)/sample/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 $(OUT)/sample/switchable-chunks-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --adapter switchable --head chunks --precision "$*" --target onnxruntime --out "$(OUT)"
 
+ifneq ($(OUT),build)
+build/sample/switchable-fp32-onnxruntime/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --adapter switchable --precision fp32 --target onnxruntime --out build
+endif
+
 $(OUT)/deep/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --model tests/data/deep --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
 
@@ -164,9 +169,12 @@ inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
 	  $(if $(AGAINST),--against "$(AGAINST)") \
 	  $(if $(HTML),--html "$(HTML)")
 
-# OUT and TASK count on the command line only: elsewhere they mean bundles, and have defaults.
-embed: $(VENV)/.installed-embed $(if $(BUNDLE),,build/sample/switchable-fp16-onnxruntime/manifest.json) ## A corpus into Parquet files of vectors (INPUT=... BUNDLE=... OUT=folder)
-	@$(ADAPTRT) embed "$(INPUT)" --bundle "$(or $(BUNDLE),build/sample/switchable-fp16-onnxruntime)" \
+# OUT, TASK and ENGINE count on the command line only: the first two have defaults that are others'.
+EMBEDS = $(or $(BUNDLE),build/sample/switchable-fp32-onnxruntime)
+ON_RAY = $(filter ray,$(if $(filter command,$(origin ENGINE)),$(ENGINE)))
+
+embed: $(if $(ON_RAY),$(RAY_VENV)/.installed,$(VENV)/.installed-embed) $(if $(BUNDLE),,$(EMBEDS)/manifest.json) ## A corpus into Parquet files of vectors (INPUT=... BUNDLE=... OUT=folder)
+	@$(if $(ON_RAY),$(subst $(BIN),$(RAY_VENV)/bin,$(ADAPTRT)),$(ADAPTRT)) embed "$(INPUT)" --bundle "$(EMBEDS)" \
 	  --out "$(if $(filter command,$(origin OUT)),$(OUT),build/embedded)" \
 	  $(if $(filter command,$(origin TASK)),--task "$(TASK)",$(if $(BUNDLE),,--task base)) \
 	  $(if $(COLUMN),--column "$(COLUMN)") $(if $(ID_COLUMN),--id-column "$(ID_COLUMN)") \
@@ -209,15 +217,13 @@ test: $(VENV)/.installed-dev ## Run the tests (about fifteen minutes on two core
 test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoints, judged as users' builds are (about five minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/quantised
 
-KILLED = $(OUT)/sample/switchable-fp32-onnxruntime
-
-embed-kills: $(VENV)/.installed-dev $(KILLED)/manifest.json ## adaptrt embed killed 200 times, its bytes compared (half an hour)
-	$(BIN)/python -m tests.bench.kills --bundle $(KILLED) --task classification --out "$(OUT)/embed-kills" \
+embed-kills: $(VENV)/.installed-dev $(EMBEDS)/manifest.json ## adaptrt embed killed 200 times, its bytes compared (half an hour)
+	$(BIN)/python -m tests.bench.kills --bundle $(EMBEDS) --task classification --out "$(OUT)/embed-kills" \
 	  $(if $(KILLS),--kills "$(KILLS)") $(if $(KILLED_TEXTS),--texts "$(KILLED_TEXTS)")
 
 # Apart from ours: Ray brings much that nothing else needs. Without tests/conftest.py, which builds.
-test-ray: $(RAY_VENV)/.installed $(KILLED)/manifest.json ## adaptrt embed on Ray, on two nodes of this machine too (about three minutes)
-	ADAPTRT_BUNDLE=$(KILLED) $(RAY_VENV)/bin/python -m pytest -q -c /dev/null --rootdir . \
+test-ray: $(RAY_VENV)/.installed $(EMBEDS)/manifest.json ## adaptrt embed on Ray, on two nodes of this machine too (about three minutes)
+	ADAPTRT_BUNDLE=$(EMBEDS) $(RAY_VENV)/bin/python -m pytest -q -c /dev/null --rootdir . \
 	  --confcutdir tests/ray -p no:cacheprovider tests/ray
 
 check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentation strictly
@@ -242,8 +248,8 @@ bench-api: $(VENV)/.installed-dev ## Load on the HTTP server, beside the embedde
 	$(BIN)/python -m tests.bench.api --out "$(OUT)/bench-api" $(if $(BUNDLE),--bundle "$(BUNDLE)") \
 	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)")
 
-bench-embed: $(VENV)/.installed-dev $(RAY_VENV)/.installed $(KILLED)/manifest.json ## Throughput and memory of adaptrt embed beside Embedder.encode (EMBED_SCALE=share)
-	$(BIN)/python -m tests.bench.embed --bundle $(KILLED) --ray $(RAY_VENV)/bin/python --out "$(OUT)/bench-embed" \
+bench-embed: $(VENV)/.installed-dev $(RAY_VENV)/.installed $(EMBEDS)/manifest.json ## Throughput and memory of adaptrt embed beside Embedder.encode (EMBED_SCALE=share)
+	$(BIN)/python -m tests.bench.embed --bundle $(EMBEDS) --ray $(RAY_VENV)/bin/python --out "$(OUT)/bench-embed" \
 	  $(if $(EMBED_SCALE),--scale "$(EMBED_SCALE)")
 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample

@@ -155,6 +155,10 @@ class _Watcher:
         )
 
 
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -165,8 +169,9 @@ def _duration(seconds: float) -> str:
 
 def _summary_lines(request: Request, summary: Summary) -> list[str]:
     lines = [
-        f"{request.out}: {summary.rows} rows of {summary.texts} texts in {summary.parts} parts",
-        f"  {summary.new} parts made now, {summary.new_tokens} tokens in "
+        f"{request.out}: {summary.rows} rows of {summary.texts} texts in "
+        f"{_counted(summary.parts, 'part')}",
+        f"  {_counted(summary.new, 'part')} made now, {summary.new_tokens} tokens in "
         f"{_duration(summary.seconds)}",
     ]
     if summary.cut:
@@ -179,8 +184,9 @@ def _summary_lines(request: Request, summary: Summary) -> list[str]:
 def _estimate_lines(found: Estimate) -> list[str]:
     rate = found.tokens_per_second
     lines = [
-        f"{found.files} files: about {found.texts} texts, {found.tokens} tokens, {found.rows} rows",
-        f"  {found.parts} parts, about {found.bytes / 1e6:.1f} MB of vectors",
+        f"{_counted(found.files, 'file')}: about {found.texts} texts, {found.tokens} tokens, "
+        f"{found.rows} rows",
+        f"  {_counted(found.parts, 'part')}, about {found.bytes / 1e6:.1f} MB of vectors",
         f"  about {_duration(found.tokens / rate)} with one worker here ({rate:.0f} tokens/s)",
     ]
     if found.refused:

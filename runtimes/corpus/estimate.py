@@ -40,7 +40,7 @@ class Estimate:
 def estimate(request: Request) -> Estimate:
     """Raises :class:`InputError` as the job itself would before its first row."""
     Folder(request.out).check_usable()
-    source = find_source(request.input)
+    source = find_source(request.input, request.out)
     columns = input_columns(source, request.wanted, skip=request.skips)
     splits = list(plan_splits(source, request))
     with load(request.loading) as embedder:

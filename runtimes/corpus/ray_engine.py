@@ -13,6 +13,7 @@ import re
 import socket
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -98,7 +99,8 @@ class RayEngine:
     def facts(self) -> Facts:
         """Of the bundle, opened where actors will; the driver's machine need not have a GPU."""
         task = self._ray.remote(num_cpus=self._settings.cpus, num_gpus=self._settings.gpus)(_facts)
-        found: Facts | AdaptrtError = self._ray.get(task.remote(self._loading, self._wanted))
+        with self._as_ours():
+            found: Facts | AdaptrtError = self._ray.get(task.remote(self._loading, self._wanted))
         if isinstance(found, AdaptrtError):
             raise found
         return found
@@ -123,11 +125,27 @@ class RayEngine:
         )
         finished.context.execution_options.resource_limits = limits
         finished.context.enable_progress_bars = False
-        for row in finished.iter_rows():
+        rows = iter(finished.iter_rows())
+        while True:
+            with self._as_ours():
+                row = next(rows, None)
+            if row is None:
+                return
             record = _result(row)
             texts, tokens = record.texts, record.tokens
             yield Done(split=record.split, bytes=sizes[record.split], texts=texts, tokens=tokens)
             yield record
+
+    @contextmanager
+    def _as_ours(self) -> Iterator[None]:
+        """What Ray raises, of a cluster that is lost or of an actor that cannot start, as ours."""
+        try:
+            yield
+        except self._ray.exceptions.RayError as error:
+            first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            raise AdaptrtError(
+                f"Ray failed ({shown(first)}); its logs, in /tmp/ray on each node, say more"
+            ) from error
 
 
 class SplitEmbedder:

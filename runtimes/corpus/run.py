@@ -72,7 +72,7 @@ def embed_corpus(request: Request, engine: OpenEngine, watch: Watch) -> Summary:
     folder = Folder(request.out)
     folder.check_usable()
     read_manifest(request.loading.bundle)
-    source = find_source(request.input)
+    source = find_source(request.input, request.out)
     columns = input_columns(source, request.wanted, skip=request.skips)
     with engine(request.loading, request.wanted) as running:
         facts = running.facts()

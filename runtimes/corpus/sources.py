@@ -40,12 +40,15 @@ class Source:
     files: tuple[File, ...]
 
 
-def find_source(pattern: str) -> Source:
+def find_source(pattern: str, out: Path | None = None) -> Source:
     """A file, a folder with everything in it that has a known ending, or a glob.
 
-    Raises :class:`InputError` where there is nothing to read, or files of several kinds.
+    What lies in ``out``, and the notes of other jobs, is no input. Raises :class:`InputError`
+    where there is nothing to read, or files of several kinds.
     """
-    root, paths = _list(pattern)
+    root, listed = _list(pattern)
+    own = None if out is None else out.absolute()
+    paths = [p for p in listed if own not in p.absolute().parents and STATE not in p.parts]
     kinds = {path: kind_of(path.name) for path in paths}
     known = sorted(path for path, kind in kinds.items() if kind is not None)
     if not known:
@@ -109,9 +112,9 @@ def _list(pattern: str) -> tuple[Path, list[Path]]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Files below a folder; without hidden ones, and the notes of a job that wrote here."""
+    """Files below a folder, without hidden ones."""
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f != STATE)
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in names:
             if not name.startswith("."):
                 yield Path(parent, name)

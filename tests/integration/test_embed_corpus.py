@@ -8,8 +8,10 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,10 @@ import pytest
 
 from runtimes.corpus.folder import Folder
 from runtimes.corpus.records import Loading, OnError, Request, Stored, Wanted
-from runtimes.corpus.run import Summary, embed_corpus
+from runtimes.corpus.run import Planned, Summary, embed_corpus
 from runtimes.corpus.workers import LocalEngine
 from runtimes.embedder import Embedder
-from runtimes.errors import InputError
+from runtimes.errors import AdaptrtError, InputError
 from runtimes.fingerprint import KEY, Fingerprint
 from runtimes.text.chunks import sentence_starts
 from tests.support import listing, run_cli
@@ -184,6 +186,16 @@ def test_a_folder_with_other_things_is_left_alone(
     assert list(listing(tmp_path)) == ["letter.txt"]
 
 
+@pytest.mark.parametrize("pattern", ["", "**/*.jsonl"])
+def test_a_folder_of_parts_within_the_input_is_no_input(
+    corpus: Path, small_bundle: Path, tmp_path: Path, pattern: str
+) -> None:
+    shutil.copy2(corpus, tmp_path / "texts.jsonl")
+    request = request_of(tmp_path / pattern, small_bundle, tmp_path / "parts")
+    assert embed(request).rows == 600
+    assert embed(request).new == 0
+
+
 def test_two_runs_do_not_share_a_folder(corpus: Path, small_bundle: Path, tmp_path: Path) -> None:
     with (
         Folder(tmp_path / "o").locked(),
@@ -299,13 +311,35 @@ def test_a_disk_that_is_full(corpus: Path, small_bundle: Path, tmp_path: Path) -
     assert vectors_of(tmp_path / "o").shape == (600, 64)
 
 
+def test_a_split_that_kills_its_workers_is_given_up(
+    done: Path, corpus: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    ended = threading.Event()
+
+    def kill_all() -> None:
+        while not ended.wait(0.02):
+            for worker in active_children():
+                worker.kill()
+
+    def watch(item: object) -> None:
+        if isinstance(item, Planned):
+            threading.Thread(target=kill_all, daemon=True).start()
+
+    request = request_of(corpus, small_bundle, tmp_path / "o", keep=("n", "tag"))
+    with pytest.raises(AdaptrtError, match=r"ended at texts\.jsonl with code -9, 3 times in a row"):
+        embed_corpus(request, partial(LocalEngine, workers=1), watch)
+    ended.set()
+    embed(request)
+    assert listing(tmp_path / "o") == listing(done)
+
+
 def test_the_command(
     corpus: Path, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ("embed", corpus, "--bundle", small_bundle, "--threads", 1, "--split-bytes", 9000)
     assert run_cli(*arguments, "--out", tmp_path / "o", "--dry-run") == 0
     printed = capsys.readouterr().out
-    assert "1 files: about 6" in printed
+    assert "1 file: about 6" in printed
     assert not (tmp_path / "o").exists()
     assert run_cli(*arguments, "--out", tmp_path / "o") == 0
     assert "600 rows of 600 texts in" in capsys.readouterr().out

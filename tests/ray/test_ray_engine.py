@@ -79,15 +79,18 @@ def test_a_node_is_lost(corpus: Path, local: Path, tmp_path: Path, cluster: Clus
     """Its actor's work is done by another, and the folder is the same as the local engine's."""
     (node,) = cluster.worker_nodes
     finished: list[Record] = []
+    busy: list[float] = []
 
     def watch(item: object) -> None:
         if isinstance(item, Record):
             finished.append(item)
             if len(finished) == 3:
+                busy.append(2 - ray.available_resources().get("CPU", 0))
                 cluster.remove_node(node, allow_graceful=False)
 
     settings = RaySettings(address=cluster.address, least=2, most=2)
     summary = embed(request_of(corpus, tmp_path / "o"), settings, watch)
+    assert busy == [2], "the node that was lost had an actor"
     assert len(cluster.worker_nodes) == 0
     assert summary.parts > 8
     assert hashes(tmp_path / "o") == hashes(local)

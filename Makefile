@@ -18,13 +18,14 @@ INTEROP_VENV := .venv-interop
 CLIENTS := .venv-clients
 CLIENT_NAMES := optimum openvino fastembed onnxruntime-1.20 onnxruntime-newest
 RIVALS := .venv-rivals
+RAY_VENV := .venv-ray
 RIVAL_NAMES := onnxruntime nncf neural-compressor modelopt
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect triton serve api test test-device check docs check-newest test-quantised test-interop clients lock figures plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-interop test-ray embed-kills bench-embed clients lock figures plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -86,6 +87,10 @@ help: ## This list
 	@echo "make inspect takes BUNDLE; GPU, one architecture [all that differ]; BATCH [8] and TOKENS [512] of"
 	@echo "  the call that is counted; JSON=1; HTML, a file to write a page to; AGAINST, another bundle:"
 	@echo "  where this one is predicted to be faster."
+	@echo "make embed takes INPUT, files of texts; BUNDLE [the sample with every task]; OUT, a folder; COLUMN"
+	@echo "  [text], ID_COLUMN, KEEP=a,b; TASK, DIMENSIONS, OUTPUT_TYPE [float32]; CHUNK_TOKENS or SENTENCES for"
+	@echo "  late chunking; ON_ERROR: stop, skip [stop]; WORKERS [1]; DRY_RUN=1; ENGINE=ray with RAY_ADDRESS,"
+	@echo "  ACTORS, CPUS_PER_ACTOR, GPUS_PER_ACTOR; adaptrt embed --help says more."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
 	@echo "  onnxruntime, openvino, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
 	@echo "make serve takes OUT, ADDRESS [127.0.0.1], HTTP_PORT, GRPC_PORT, METRICS_PORT [8000 8001 8002]"
@@ -97,6 +102,8 @@ help: ## This list
 	@echo "  [sample,full] and GPU_PRECISIONS [fp16,bf16,int8]."
 	@echo "make bench takes BENCH_SIZE: sample, mid, full [mid]; BENCH_ONLY, contenders, and BENCH_CASES,"
 	@echo "  such as 1x512, both separated by commas [all]."
+	@echo "make embed-kills takes KILLS [200] and KILLED_TEXTS [5000]; make bench-embed EMBED_SCALE, a share of"
+	@echo "  its texts [1]."
 	@echo "make plans takes PLAN_SIZES [sample,full]; make deep DESCRIPTIONS, a folder of Translation-*.bz2 files."
 	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
 	@echo "Every adaptrt command: QUIET=1, nothing but warnings and errors on standard error;"
@@ -158,6 +165,11 @@ $(OUT)/sample/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 $(OUT)/sample/switchable-chunks-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --adapter switchable --head chunks --precision "$*" --target onnxruntime --out "$(OUT)"
 
+ifneq ($(OUT),build)
+build/sample/switchable-fp32-onnxruntime/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --adapter switchable --precision fp32 --target onnxruntime --out build
+endif
+
 $(OUT)/deep/switchable-%-onnxruntime/manifest.json: | $(VENV)/.installed
 	@$(ADAPTRT) engine --model tests/data/deep --adapter switchable --precision "$*" --target onnxruntime --out "$(OUT)"
 
@@ -166,6 +178,25 @@ inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
 	  $(if $(BATCH),--batch "$(BATCH)") $(if $(TOKENS),--tokens "$(TOKENS)") $(if $(JSON),--json) \
 	  $(if $(AGAINST),--against "$(AGAINST)") \
 	  $(if $(HTML),--html "$(HTML)")
+
+# OUT, TASK and ENGINE count on the command line only: the first two have defaults that are others'.
+EMBEDS = $(or $(BUNDLE),build/sample/switchable-fp32-onnxruntime)
+ON_RAY = $(filter ray,$(if $(filter command,$(origin ENGINE)),$(ENGINE)))
+
+embed: $(if $(ON_RAY),$(RAY_VENV)/.installed,$(VENV)/.installed-embed) $(if $(BUNDLE),,$(EMBEDS)/manifest.json) ## A corpus into Parquet files of vectors (INPUT=... BUNDLE=... OUT=folder)
+	@$(if $(ON_RAY),$(subst $(BIN),$(RAY_VENV)/bin,$(ADAPTRT)),$(ADAPTRT)) embed "$(INPUT)" --bundle "$(EMBEDS)" \
+	  --out "$(if $(filter command,$(origin OUT)),$(OUT),build/embedded)" \
+	  $(if $(filter command,$(origin TASK)),--task "$(TASK)",$(if $(BUNDLE),,--task base)) \
+	  $(if $(COLUMN),--column "$(COLUMN)") $(if $(ID_COLUMN),--id-column "$(ID_COLUMN)") \
+	  $(if $(KEEP),--keep "$(KEEP)") $(if $(DIMENSIONS),--dimensions "$(DIMENSIONS)") \
+	  $(if $(OUTPUT_TYPE),--output-type "$(OUTPUT_TYPE)") $(if $(ON_ERROR),--on-error "$(ON_ERROR)") \
+	  $(if $(CHUNK_TOKENS),--late-chunking --chunk-tokens "$(CHUNK_TOKENS)") \
+	  $(if $(SENTENCES),--late-chunking --sentences "$(SENTENCES)") \
+	  $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DRY_RUN),--dry-run) \
+	  $(if $(filter command,$(origin ENGINE)),--engine "$(ENGINE)") \
+	  $(if $(RAY_ADDRESS),--ray-address "$(RAY_ADDRESS)") $(if $(ACTORS),--actors "$(ACTORS)") \
+	  $(if $(CPUS_PER_ACTOR),--cpus-per-actor "$(CPUS_PER_ACTOR)") \
+	  $(if $(GPUS_PER_ACTOR),--gpus-per-actor "$(GPUS_PER_ACTOR)")
 
 triton: $(VENV)/.installed-serve ## Write a Triton model repository (BUNDLE="a b")
 	@$(ADAPTRT) triton --bundle $(BUNDLE) --out "$(OUT)" --triton-version "$(TRITON_VERSION)" \
@@ -199,6 +230,15 @@ test-device: $(DEVICE_VENV)/.installed ## What runs on a Jetson, on Python 3.10 
 test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoints, judged as users' builds are (about five minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/quantised
 
+embed-kills: $(VENV)/.installed-dev $(EMBEDS)/manifest.json ## adaptrt embed killed 200 times, its bytes compared (half an hour)
+	$(BIN)/python -m tests.bench.kills --bundle $(EMBEDS) --task classification --out "$(OUT)/embed-kills" \
+	  $(if $(KILLS),--kills "$(KILLS)") $(if $(KILLED_TEXTS),--texts "$(KILLED_TEXTS)")
+
+# Apart from ours: Ray brings much that nothing else needs. Without tests/conftest.py, which builds.
+test-ray: $(RAY_VENV)/.installed $(EMBEDS)/manifest.json ## adaptrt embed on Ray, on two nodes of this machine too (about three minutes)
+	ADAPTRT_BUNDLE=$(EMBEDS) $(RAY_VENV)/bin/python -m pytest -q -c /dev/null --rootdir . \
+	  --confcutdir tests/ray -p no:cacheprovider tests/ray
+
 check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentation strictly
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -224,6 +264,10 @@ bench-api: $(VENV)/.installed-dev ## Load on the HTTP server, beside the embedde
 
 soak: $(VENV)/.installed-dev ## Resident memory over 5,000 calls of mixed shapes (about two minutes)
 	$(BIN)/python -m tests.bench.soak --out "$(OUT)/soak"
+
+bench-embed: $(VENV)/.installed-dev $(RAY_VENV)/.installed $(EMBEDS)/manifest.json ## Throughput and memory of adaptrt embed beside Embedder.encode (EMBED_SCALE=share)
+	$(BIN)/python -m tests.bench.embed --bundle $(EMBEDS) --ray $(RAY_VENV)/bin/python --out "$(OUT)/bench-embed" \
+	  $(if $(EMBED_SCALE),--scale "$(EMBED_SCALE)")
 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
@@ -312,6 +356,12 @@ $(INTEROP_VENV)/.installed: locks/interop.txt pyproject.toml
 	$(INTEROP_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
+$(RAY_VENV)/.installed: locks/ray.txt pyproject.toml
+	$(PYTHON) -m venv $(RAY_VENV)
+	$(RAY_VENV)/bin/python $(PIP_INSTALL) -r $<
+	$(RAY_VENV)/bin/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
 # One environment for each client that wants versions of its own. Without torchvision, which
 # Optimum Intel asks for: it is for torch's CUDA build, and breaks transformers beside the CPU build.
 $(CLIENTS)/%/.installed: locks/clients/%.txt
@@ -348,7 +398,8 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	$(COMPILE) pyproject.toml --extra cpu -c locks/dev.txt -o locks/run.txt
 	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra api -c locks/dev.txt -o locks/server.txt
 	$(COMPILE) pyproject.toml --group build --extra cpu --extra openvino --extra export -c locks/dev.txt -o locks/base.txt
-	for name in serve api bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
+	$(COMPILE) pyproject.toml --group build --group ray-tests --extra cpu --extra ray -o locks/ray.txt
+	for name in serve api embed bench docs eval; do $(COMPILE) pyproject.toml --group build --extra cpu \
 	  --extra openvino --extra export --extra $$name -c locks/dev.txt -o locks/$$name.txt || exit; done
 	$(COMPILE) pyproject.toml --group build --extra interop -o locks/interop.txt
 	$(COMPILE) locks/triton.in -o locks/triton.txt

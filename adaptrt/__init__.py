@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from adaptrt.api import Bundle, build, verify
     from export.gate.verify import Verification
     from runtimes.embedder import Embedder
-    from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
+    from runtimes.errors import (
+        AdaptrtError,
+        GateError,
+        IndexMismatchError,
+        InputError,
+        MissingError,
+    )
     from runtimes.serving.client import TritonEmbedder
     from runtimes.text.tokens import TruncationWarning
     from runtimes.text.vocabulary import VocabularyWarning
@@ -33,6 +39,7 @@ __all__ = [
     "Bundle",
     "Embedder",
     "GateError",
+    "IndexMismatchError",
     "InputError",
     "MissingError",
     "TritonEmbedder",
@@ -48,6 +55,7 @@ _HOMES = {
     "Bundle": "adaptrt.api",
     "Embedder": "runtimes.embedder",
     "GateError": "runtimes.errors",
+    "IndexMismatchError": "runtimes.errors",
     "InputError": "runtimes.errors",
     "MissingError": "runtimes.errors",
     "TritonEmbedder": "runtimes.serving.client",

@@ -195,6 +195,19 @@ def _encode(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _embed(arguments: argparse.Namespace) -> int:
+    from export.console.embed import embed
+
+    print(*embed(arguments), sep="\n")
+    return 0
+
+
+def _index(arguments: argparse.Namespace) -> int:
+    from export.console.index import run
+
+    return run(arguments)
+
+
 def _tune(arguments: argparse.Namespace) -> int:
     from export.tuning.table import text_lines
     from export.tuning.tune import TuneSpec, forget, tune
@@ -300,7 +313,7 @@ def _api(arguments: argparse.Namespace) -> int:
     from runtimes.api.settings import Settings
 
     given = {field.name: getattr(arguments, field.name, None) for field in fields(Settings)}
-    for name in ("bundles", "model_names", "cors_origins"):
+    for name in ("bundles", "model_names", "cors_origins", "indexes"):
         given[name] = tuple(given[name] or ())
     run(Settings(**{name: value for name, value in given.items() if value is not None}))
     return 0
@@ -319,6 +332,8 @@ def _parser() -> argparse.ArgumentParser:
             "serve": _serve,
             "api": _api,
             "encode": _encode,
+            "embed": _embed,
+            "index": _index,
             "tune": _tune,
             "eval": _eval,
         }

@@ -67,6 +67,7 @@ CHUNKS_FILE = "reference_chunks.npy"
 PARITY_FILE = "parity.json"
 VOCABULARY_FILE = "vocabulary.npy"  # a bit for each token id: whether it has a row
 PLAN_FILE = "plan.json"  # what the engines execute
+FINGERPRINT_FILE = "fingerprint.json"  # what determines its vectors, and canaries
 CALIBRATION_FILE, REPORT_FILE = "calibration.json", "report.html"
 DEVICE_FILES = ("build_engine.py", "encode.py", "requirements.txt", "README.md")
 DEVICE_WHEEL = "adaptrt_runtime-*.whl"  # the light runtime beside them, with its version

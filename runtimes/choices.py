@@ -123,6 +123,13 @@ class AdapterMode(Choice):
     SLOT = "slot"  # an empty low-rank slot beside the weights, filled at run time
 
 
+class Side(Choice):
+    """The two sides of a retrieval; the value is the task that was trained for it."""
+
+    QUERY = "retrieval.query"
+    PASSAGE = "retrieval.passage"
+
+
 class Interface(Choice):
     """Which inputs and outputs the graph has."""
 
@@ -202,6 +209,7 @@ class FileKind(Choice):
     REPORT = "report"
     DEVICE = "device"  # what builds the engine on the device itself
     VOCABULARY = "vocabulary"  # which tokens have a row, where not all do
+    FINGERPRINT = "fingerprint"  # what determines its vectors, and canaries
 
 
 # As the manifest names a file: a graph's, the target of an engine, or any other file's.

@@ -25,6 +25,8 @@ from runtimes.choices import AdapterMode, GraphKind, HeadName, OutputType, Unkno
 from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
+from runtimes.index.guard import Guard
+from runtimes.index.offer import Offer
 from runtimes.manifest import Manifest, read_manifest
 from runtimes.open import Executor, open_runtime
 from runtimes.outputs import converter, truncate
@@ -67,14 +69,17 @@ class Embedder(RuntimeBase):
         tokenizer: TextTokenizer,
         runtime: Runtime,
         folder: Path | None = None,
+        adapter: Path | None = None,
         full: Embedder | None = None,
     ) -> None:
         """``runtime`` gives one vector per text, as :func:`runtimes.open.open_runtime` makes it.
 
-        ``full`` embeds what holds tokens that the bundle does not.
+        ``adapter`` is the file in its slot; ``full`` embeds what holds tokens that the bundle does
+        not.
         """
         self.manifest, self.tokenizer, self.runtime = manifest, tokenizer, runtime
-        self._folder, self._full = folder, full
+        self._folder, self.adapter_file, self._full = folder, adapter, full
+        self.guard: Guard | None = None  # of the index that its vectors are for
         self.sent_on = 0  # texts, and windows of documents, that the full bundle embedded
 
     @classmethod
@@ -90,6 +95,7 @@ class Embedder(RuntimeBase):
         spinning: bool = True,
         unknown: str | None = None,
         fallback: str | Path | None = None,
+        index: str | Path | None = None,
     ) -> Self:
         """Open a bundle.
 
@@ -116,14 +122,20 @@ class Embedder(RuntimeBase):
                 ``VocabularyWarning``. None is what the bundle was built with.
             fallback: a bundle of the same model, tasks and dimensions that holds every token;
                 ``embedder.sent_on`` counts what it embedded.
+            index: what its vectors are for: a folder of Parquet files that ``adaptrt embed`` wrote,
+                or a JSON file of canaries (:mod:`runtimes.index.read`). Sixteen texts are embedded
+                and compared with those of the index; calls whose vectors would be of another kind
+                are refused from then on.
 
         Raises:
             InputError: the bundle is incomplete or has nothing for the executor, or the adapter
                 was made for another model.
+            IndexMismatchError: the bundle's vectors do not belong to the index.
             MissingError: the GPU, a library or an engine for this GPU is missing.
         """
         folder = check_path("bundle", bundle)
         file = None if adapter is None else check_path("adapter", adapter)
+        place = None if index is None else check_path("index", index)
         if threads is not None:
             check_whole("threads", threads, 1)
         check_whole("max_bytes", max_bytes, 1)
@@ -148,7 +160,7 @@ class Embedder(RuntimeBase):
         except BaseException:
             executing.close()
             raise
-        embedder = cls(manifest, tokenizer, executing, folder, full)
+        embedder = cls(manifest, tokenizer, executing, folder, file, full)
         embedder._reload = partial(
             cls.load,
             folder.absolute(),
@@ -160,8 +172,19 @@ class Embedder(RuntimeBase):
             spinning=spinning,
             unknown=unknown,
             fallback=whole and whole.absolute(),
+            index=place and place.absolute(),
         )
+        if place is not None:
+            embedder._guard(folder, place)
         return embedder
+
+    def _guard(self, folder: Path, index: Path) -> None:
+        """Compare with the index, or close."""
+        try:
+            self.guard = Guard.of(Offer.of_embedder(self, f"bundle {folder}"), index)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -209,6 +232,8 @@ class Embedder(RuntimeBase):
         for name, flag in (("prefix", prefix), ("strict", strict), ("progress", progress)):
             check_flag(name, flag)
         tasks = self._tasks(task, len(listed))
+        if self.guard is not None:
+            self.guard.check(tasks, width, prefix=prefix, output=output)
         convert = converter(output, width, tasks, self.manifest.output_ranges)
         prefixes = [self.manifest.prefixes[t] if prefix else "" for t in tasks]
         rows = self.tokenizer.encode(listed, prefixes, strict=strict)
@@ -299,6 +324,8 @@ class Embedder(RuntimeBase):
         check_whole("overlap", overlap, 0)
         check_flag("prefix", prefix)
         (name,) = self._tasks(task, 1)
+        if self.guard is not None:
+            self.guard.check((name,), width, prefix=prefix, output=output)
         convert = converter(output, width, (name,), self.manifest.output_ranges)
         text = held_document(
             self.tokenizer, document, self.manifest.prefixes[name] if prefix else ""

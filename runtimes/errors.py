@@ -3,7 +3,8 @@
 AdaptrtError            exit code 1: a build step failed
 ├── InputError          exit code 2: a checkpoint, option, text or bundle is not usable as given
 ├── GateError           exit code 3: vectors are not close enough, or a compiled plan breaks a rule
-└── MissingError        exit code 4: hardware or a library that this needs is not there
+├── MissingError        exit code 4: hardware or a library that this needs is not there
+└── IndexMismatchError  exit code 6: vectors of a bundle and of an index do not belong together
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ class MissingError(AdaptrtError):
     """A GPU, a driver or a library is not there."""
 
     exit_code = 4
+
+
+class IndexMismatchError(AdaptrtError):
+    """A bundle, or a server, and an index do not belong together; nothing was opened."""
+
+    exit_code = 6
 
 
 _SHOWN = 120  # characters of one value in a message

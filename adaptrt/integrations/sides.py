@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from runtimes.choices import AdapterMode
+from runtimes.choices import AdapterMode, Side
 from runtimes.embedder import Embedder
 from runtimes.errors import InputError, MissingError
 from runtimes.manifest import Manifest
 
-
-class Side(StrEnum):
-    """The two sides of a retrieval; the value is the task that was trained for it."""
-
-    QUERY = "retrieval.query"
-    PASSAGE = "retrieval.passage"
+__all__ = [
+    "Encoder",
+    "Options",
+    "Side",
+    "choose_task",
+    "missing",
+    "open_encoder",
+    "open_encoders",
+]
 
 
 class Options(TypedDict, total=False):

@@ -20,6 +20,7 @@ from runtimes.bundle_files import (
     CLIENT_FILES,
     DEVICE_FILES,
     DEVICE_WHEEL,
+    FINGERPRINT_FILE,
     OPENVINO_WEIGHTS,
     PARITY_FILE,
     PLACES,
@@ -171,6 +172,7 @@ def _artifacts(
         (CALIBRATION_FILE, FileKind.CALIBRATION),
         (REPORT_FILE, FileKind.REPORT),
         (VOCABULARY_FILE, FileKind.VOCABULARY),
+        (FINGERPRINT_FILE, FileKind.FINGERPRINT),
     ):
         if (folder / name).is_file():
             yield make_artifact(folder, name, kind)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from calibration.table import Calibration
+from export.build.fingerprints import write_fingerprints
 from export.build.inputs import BuildInputs
 from export.build.judging import (
     Passed,
@@ -130,11 +131,14 @@ def _build_bundle(
         with stage("ranges of 8-bit output"):
             corpus = covered_corpus(inputs, plan)
             ranges = output_ranges(folder, staged.draft, inputs.tokenizer, corpus)
+        cost = passed.reference.table_cost
+        draft = replace(staged.draft, output_ranges=ranges, table_cost=cost)
+        with stage("fingerprint"):
+            write_fingerprints(folder, draft, inputs.tokenizer)
         with stage("hashes"):
             parity = _parity(passed)
-            cost = passed.reference.table_cost
             manifest = final_manifest(
-                replace(staged.draft, output_ranges=ranges, table_cost=cost),
+                draft,
                 folder,
                 spec,
                 passed.engines,

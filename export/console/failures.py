@@ -14,7 +14,14 @@ import traceback
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runtimes.errors import AdaptrtError, GateError, InputError, MissingError, shown
+from runtimes.errors import (
+    AdaptrtError,
+    GateError,
+    IndexMismatchError,
+    InputError,
+    MissingError,
+    shown,
+)
 
 INTERNAL, INTERRUPTED, CLOSED = 5, 130, 141
 EXIT_CODES = {
@@ -24,6 +31,7 @@ EXIT_CODES = {
     GateError.exit_code: "a gate (of parity, or of scores), a rule of the plan or verify failed",
     MissingError.exit_code: "a GPU, a driver or a library is missing",
     INTERNAL: "internal error: a mistake in adaptrt",
+    IndexMismatchError.exit_code: "a bundle and an index of vectors do not belong together",
     INTERRUPTED: "interrupted (Ctrl-C)",
     CLOSED: "the reader of the output went away, as with `head`",
 }

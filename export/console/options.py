@@ -45,14 +45,16 @@ class Options:
         self._group.add_argument(flag, help=text, **{"action": "store_true"} | more)
 
 
-def vectors(options: Options, runtime: str | None, more: str = "") -> None:
+def vectors(
+    options: Options, runtime: str | None, more: str = "", types: Iterable[str] = OutputType
+) -> None:
     """What a bundle makes of texts, and what runs it: ``runtime`` unless another is named."""
     add = options.add
     add("--dimensions", "N", "cut the vectors to this length (default: all of it)", kind=whole)
     add(
         "--output-type",
         "NAME",
-        f"{one_of(OutputType)}: 8-bit integers, or eight signs to a byte",
+        f"{one_of(types)}: 8-bit integers, or eight signs to a byte",
         OutputType.FLOAT32,
     )
     add(

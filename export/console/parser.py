@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Never
 
-from export.console import building, serving
+from export.console import building, embed_options, serving
 from export.console.failures import EXIT_CODES
 from runtimes.errors import InputError
 
@@ -106,6 +106,22 @@ COMMANDS = {
         "Embeds texts with a bundle. Gives a JSON line per text, or a .npy file with a\n"
         "row per text, in the order of the texts.",
         'adaptrt encode --bundle build/sample/classification-fp16 "Guten Morgen"',
+    ),
+    "embed": Command(
+        embed_options.embed,
+        "INPUT --bundle FOLDER --out FOLDER [options]",
+        "turn a corpus into Parquet files of vectors",
+        "Embeds files of texts into Parquet parts, each exactly once. A run that was\n"
+        "stopped or killed goes on where the same command is given again.",
+        "adaptrt embed corpus/ --bundle build/sample/classification-fp16 --out vectors",
+    ),
+    "index": Command(
+        serving.index,
+        "check|export|fingerprint [options]",
+        "check that a bundle and a store of vectors belong together",
+        "Compares a bundle with an index: model, task, instruction, length and type of\n"
+        "vectors, and the vectors of sixteen texts. Exit code 6: they do not fit.",
+        "adaptrt index check --bundle build/sample/retrieval.query-fp16 \\\n    --index vectors",
     ),
     "tune": Command(
         serving.tune,

@@ -8,6 +8,9 @@ from pathlib import Path
 from export.console.options import Options, other_tokens, vectors
 from export.console.values import name, number, path, port, size, whole
 from runtimes.api.settings import Settings as Served
+from runtimes.choices import OutputType
+
+INDEX_ACTIONS = ("check", "export", "fingerprint")
 
 
 def encode(command: ArgumentParser) -> None:
@@ -45,6 +48,34 @@ def encode(command: ArgumentParser) -> None:
     add("--adapter", "FILE", "an .onnx_adapter file, for a bundle with a slot", kind=path)
     other_tokens(options)
     options.flag("--strict", "refuse texts that are too long (default: cut them and warn)")
+
+
+def index(command: ArgumentParser) -> None:
+    """``adaptrt index``: which action, and what it compares or writes."""
+    command.add_argument(
+        "action",
+        choices=INDEX_ACTIONS,
+        metavar="ACTION",
+        help="check: does the bundle belong to the index; export: write canaries as JSON, to be "
+        "kept beside any store; fingerprint: what a bundle's vectors are determined by",
+    )
+    options = Options(command)
+    add = options.add
+    add("--bundle", "FOLDER", "what adaptrt engine built", kind=path)
+    add("--index", "PATH", "a folder that adaptrt embed wrote, or a .json of canaries", kind=path)
+    add("--out", "FILE", "of export: where to write", kind=path)
+    add("--task", "NAME", "what the bundle will be asked for (default: what fits the index)")
+    add("--dimensions", "N", "the vectors' length (default: the index's, or all)", kind=whole)
+    add("--output-type", "NAME", f"{', '.join(OutputType)} (default: the index's, or float32)")
+    add("--runtime", "NAME", "what runs the bundle (default: as adaptrt encode)")
+    add("--adapter", "FILE", "an .onnx_adapter file, for a bundle with a slot", kind=path)
+    options.flag(
+        "--recorded", "use the canaries that the bundle's build recorded; the bundle is not opened"
+    )
+    add("--text-column", "NAME", "of check: embed texts of this column of the index again")
+    add("--texts", "N", "how many of them (default: 64)", kind=whole)
+    options.flag("--no-prefix", "of export: without the task's instruction", dest="no_prefix")
+    options.flag("--json", "for programs")
 
 
 def tune(command: ArgumentParser) -> None:
@@ -134,6 +165,15 @@ def api(command: ArgumentParser) -> None:
         "--default-task",
         "NAME",
         "the task of requests that name none (default: base, the model without an adapter)",
+    )
+    add(
+        "--index",
+        "PATH",
+        "what the vectors are for, a folder that adaptrt embed wrote or a .json of canaries: the "
+        "server does not start where they do not belong there; give the option again for another",
+        kind=path,
+        action="append",
+        dest="indexes",
     )
     _api_network(command)
     _api_limits(command)

@@ -23,6 +23,11 @@ def name(text: str) -> str:
     return text
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names, separated by commas."""
+    return tuple(name(item.strip()) for item in text.split(","))
+
+
 def path(text: str) -> Path:
     """A file or folder."""
     return Path(name(text))

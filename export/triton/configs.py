@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
 from export.triton.settings import Allocation, Batching, EncoderSettings, Settings
-from runtimes.choices import Choice, Interface, Target
+from runtimes.choices import AdapterMode, Choice, Interface, Target
 from runtimes.errors import InputError
+from runtimes.fingerprint import BundleFingerprints, make_fingerprint
 from runtimes.heads import HEADS, graph_inputs
 from runtimes.manifest import Manifest
 from runtimes.open import cpu_executor
@@ -106,12 +107,25 @@ def front_config(
             "dimensions": ",".join(map(str, bundles[0].dimensions)),
             "max_tokens": str(min(m.max_tokens for m in bundles)),
             "max_bytes": str(settings.embed.max_bytes),
+            requests.FINGERPRINTS: _fingerprints(bundles),
         },
     )
     if names := ",".join(on_gpu):
         _parameters(config, {"on_gpu": names})
     # No warm-up: it would need the encoders, and models load in any order.
     return config
+
+
+def _fingerprints(manifests: Iterable[Manifest]) -> str:
+    """What determines the vectors of each task, without canaries: clients embed those here."""
+    rank = {AdapterMode.SWITCHABLE: 0, AdapterMode.MERGED: 1}  # of two with a task
+    ordered = sorted(manifests, key=lambda m: rank.get(m.adapter, 0))
+    owners = {task: manifest for manifest in ordered for task in manifest.prefixes}
+    ones = [
+        make_fingerprint(manifest, task=task, vectors=(), executed="triton")
+        for task, manifest in owners.items()
+    ]
+    return BundleFingerprints(fingerprints=tuple(ones)).to_bytes().decode()
 
 
 def tokenize_config(settings: Settings, manifests: Iterable[Manifest]) -> pb.ModelConfig:

@@ -16,7 +16,11 @@ from runtimes.api.settings import Settings
 from runtimes.arrays import Vectors
 from runtimes.choices import Unknown
 from runtimes.embedder import Embedder
-from runtimes.errors import AdaptrtError, MissingError
+from runtimes.errors import AdaptrtError, IndexMismatchError, MissingError
+from runtimes.index.guard import Guard
+from runtimes.index.offer import Offer
+from runtimes.index.read import read_index
+from runtimes.index.verdict import SEARCHED_BY
 from runtimes.manifest import Manifest, read_manifest
 
 _START = 600.0  # seconds a worker may take to load its bundles
@@ -53,6 +57,7 @@ class Loading:
     max_text_bytes: int
     unknown: str | None
     fallback: Path | None
+    indexes: tuple[Path, ...] = ()
 
     @classmethod
     def of(cls, settings: Settings) -> Loading:
@@ -68,6 +73,7 @@ class Loading:
             max_text_bytes=settings.max_text_bytes,
             unknown=settings.unknown,
             fallback=settings.fallback and settings.fallback.absolute(),
+            indexes=tuple(path.absolute() for path in settings.indexes),
         )
 
     def policy(self, manifest: Manifest) -> tuple[str | None, Path | None]:
@@ -82,7 +88,7 @@ class LocalEncoder:
     """The embedders of this process."""
 
     def __init__(self, loading: Loading) -> None:
-        """Opens every bundle; raises what :meth:`Embedder.load` does."""
+        """Opens every bundle; raises what :meth:`Embedder.load` does, with an index too."""
         self._embedders: list[Embedder] = []
         try:
             for folder in loading.bundles:
@@ -99,6 +105,8 @@ class LocalEncoder:
                         fallback=fallback,
                     )
                 )
+            for path in loading.indexes:
+                _require_index(loading.bundles, self._embedders, path)
         except BaseException:
             self.close()
             raise
@@ -227,10 +235,27 @@ def _serve(loading: Loading, pipe: Connection) -> None:
     encoder.close()
 
 
+def _require_index(folders: Sequence[Path], embedders: Sequence[Embedder], path: Path) -> None:
+    """Refuse to start unless the index belongs to the bundles of its model that have its task.
+
+    Other bundles may be for something else.
+    """
+    index = read_index(path)
+    one = index.fingerprint
+    related = {one.task, SEARCHED_BY.get(one.task)}
+    pairs = list(zip(folders, embedders, strict=True))
+    same_model = [pair for pair in pairs if pair[1].manifest.model.sha256 == one.model]
+    same_task = [pair for pair in same_model if related & set(pair[1].manifest.prefixes)]
+    for folder, embedder in same_task or same_model or pairs:
+        Guard.of(Offer.of_embedder(embedder, f"bundle {folder}"), index)
+
+
 def _sendable(error: AdaptrtError) -> AdaptrtError:
     """The same without what caused it, which may not be picklable."""
-    kind = MissingError if isinstance(error, MissingError) else AdaptrtError
-    return kind(str(error))
+    for kind in (MissingError, IndexMismatchError):
+        if isinstance(error, kind):
+            return kind(str(error))
+    return AdaptrtError(str(error))
 
 
 def _cores() -> int:

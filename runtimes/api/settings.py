@@ -23,7 +23,8 @@ class Settings:
     server's own process. Limits: ``max_texts``, ``max_tokens`` and ``max_bytes`` are of one
     request, ``max_queue`` of texts that wait, ``max_concurrent`` of requests under way;
     ``deadline`` is in seconds. ``max_text_bytes`` is of one text, in UTF-8. ``unknown`` and
-    ``fallback`` are those of :meth:`~runtimes.embedder.Embedder.load`, for bundles of few tokens.
+    ``fallback`` are those of :meth:`~runtimes.embedder.Embedder.load`, for bundles of few tokens;
+    ``indexes`` are what the vectors are for.
 
     Raises :class:`InputError` for what cannot be meant.
     """
@@ -51,6 +52,7 @@ class Settings:
     device: str | None = None
     unknown: str | None = None
     fallback: Path | None = None
+    indexes: tuple[Path, ...] = ()
     access_log: bool = True
 
     def __post_init__(self) -> None:

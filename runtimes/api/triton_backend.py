@@ -30,9 +30,14 @@ class TritonBackend:
     CONNECTIONS = 16
 
     def __init__(self, settings: Settings) -> None:
-        """Connects when the first request comes; raises :class:`InputError` for a wrong URL."""
+        """Connects when the first request comes, or now where there is an index to compare.
+
+        Raises :class:`InputError` for a wrong URL, and what :class:`TritonEmbedder` raises for an
+        index.
+        """
         self._url, self._deadline = str(settings.triton), settings.deadline
-        TritonEmbedder(self._url, deadline=self._deadline).close()
+        for index in settings.indexes or (None,):
+            TritonEmbedder(self._url, deadline=self._deadline, index=index).close()
         self._most, self._texts, self._tokens = settings.max_queue, 0, 0
         self._local = threading.local()
         self._opened: list[TritonEmbedder] = []

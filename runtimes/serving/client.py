@@ -5,15 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.arguments import check_flag, check_whole, list_tasks, list_texts
+from runtimes.arguments import check_flag, check_path, check_whole, list_tasks, list_texts
 from runtimes.arrays import Vectors
+from runtimes.choices import OutputType
 from runtimes.errors import AdaptrtError, InputError
 from runtimes.executors.base import RuntimeBase, while_open
+from runtimes.fingerprint import BundleFingerprints, Fingerprint, embed_canaries, with_canaries
+from runtimes.index.guard import Guard
+from runtimes.index.offer import Offer
+from runtimes.index.read import read_index
+from runtimes.index.verdict import SEARCHED_BY
 from runtimes.serving import requests
 from runtimes.serving.connection import Connection
 from runtimes.text.chunks import ChunkVectors, Cut, Span, Window
@@ -33,18 +40,38 @@ class TritonEmbedder(RuntimeBase):
 
     reopen = "connect again"
 
-    def __init__(self, url: str, *, batch_size: int = 64, deadline: float = 60.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        batch_size: int = 64,
+        deadline: float = 60.0,
+        index: str | Path | None = None,
+    ) -> None:
         """``url`` is ``http://host:port`` or ``grpc://host:port``.
 
         A list of texts goes out in requests of ``batch_size``, or fewer where they are long. A
         request that fails for reasons that pass (overload, a restarting server) is sent again until
         ``deadline`` seconds are over; after 5 s as long as no server has ever answered.
+
+        ``index`` as for :meth:`runtimes.Embedder.load`: the server is asked at once, and
+        :class:`~runtimes.errors.IndexMismatchError` says why its vectors do not belong there.
         """
+        place = None if index is None else check_path("index", index)
         check_whole("batch_size", batch_size, 1)
         self._connection = Connection(url, deadline)
         self._batch_size = batch_size
         self._parameters: dict[str, str] | None = None
-        self._reload = partial(type(self), url, batch_size=batch_size, deadline=deadline)
+        self._reload = partial(
+            type(self),
+            url,
+            batch_size=batch_size,
+            deadline=deadline,
+            index=place and place.absolute(),
+        )
+        self.guard: Guard | None = None
+        if place is not None:
+            self._guard(place)
 
     @property
     def dimensions(self) -> tuple[int, ...]:
@@ -83,6 +110,8 @@ class TritonEmbedder(RuntimeBase):
         tasks = list_tasks(task, len(listed))
         check_flag("strict", strict)
         options = _options(dimensions, prefix) | {requests.TRUNCATE: not strict}
+        if self.guard is not None:
+            self.guard.check(tasks, dimensions or self.dimensions[-1], prefix=prefix)
         if not listed:
             return np.empty((0, dimensions or self.dimensions[-1]), np.float32)
         parts = []
@@ -118,6 +147,8 @@ class TritonEmbedder(RuntimeBase):
         self._check_text(document, "document")
         cut = Cut.parse(chunks, chunk_tokens, sentences)
         tasks = list_tasks(task, 1)
+        if self.guard is not None:
+            self.guard.check(tasks, dimensions or self.dimensions[-1], prefix=prefix)
         outputs = self._ask(
             _options(dimensions, prefix)
             | {
@@ -152,6 +183,39 @@ class TritonEmbedder(RuntimeBase):
         check_text(text, where)
         if isinstance(text, str) and len(text) > _REQUEST:
             check_text(text, where, self.max_bytes)
+
+    def _guard(self, path: Path) -> None:
+        """Compare the server with an index, or hang up."""
+        try:
+            index = read_index(path)
+            served = self._served()
+            asked = (index.fingerprint.task, SEARCHED_BY.get(index.fingerprint.task, ""))
+            name = f"server {self._connection.url}"
+
+            def measure(task: str, dimensions: int, prefix: bool) -> Fingerprint:
+                vectors = embed_canaries(
+                    lambda text: self.encode(
+                        [text], task=task, dimensions=dimensions, prefix=prefix, strict=True
+                    )
+                )
+                return with_canaries(served[task], vectors, name)
+
+            offer = Offer.of_server(served, self.dimensions, name, asked, measure)
+            self.guard = Guard.of(offer, index, OutputType.FLOAT32)
+        except BaseException:
+            self.close()
+            raise
+
+    def _served(self) -> dict[str, Fingerprint]:
+        """What the repository says of each task."""
+        url, name = self._connection.url, requests.FINGERPRINTS
+        self._parameter("tasks")
+        if name not in (self._parameters or {}):
+            raise InputError(
+                f"{url}: its repository was written by an earlier version, and does not say what "
+                "made its vectors; write it again with adaptrt triton"
+            )
+        return {one.task: one for one in BundleFingerprints.served(self._parameter(name), url)}
 
     @while_open
     def _parameter(self, name: str) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MODEL = "embed"
+FINGERPRINTS = "fingerprints"  # its parameter: what determines the vectors of each task
 TEXT, TASK, DIMENSIONS, PREFIX, TRUNCATE = "TEXT", "TASK", "DIMENSIONS", "PREFIX", "TRUNCATE"
 LATE_CHUNKING, CHUNKS = "LATE_CHUNKING", "CHUNKS"
 CHUNK_TOKENS, SENTENCES = "CHUNK_TOKENS", "SENTENCES"

@@ -15,6 +15,7 @@ from tests.bench import (
     api_table,
     conditions,
     control_table,
+    embed_table,
     ladder_table,
     operating,
     outputs,
@@ -196,6 +197,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rivals": recipe_rivals.table,
     "api-speeds": api_table.speeds,
     "api-faults": api_table.faults,
+    "embed-speeds": embed_table.speeds,
+    "embed-aims": embed_table.aims,
     "vector-ranges": outputs.ranges_table,
     "soak": soak.table,
     **{

@@ -14,9 +14,17 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from adaptrt import AdaptrtError, Embedder, InputError, TritonEmbedder, TruncationWarning
+from adaptrt import (
+    AdaptrtError,
+    Embedder,
+    IndexMismatchError,
+    InputError,
+    TritonEmbedder,
+    TruncationWarning,
+)
 from tests.api_support import api_server
-from tests.support import Array, cosines
+from tests.index_support import write_index
+from tests.support import Array, cosines, run_cli
 from tests.triton_support import Served, words
 
 TASKS = (
@@ -471,3 +479,33 @@ def test_the_http_api_in_front_of_it(triton: Served, chunk_bundle: Path, protoco
         np.testing.assert_allclose(late, whole.vectors, atol=1e-5)
         refused = server.embed(input=[5, 6])
         assert (refused.status, refused.json["error"]["param"]) == (400, "input")
+
+
+@both
+def test_server_is_compared_with_an_index(
+    triton: Served, protocol: str, chunk_bundle: Path, small_bundle: Path, tmp_path: Path
+) -> None:
+    with Embedder.load(chunk_bundle) as embedder:
+        passages = write_index(tmp_path / "passages", embedder, task="retrieval.passage")
+        bare = write_index(tmp_path / "bare", embedder, task="retrieval.passage", prefix=False)
+    url = triton.url(protocol)
+    with TritonEmbedder(url, index=passages) as client:
+        assert client.guard is not None
+        assert client.guard.verdict.canaries is not None
+        assert client.guard.verdict.canaries.least > SAME
+        assert client.encode(TEXTS, task="retrieval.query").shape == (len(TEXTS), 64)
+        with pytest.raises(InputError, match="task: got separation, expected retrieval"):
+            client.encode(TEXTS, task="separation")
+        with pytest.raises(InputError, match="dimensions: got 32, expected 64"):
+            client.encode(TEXTS, task="retrieval.query", dimensions=32)
+    with pytest.raises(IndexMismatchError, match=rf"does not belong to server {url}: prefix: "):
+        TritonEmbedder(url, index=bare)
+
+
+def test_http_server_in_front_of_it_refuses_an_index_of_another_kind(
+    triton: Served, chunk_bundle: Path, tmp_path: Path
+) -> None:
+    with Embedder.load(chunk_bundle) as embedder:
+        bare = write_index(tmp_path / "bare", embedder, task="retrieval.passage", prefix=False)
+    options = ("--triton", triton.url("grpc"), "--index", bare, "--port", 0)
+    assert run_cli("api", "--bundle", chunk_bundle, *options) == 6

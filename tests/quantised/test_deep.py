@@ -18,6 +18,7 @@ from calibration.evidence import Loss, Outcome
 from calibration.quality import LEAST
 from export.checkpoint.families import JINA_TASKS
 from runtimes.manifest import read_manifest
+from tests.index_support import write_index
 from tests.peft_zoo import load_base, mean_vectors, quiet
 from tests.support import DEEP, cosines, run_cli
 
@@ -88,6 +89,40 @@ def test_fp32_is_the_reference(tmp_path: Path, task: str) -> None:
     with Embedder.load(bundle) as embedder:
         ours = embedder.encode(TEXTS)
     assert cosines(ours, natively(task, [prefix + text for text in TEXTS])).min() > 0.999999
+
+
+def test_int8_beside_an_index_in_fp16_is_measured(
+    out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Comparable at the loss that the texts themselves show; another task is still refused."""
+    for task in (TASK, "separation"):
+        options = ("--task", task, "--precision", "fp16", "--target", "onnxruntime")
+        assert run_cli("engine", *OPTIONS, *options, "--out", tmp_path) == 0
+    half = tmp_path / "deep" / f"{TASK}-fp16-onnxruntime-t{TOKENS}"
+    other = tmp_path / "deep" / f"separation-fp16-onnxruntime-t{TOKENS}"
+    int8 = out / f"{TASK}-int8-onnxruntime-t{TOKENS}"
+    texts = [text.text for text in held_back() if len(text.text) < 200][:64]
+    with Embedder.load(half) as embedder:
+        index = write_index(tmp_path / "index", embedder, texts)
+        stored = embedder.encode(texts)
+    capsys.readouterr()
+    check = ("index", "check", "--index", index, "--json")
+    assert run_cli(*check, "--bundle", int8, "--text-column", "text") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["standing"] == "comparable"
+    assert 1e-6 < found["loss"] < 2e-3
+    assert found["canaries"]["gate"] == 0.99
+    with Embedder.load(int8, index=index) as embedder:
+        measured = cosines(embedder.encode(texts), stored)
+    assert found["sample"]["least"] == pytest.approx(float(measured.min()), abs=1e-5)
+    assert found["sample"]["overlap"] > 0.9
+    assert run_cli(*check, "--bundle", half, "--recorded") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["standing"], found["loss"] < 1e-6) == ("compatible", True)
+    # What INT8 costs is not what another adapter does.
+    assert run_cli(*check, "--bundle", other) == 6
+    with Embedder.load(other) as embedder:
+        assert cosines(embedder.encode(texts), stored).min() < 0.99
 
 
 @pytest.mark.parametrize("stem", ["int8-onnxruntime", "int8"])

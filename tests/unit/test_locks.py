@@ -25,6 +25,8 @@ EXTRAS = {
     "base": BUILDER,
     "serve": (*BUILDER, "serve"),
     "api": (*BUILDER, "api"),
+    "embed": (*BUILDER, "embed"),
+    "ray": ("cpu", "ray"),
     "dev": ("dev",),
     "bench": ("bench",),
     "docs": (*BUILDER, "docs"),
@@ -140,9 +142,9 @@ def test_lock_of_the_node_client_names_versions_and_no_place() -> None:
         assert packages[f"node_modules/{name}"]["version"] == version
 
 
-@pytest.mark.parametrize("name", [name for name in EXTRAS if name not in ("dev", "interop")])
+@pytest.mark.parametrize("name", [name for name in EXTRAS if name not in ("dev", "interop", "ray")])
 def test_environments_can_be_installed_over_each_other(name: str) -> None:
-    """The development environment adds packages and changes none."""
+    """The development environment adds packages and changes none; two stand apart from it."""
     dev: dict[str, set[str]] = {r.name: set() for r in locked(ROOT / "locks" / "dev.txt")}
     for requirement in locked(ROOT / "locks" / "dev.txt"):
         dev[requirement.name].add(str(requirement.specifier))

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -207,6 +208,36 @@ def test_time_that_is_named_is_the_time_that_was_waited() -> None:
         pytest.raises(AdaptrtError, match=r"no answer within 0\.5 s"),
     ):
         client.encode(["x"])
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({}, "written by an earlier version, and does not say what made its vectors; write it"),
+        (
+            {"fingerprints": "{"},
+            r"fingerprints: not valid JSON \(.*http://localhost:1 serves again",
+        ),
+        ({"fingerprints": "[]"}, r"fingerprints: got \[\], expected an object"),
+        ({"fingerprints": "{}"}, "fingerprints: fingerprints: missing"),
+        ({"fingerprints": '{"fingerprints": []}'}, "fingerprints: got none, expected one of"),
+    ],
+)
+def test_repository_that_does_not_say_what_made_its_vectors_is_refused(
+    said: dict[str, str], words: str
+) -> None:
+    client = TritonEmbedder("http://localhost:1")
+    client._parameters = {"tasks": "separation"} | said
+    with pytest.raises(InputError, match=words):
+        client._served()
+    client.close()
+
+
+def test_index_that_is_not_there_is_refused_without_a_server(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        TritonEmbedder("http://localhost:1", index=tmp_path / "nowhere")
+    with pytest.raises(InputError, match="index: got 5, expected a path"):
+        TritonEmbedder("http://localhost:1", index=5)  # type: ignore[arg-type]
 
 
 def test_another_models_parameters_are_not_taken_for_ours() -> None:

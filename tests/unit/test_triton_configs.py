@@ -27,7 +27,8 @@ from export.triton.settings import (
     read_settings,
 )
 from runtimes import InputError
-from runtimes.choices import HeadName, Precision
+from runtimes.choices import FileKind, HeadName, Precision
+from runtimes.fingerprint import BundleFingerprints
 from runtimes.manifest import Artifact, Manifest
 from tests.support import edit_json, listing, make_manifest, run_cli
 
@@ -216,23 +217,27 @@ def test_bundle_without_tensorrt_engines_says_what_to_do() -> None:
 
 def test_front_takes_whole_requests_and_tells_clients_what_is_served() -> None:
     settings = Settings(embed=Front(instances=3, cache=True), versions=2)
-    made = front_config(settings, [make_manifest(), make_manifest(prefixes={"a": ""})])
+    tokenizer = Artifact(path="tokenizer.json", kind=FileKind.TOKENIZER, bytes=1, sha256="7" * 64)
+    one = make_manifest(artifacts=(tokenizer,))
+    made = front_config(settings, [one, replace(one, prefixes={"a": ""})])
     assert made.max_batch_size == 0
     assert made.response_cache.enable
     assert made.version_policy.latest.num_versions == 2
     assert made.instance_group[0].count == 3
     assert [i.name for i in made.input if not i.optional] == ["TEXT"]
     values = {name: p.string_value for name, p in made.parameters.items()}
+    served = BundleFingerprints.served(values.pop("fingerprints"), "http://there")
+    assert {(f.task, f.prefix, f.canaries) for f in served} == {
+        ("retrieval.query", "query: ", ()),
+        ("a", "", ()),
+    }
     assert values == {
         "tasks": "a,retrieval.query",
         "dimensions": "2,4,8",
         "max_tokens": "64",
         "max_bytes": "1048576",
     }
-    assert (
-        front_config(settings, [make_manifest()], ["a", "b"]).parameters["on_gpu"].string_value
-        == "a,b"
-    )
+    assert front_config(settings, [one], ["a", "b"]).parameters["on_gpu"].string_value == "a,b"
     tokenize = tokenize_config(settings, [make_manifest(prefixes={"a": "é: ", "b": ""})])
     assert tokenize.instance_group[0].count == 1
     assert tokenize.parameters["max_bytes"].string_value == str((1 << 20) + 4)

@@ -1,0 +1,1 @@
+"""Whether an engine and a store of vectors belong together."""

@@ -102,7 +102,8 @@ class OrtRuntime(RuntimeBase):
         except _ORT_ERRORS as error:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
-        if self._on_cpu and inputs[INPUT_IDS.name].size > self.budget.tokens:
+        ids = inputs.get(INPUT_IDS.name)
+        if self._on_cpu and ids is not None and ids.size > self.budget.tokens:
             trim()  # glibc keeps what a long text needed, until something else ends above it
         return dict(zip(self.outputs, values, strict=True))
 
@@ -117,8 +118,8 @@ def _session_options(
     options.log_severity_level = 3
     # Shapes differ from call to call, so a memory plan per shape would only pile up.
     options.enable_mem_pattern = False
-    # Nor an arena, which keeps what the greatest call of each size needed: docs/decisions, "Memory
-    # that stays".
+    # Nor an arena, which keeps what the greatest call needed: docs/decisions, "ONNX Runtime keeps
+    # no arena".
     options.enable_cpu_mem_arena = False
     if not spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -1,8 +1,8 @@
-"""Resident memory over thousands of calls of mixed shapes: ``python -m tests.bench.soak`` (make soak).
+"""Resident memory over thousands of calls of mixed shapes: ``make soak``.
 
-On a random checkpoint, 64 wide with 2 layers. Each setting runs in a process of its own. ``leak`` and
-``arena`` are what the figure is held against: an executor that keeps 16 kB of every call, and ONNX
-Runtime's arena, as it was before.
+On a random checkpoint, 64 wide with 2 layers. Each setting runs in a process of its own. ``leak``
+and ``arena`` are what the figure is held against: an executor that keeps 16 kB of every call, and
+ONNX Runtime's arena, as it was before.
 """
 
 from __future__ import annotations
@@ -153,14 +153,8 @@ def table() -> str:
         )
         for row in report["runs"]
     ]
-    head = (
-        "executor",
-        "setting",
-        "loaded, MB",
-        "at the end",
-        "at most",
-        "after the first 500 calls",
-    )
+    marks = ("loaded, MB", "at the end", "at most", f"growth after {report['warm']} calls")
+    head = ("executor", "setting", *marks)
     caption = f"*{report['runs'][0]['calls']} calls; {report['machine']}, {report['date']}*"
     return "\n\n".join([markdown(head, rows), caption])
 
@@ -174,7 +168,7 @@ _WORDS = {
 
 def _end(row: dict[str, Any]) -> float:
     samples = row["samples"]
-    return median(samples[-max(1, len(samples) // 10) :])
+    return float(median(samples[-max(1, len(samples) // 10) :]))
 
 
 def main() -> None:

@@ -154,7 +154,7 @@ def table() -> str:
 
 _WORDS = {
     "as it is": "as it is",
-    "arena": "with ONNX Runtime's arena, as before",
+    "arena": "arena never shrunk, as before",
     "leak": "control: 16 kB of each call are kept",
 }
 

@@ -30,6 +30,7 @@ _PROVIDERS = {Device.CPU: "CPUExecutionProvider", Device.CUDA: "CUDAExecutionPro
 # Without VNNI UINT8 × INT8 saturates. The CPU graph's weights then become UINT8, whose kernels are
 # exact; Q/DQ of a portable graph are computed as they stand, not fused into integer kernels.
 _EXACT_WEIGHTS, _NO_QDQ_FUSION = "session.x64quantprecision", "session.disable_quant_qdq"
+_SHRINK = "memory.enable_memory_arena_shrinkage"
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -62,8 +63,8 @@ class OrtRuntime(RuntimeBase):
         ``device`` is ``cuda`` and its provider does not load or leaves heavy nodes to the CPU.
         """
         self.name = f"onnxruntime-{device}"
-        self._on_cpu = device is Device.CPU
-        self.budget = Budget() if self._on_cpu else GPU
+        self.budget = Budget() if device is Device.CPU else GPU
+        self._most_kept = _most_kept(device, self.budget)
         if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = _session_options(threads, spinning=spinning, integer_products=integer_products)
@@ -85,11 +86,16 @@ class OrtRuntime(RuntimeBase):
         if device is not Device.CPU:
             require_placed(self._session.get_provider_graph_assignment_info(), _PROVIDERS[device])
         self._tasks = tuple(tasks)
-        self._options = ort.RunOptions()
+        # Shrinking gives back what the arena took, which else only grows: docs/decisions, "Memory
+        # that a long text needed is given back".
+        self._options, self._shrinking = ort.RunOptions(), ort.RunOptions()
+        if device is Device.CPU:
+            self._shrinking.add_run_config_entry(_SHRINK, "cpu:0")
         if adapter is not None:
             self._adapter = ort.LoraAdapter()  # must outlive every run
             self._adapter.Load(str(adapter))
-            self._options.add_active_adapter(self._adapter)
+            for run_options in (self._options, self._shrinking):
+                run_options.add_active_adapter(self._adapter)
         given = tuple(o.name for o in self._session.get_outputs())
         self.outputs = given if outputs is None else tuple(outputs)
 
@@ -97,17 +103,28 @@ class OrtRuntime(RuntimeBase):
     def run(self, inputs: Arrays) -> Arrays:
         """Execute once; the outputs by name."""
         check_task_ids(inputs, self._tasks)
+        ids = inputs.get(INPUT_IDS.name)
+        long = ids is not None and ids.size > self._most_kept
+        options = self._shrinking if long else self._options
         try:
-            values = self._session.run(self.outputs, dict(inputs), self._options)
+            values = self._session.run(self.outputs, dict(inputs), options)
         except _ORT_ERRORS as error:
             shapes = {name: list(array.shape) for name, array in inputs.items()}
             raise AdaptrtError(f"ONNX Runtime failed on shapes {shapes}: {error}") from error
-        if self._on_cpu and inputs[INPUT_IDS.name].size > self.budget.tokens:
-            trim()  # glibc keeps what a long text needed, until something else ends above it
+        if long:
+            trim()  # glibc keeps it, until something else ends above it
         return dict(zip(self.outputs, values, strict=True))
 
     def _free(self) -> None:
         del self._session
+
+
+def _most_kept(device: Device, budget: Budget) -> int:
+    """Tokens of a call whose memory is kept for the next: as many as the scheduler joins.
+
+    Longer texts go alone, and their time is not that of taking memory. On a GPU all is kept.
+    """
+    return budget.tokens if device is Device.CPU else sys.maxsize
 
 
 def _session_options(
@@ -117,9 +134,6 @@ def _session_options(
     options.log_severity_level = 3
     # Shapes differ from call to call, so a memory plan per shape would only pile up.
     options.enable_mem_pattern = False
-    # Nor an arena, which keeps what the greatest call of each size needed: docs/decisions, "Memory
-    # that stays".
-    options.enable_cpu_mem_arena = False
     if not spinning:
         options.add_session_config_entry("session.force_spinning_stop", "1")
     if not has_vnni():

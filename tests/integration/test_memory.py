@@ -32,8 +32,8 @@ def test_executor_that_leaks_is_seen(runs: dict[str, dict[str, Any]]) -> None:
     assert growth(runs["leak"]["samples"], WARM) > AT_MOST
 
 
-def test_no_arena_keeps_what_long_texts_needed(runs: dict[str, dict[str, Any]]) -> None:
-    """The former setting: 50 MB for a model of 5."""
+def test_what_long_texts_needed_is_given_back(runs: dict[str, dict[str, Any]]) -> None:
+    """The former setting kept 50 MB for a model of 5."""
     assert kept(runs["as it is"]) < kept(runs["arena"]) / 2
 
 

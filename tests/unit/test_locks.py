@@ -173,3 +173,22 @@ def test_makefile_installs_from_locks_alone() -> None:
     from_pyproject = [line for line in installs if "-r $<" not in line and "--no-deps" not in line]
     assert len(installs) > 4
     assert [line for line in from_pyproject if "$(NEWEST_VENV)" not in line] == []
+
+
+def test_a_device_gets_what_the_project_asks_for() -> None:
+    """And CUDA's bindings; the lock of it holds versions for either JetPack's Python."""
+    asked = locked(ROOT / "locks" / "device.in")
+    cuda = {str(r.specifier) for r in asked if r.name == "cuda-bindings"}
+    assert cuda == {"==12.8.0", "<14,>=13.0"}
+    stated = {r.name: str(r.specifier) for r in asked if r.name != "cuda-bindings"}
+    assert stated == {r.name: str(r.specifier) for r in requirements()}
+    device = locked(ROOT / "export" / "engines" / "device" / "requirements.txt")
+    for python, numpy, bindings in (("3.10", "==2.2.6", "==12.8.0"), ("3.12", "==2.", "==13.")):
+        environment = {"python_version": python, "python_full_version": f"{python}.4"}
+        found = {
+            r.name: str(r.specifier)
+            for r in device
+            if r.marker is None or r.marker.evaluate(environment)
+        }
+        assert found["numpy"].startswith(numpy)
+        assert found["cuda-bindings"].startswith(bindings)

@@ -89,7 +89,7 @@ help: ## This list
 	@echo "  where this one is predicted to be faster."
 	@echo "make embed takes INPUT, files of texts; BUNDLE [the sample with every task]; OUT, a folder; COLUMN"
 	@echo "  [text], ID_COLUMN, KEEP=a,b; TASK, DIMENSIONS, OUTPUT_TYPE [float32]; CHUNK_TOKENS or SENTENCES for"
-	@echo "  late chunking; ON_ERROR: stop, skip [stop]; WORKERS [1]; DRY_RUN=1; ENGINE=ray with RAY_ADDRESS,"
+	@echo "  late chunking; ON_ERROR: stop, skip [stop]; WORKERS [1], THREADS; DRY_RUN=1; ENGINE=ray with RAY_ADDRESS,"
 	@echo "  ACTORS, CPUS_PER_ACTOR, GPUS_PER_ACTOR; adaptrt embed --help says more."
 	@echo "make triton takes BUNDLE, one or several folders; OUT [model_repository]; ENCODER: tensorrt,"
 	@echo "  onnxruntime, openvino, python, auto [auto]; TRITON_VERSION [24.10]; SETTINGS, a TOML file."
@@ -192,7 +192,7 @@ embed: $(if $(ON_RAY),$(RAY_VENV)/.installed,$(VENV)/.installed-embed) $(if $(BU
 	  $(if $(OUTPUT_TYPE),--output-type "$(OUTPUT_TYPE)") $(if $(ON_ERROR),--on-error "$(ON_ERROR)") \
 	  $(if $(CHUNK_TOKENS),--late-chunking --chunk-tokens "$(CHUNK_TOKENS)") \
 	  $(if $(SENTENCES),--late-chunking --sentences "$(SENTENCES)") \
-	  $(if $(WORKERS),--workers "$(WORKERS)") $(if $(DRY_RUN),--dry-run) \
+	  $(if $(WORKERS),--workers "$(WORKERS)") $(if $(THREADS),--threads "$(THREADS)") $(if $(DRY_RUN),--dry-run) \
 	  $(if $(filter command,$(origin ENGINE)),--engine "$(ENGINE)") \
 	  $(if $(RAY_ADDRESS),--ray-address "$(RAY_ADDRESS)") $(if $(ACTORS),--actors "$(ACTORS)") \
 	  $(if $(CPUS_PER_ACTOR),--cpus-per-actor "$(CPUS_PER_ACTOR)") \

@@ -21,7 +21,15 @@ from runtimes.embedder import Embedder
 from runtimes.errors import InputError
 from runtimes.outputs import converter, truncate
 from runtimes.text.batching import schedule
-from runtimes.text.chunks import OVERLAP, Cut, Document, Span, choose_spans, plan_windows
+from runtimes.text.chunks import (
+    OVERLAP,
+    Cut,
+    Document,
+    Span,
+    WindowPlan,
+    choose_spans,
+    plan_windows,
+)
 from runtimes.text.tokens import shorten
 
 _ROWS = 8192  # texts in a block
@@ -141,7 +149,7 @@ class Chunks:
             return str(error)
         return Prepared(tokens=len(document.ids), cut=False, value=(document, spans))
 
-    def _plan(self, document: Document, spans: Sequence[Span]) -> Any:
+    def _plan(self, document: Document, spans: Sequence[Span]) -> WindowPlan:
         return plan_windows(document, spans, self._embedder.tokenizer.max_tokens, OVERLAP)
 
     def embed(self, block: Block) -> Embedded:

@@ -44,7 +44,7 @@ def estimate(request: Request) -> Estimate:
     columns = input_columns(source, request.wanted, skip=request.skips)
     splits = list(plan_splits(source, request))
     with load(request.loading) as embedder:
-        facts = describe(embedder, request.wanted)
+        facts = describe(embedder, request.wanted, request.loading)
         job = make_job(request, source, columns, facts)
         way = way_of(embedder, job)
         blocks = [block for split in _spread(splits) for block in _look(job, split, way)]

@@ -111,7 +111,7 @@ class Folder:
         ordered = sorted(records, key=lambda record: record.split)
         skipped = [one for record in ordered for one in record.skipped]
         with replacing(self.state / SKIPPED) as path:
-            _write_lines(path, (line.rstrip(b"\n") for line in skipped_lines(skipped)))
+            _write_lines(path, skipped_lines(skipped))
         with replacing(self.state / PARTS) as path:
             _write_lines(path, map(msgspec.json.encode, ordered))
         self.tidy()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import pyarrow as pa
 
-from runtimes.choices import FileKind, GraphKind, HeadName, Target
+from runtimes.auto import choose
+from runtimes.choices import Device, FileKind, GraphKind, HeadName, Target
 from runtimes.corpus.columns import output_schema
 from runtimes.corpus.records import Job, Loading, Request, Wanted, plain
 from runtimes.corpus.sources import Source
@@ -34,12 +36,17 @@ _SHAPING = (*GraphKind, *Target, FileKind.WEIGHTS, FileKind.TOKENIZER)
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What only an open bundle says: ``width`` of its vectors, who executes it."""
+    """What only an open bundle says: ``width`` of its vectors, who executes it.
+
+    ``threads`` are those of an executor on a CPU: with another number the last bits of a few
+    vectors differ.
+    """
 
     fingerprint: bytes
     digest: str
     bundle: str
     executor: str
+    threads: int | None
     width: int
     versions: Mapping[str, str]
 
@@ -57,7 +64,7 @@ def load(loading: Loading) -> Embedder:
     )
 
 
-def describe(embedder: Embedder, wanted: Wanted) -> Facts:
+def describe(embedder: Embedder, wanted: Wanted, loading: Loading) -> Facts:
     """Raises :class:`InputError` for a task, length or type that the bundle does not have."""
     manifest = embedder.manifest
     if wanted.chunked and manifest.head is not HeadName.CHUNKS:
@@ -74,6 +81,7 @@ def describe(embedder: Embedder, wanted: Wanted) -> Facts:
         digest=one.digest,
         bundle=_files_hash(manifest),
         executor=embedder.runtime.name,
+        threads=_threads(manifest, loading),
         width=one.dimensions,
         versions=_versions(),
     )
@@ -107,8 +115,24 @@ def _identity(
         "bundle": facts.bundle,
         "fingerprint": facts.digest,
         "executor": facts.executor,
+        "threads": facts.threads,
         "versions": dict(facts.versions),
     }
+
+
+def _threads(manifest: Manifest, loading: Loading) -> int | None:
+    """As :meth:`Embedder.load` chooses them; one for each core where nothing else is said."""
+    chosen = choose(
+        loading.bundle,
+        manifest,
+        loading.runtime,
+        device=loading.device,
+        threads=loading.threads,
+        adapter=loading.adapter,
+    )
+    if chosen.executor.device is not Device.CPU:
+        return None
+    return chosen.threads or len(os.sched_getaffinity(0))
 
 
 def _files_hash(manifest: Manifest) -> str:

@@ -174,8 +174,8 @@ def _json(skipped: Skipped) -> dict[str, object]:
 
 
 def skipped_lines(skipped: Iterable[Skipped]) -> Iterator[bytes]:
-    """JSON lines."""
-    return (msgspec.json.encode(_json(one)) + b"\n" for one in skipped)
+    """JSON lines, without their ends."""
+    return (msgspec.json.encode(_json(one)) for one in skipped)
 
 
 def read_record(job: Job, split: Split) -> Record | None:

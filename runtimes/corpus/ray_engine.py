@@ -247,7 +247,7 @@ def _require_listener(address: str) -> None:
 def _facts(loading: Loading, wanted: Wanted) -> Facts | AdaptrtError:
     try:
         with load(loading) as embedder:
-            return describe(embedder, wanted)
+            return describe(embedder, wanted, loading)
     except AdaptrtError as error:
         return error
 

@@ -61,7 +61,7 @@ class Stored(Choice):
 class Loading:
     """How the bundle is opened, as :meth:`runtimes.embedder.Embedder.load` takes it.
 
-    None of it but ``runtime`` and ``adapter`` shows in the vectors.
+    ``max_bytes`` apart, all of it shows in the vectors, ``threads`` in the last bits of a few.
     """
 
     bundle: Path

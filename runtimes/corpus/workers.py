@@ -171,7 +171,7 @@ def _work(loading: Loading, describes: Wanted | None, pipe: Connection) -> None:
     try:
         with load(loading) as embedder:
             if describes is not None:
-                pipe.send(describe(embedder, describes))
+                pipe.send(describe(embedder, describes, loading))
             job = pipe.recv()
             for item in embed_splits(embedder, job, _orders(pipe)):
                 pipe.send(item)

@@ -79,8 +79,9 @@ def survive(
     report = Report(texts=texts, parts=parts, undisturbed_seconds=round(alone, 1))
     random_, out = random.Random(seed), folder / "killed"
     start = time.perf_counter()
-    while report.kills < kills or out.exists():
-        if _run([*command, "--out", str(out)], random_, alone, kills, report):
+    finished = False
+    while not finished or report.kills < kills:  # the last kill too is followed by an end
+        if finished := _run([*command, "--out", str(out)], random_, alone, kills, report):
             assert hashes(out) == expected, _difference(hashes(out), expected)
             report.finished_runs += 1
             shutil.rmtree(out)

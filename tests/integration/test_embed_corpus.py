@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from multiprocessing import active_children
 from pathlib import Path
@@ -155,6 +156,14 @@ def test_another_job_does_not_go_on(
         embed(request_of(corpus, small_bundle, done, **wanted))
     assert message in str(raised.value)
     assert listing(done) == before
+
+
+def test_other_threads_do_not_go_on(done: Path, corpus: Path, small_bundle: Path) -> None:
+    """With three threads the last bits of some vectors are others (docs/tasks/embed.md)."""
+    request = request_of(corpus, small_bundle, done, keep=("n", "tag"))
+    other = replace(request, loading=Loading(bundle=small_bundle, threads=3))
+    with pytest.raises(InputError, match="threads was 1, now 3"):
+        embed(other)
 
 
 def test_another_bundle_task_or_input_does_not_go_on(

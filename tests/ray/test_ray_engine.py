@@ -39,7 +39,7 @@ def request_of(corpus: Path, out: Path, task: str = "classification") -> Request
         input=str(corpus),
         out=out,
         wanted=Wanted(task=task, keep=("n",), split_bytes=8_000),
-        loading=Loading(bundle=BUNDLE),
+        loading=Loading(bundle=BUNDLE, threads=1),
     )
 
 

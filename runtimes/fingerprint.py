@@ -27,6 +27,8 @@ from runtimes.errors import InputError, shown
 from runtimes.files import sha256
 from runtimes.manifest import Manifest
 from runtimes.outputs import truncate
+from runtimes.text.tokens import TextTokenizer
+from runtimes.text.vocabulary import holds
 from runtimes.typed_json import Plain, as_record, read_object
 
 SCHEMA = 1
@@ -52,6 +54,7 @@ class Embeds(Protocol):
     """What a fingerprint can be taken of: an open :class:`~runtimes.embedder.Embedder`."""
 
     manifest: Manifest
+    tokenizer: TextTokenizer
     adapter_file: Path | None
 
     @property
@@ -216,11 +219,15 @@ def fingerprint_of(
     manifest = embedder.manifest
     name = task if task is not None else manifest.task
     embedder.encode([], task=task, dimensions=dimensions, prefix=prefix)  # refuses what is wrong
-    found = embed_canaries(
-        lambda text: embedder.encode(
-            [text], task=task, dimensions=dimensions, prefix=prefix, strict=True
-        )
-    )
+    before = manifest.prefixes[name] if prefix else ""
+
+    def encode(text: str) -> Encoded:
+        (ids,) = embedder.tokenizer.tokenize([before + text])
+        if not holds(embedder.tokenizer, ids):  # its policy may be to embed it another way
+            raise InputError("tokens that the bundle does not hold")
+        return embedder.encode([text], task=task, dimensions=dimensions, prefix=prefix, strict=True)
+
+    found = embed_canaries(encode)
     return make_fingerprint(
         manifest,
         task=name,

@@ -18,14 +18,15 @@ from runtimes.fingerprint import BundleFingerprints, make_fingerprint
 from runtimes.manifest import Manifest, make_artifact
 from runtimes.open import open_runtime
 from runtimes.text.tokens import TextTokenizer
+from runtimes.text.vocabulary import holds
 
 
 def write_fingerprints(folder: Path, draft: Manifest, tokenizer: TextTokenizer) -> None:
     """Of each task at full length, by the graph that spoke for the target in the gate.
 
     Whatever engine will run, that graph has its types, and runs here. Canaries that are longer
-    than the bundle takes are left out; a bundle so short that fewer than four are left has no
-    fingerprint.
+    than the bundle takes, or of tokens that it does not hold, are left out; a bundle so short that
+    fewer than four are left has no fingerprint.
     """
     named = make_artifact(folder, TOKENIZER_FILE, FileKind.TOKENIZER)
     manifest = replace(draft, artifacts=(*draft.artifacts, named))
@@ -52,7 +53,11 @@ def _canaries(
 ) -> list[Vectors | None]:
     prefix, number = manifest.prefixes[task], task_number(manifest, task)
     rows = tokenizer.tokenize([prefix + text for text in CANARIES])
-    fitting = [i for i, ids in enumerate(rows) if len(ids) <= tokenizer.max_tokens]
+    fitting = [
+        i
+        for i, ids in enumerate(rows)
+        if len(ids) <= tokenizer.max_tokens and holds(tokenizer, ids)
+    ]
     texts = [ParityText(f"canary {i}", rows[i], task, number) for i in fitting]
     vectors = embed(runtime, texts, tokenizer)
     found = dict(zip(fitting, vectors, strict=True))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -25,6 +25,9 @@ from runtimes.corpus.encoding import Embedded
 from runtimes.corpus.records import Job, Record, Skipped, Split
 from runtimes.files import flush, sha256
 from runtimes.fingerprint import KEY
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 RECORD = b"adaptrt.part"  # key of the part's own record in Parquet's metadata
 

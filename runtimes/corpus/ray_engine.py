@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -26,6 +26,9 @@ from runtimes.corpus.parts import read_record
 from runtimes.corpus.pipeline import Done, embed_splits
 from runtimes.corpus.records import Job, Loading, Record, Split, Wanted
 from runtimes.errors import AdaptrtError, InputError, MissingError, shown
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _ACTORS = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?")
 _HOST_AND_PORT = re.compile(r"(?:ray://)?([^:/]+):(\d{1,5})")

@@ -16,12 +16,15 @@ from dataclasses import replace
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from runtimes.corpus.job import Facts, describe, load
 from runtimes.corpus.pipeline import Done, embed_splits
 from runtimes.corpus.records import Job, Loading, Record, Split, Wanted
 from runtimes.errors import AdaptrtError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _START = 600.0  # seconds for opening a bundle
 _END = 5.0  # seconds for a worker that has nothing to do any more

@@ -55,6 +55,11 @@ class KeptTokens:
         return found
 
 
+def holds(tokenizer: TextTokenizer, ids: Ids) -> bool:
+    """Whether the bundle has a row for every token of a text."""
+    return tokenizer.kept is None or bool(tokenizer.kept.mask[ids].all())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settled:
     """Rows of ids as they are embedded.

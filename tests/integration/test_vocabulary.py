@@ -26,9 +26,11 @@ from runtimes.api.problems import ApiError
 from runtimes.api.queue import Order
 from runtimes.api.settings import Settings
 from runtimes.api.work import Work, prepare, route
-from runtimes.bundle_files import SHARED_FILE, WEIGHT_FILE
+from runtimes.bundle_files import FINGERPRINT_FILE, SHARED_FILE, WEIGHT_FILE
+from runtimes.canaries import CANARIES
 from runtimes.errors import InputError
 from runtimes.executors.ort import OrtRuntime
+from runtimes.fingerprint import fingerprint_of
 from runtimes.manifest import read_manifest
 from runtimes.text.vocabulary import read_mask
 from tests.support import DEEP, Array, build, listing, rehash, run_cli
@@ -413,3 +415,26 @@ def test_a_repository_carries_the_map_and_no_fallback(
     assert run_cli("triton", "--bundle", bundle, "--out", tmp_path / "other") == 2
     assert "a repository has not" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("which", ["pruned", "byte_level"])
+def test_a_bundle_of_some_tokens_has_a_fingerprint(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    """Four canaries are of tokens that every bundle keeps; none is embedded another way."""
+    found = request.getfixturevalue(which)
+    bundle: Path = found[1] if isinstance(found, tuple) else found
+    with Embedder.load(bundle, unknown="replace") as embedder:
+        task = embedder.manifest.tasks[0]
+        rows = embedder.tokenizer.tokenize([embedder.manifest.prefixes[task] + t for t in CANARIES])
+        now = fingerprint_of(embedder, task=task)
+        kept = embedder.tokenizer.kept
+    assert kept is not None
+    away = kept.uncovered(rows)
+    assert away
+    assert not set(away) & {0, 1, 2, 3}
+    (recorded, *_) = json.loads((bundle / FINGERPRINT_FILE).read_bytes())["fingerprints"]
+    for canaries in (now.canaries, recorded["canaries"]):
+        absent = [i for i, canary in enumerate(canaries) if canary is None]
+        assert set(absent) >= set(away)
+        assert not set(absent) & {0, 1, 2, 3}

@@ -45,7 +45,7 @@ def fingerprint(**changes: Any) -> Fingerprint:
 
 def test_texts_never_change() -> None:
     """Vectors of other texts say nothing about an index that was made before."""
-    assert texts_sha256() == "9fa8aea5bcbcc527e386f349942472217597c6a84e52fd799670953ac8d32e75"
+    assert texts_sha256() == "a73c2b51a523975186c5900ee3f8044eb18bd140f544730a38443f6cfd4cd7bf"
     assert len(CANARIES) == 16
 
 

@@ -219,7 +219,7 @@ def fingerprint_of(
     manifest = embedder.manifest
     name = task if task is not None else manifest.task
     embedder.encode([], task=task, dimensions=dimensions, prefix=prefix)  # refuses what is wrong
-    before = manifest.prefixes[name] if prefix else ""
+    before = manifest.prefixes.get(name, "") if prefix else ""
 
     def encode(text: str) -> Encoded:
         (ids,) = embedder.tokenizer.tokenize([before + text])

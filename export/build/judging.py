@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from calibration.evidence import Outcome
 from export.build.inputs import BuildInputs
 from export.build.manifest import draft_with_engines
 from export.build.staged import Engines, StagedBundle
+from export.console.progress import log
 from export.gate.emulated import judge_engines
 from export.gate.gate import Reference, Verdict, judge, looked_again, reference_of
 from export.gate.table_cost import TableTrial
@@ -82,3 +84,27 @@ def judge_plans(
         staged.folder, staged.draft, inputs.tokenizer, reference, engines.plans
     )
     return verdict if emulated is None else verdict.joined(emulated)
+
+
+def given_leave(staged: StagedBundle, verdict: Verdict) -> Verdict:
+    """``verdict`` without its doubt where a bundle of few tokens covers too few texts to end it.
+
+    All that it covers are looked at from the first, and every loss found on them is within its
+    limit: only the bounds, which are as wide as the texts are few, are not.
+    """
+    record = staged.draft.vocabulary
+    losses = [loss for found in verdict.losses.values() for loss in found]
+    if (
+        record is None
+        or record.gate.covered == record.gate.texts
+        or verdict.failure is not None
+        or verdict.undecided is None
+        or any(loss.outcome is Outcome.UNDECIDED and loss.loss > loss.limit for loss in losses)
+    ):
+        return verdict
+    log.warning(
+        "warning: VOCABULARY covers too few of the gate's texts to decide by; accepted, as no loss "
+        "on them is above its limit: %s",
+        verdict.undecided,
+    )
+    return replace(verdict, undecided=None)

@@ -12,6 +12,7 @@ from export.build.fingerprints import write_fingerprints
 from export.build.inputs import BuildInputs
 from export.build.judging import (
     Passed,
+    given_leave,
     judge_graphs,
     judge_on_gpu,
     judge_plans,
@@ -173,6 +174,7 @@ def _judge(
     verdict = judge_graphs(inputs, staged, reference)
     if verdict.failure is None:
         verdict = judge_plans(inputs, staged, reference, verdict, engines)
+    verdict = given_leave(staged, verdict)
     verdict.require_passed()
     return judge_on_gpu(inputs, staged, reference, verdict)
 

@@ -21,7 +21,6 @@ from export.vocabulary.choose import Chosen
 from runtimes.bundle_files import TOKENIZER_FILE, VOCABULARY_FILE
 from runtimes.files import sha256
 from runtimes.manifest import Coverage, Manifest
-from runtimes.schemes import SCHEMES
 from runtimes.text.vocabulary import write_mask
 
 
@@ -48,7 +47,7 @@ def write_vocabulary(folder: Path, draft: Manifest, inputs: BuildInputs, positio
         gate_texts(draft, tokenizer, inputs.spec.parity_tokens, position)
         for tokenizer in (whole, inputs.tokenizer)
     )
-    later = range(1, len(looks.LOOKS) if SCHEMES[draft.precision].gates_quality else 0)
+    later = range(1, len(looks.LOOKS) if draft.gate.gates_quality else 0)
     texts = len(everything) + sum(len(look_texts(draft, whole, look)) for look in later)
     covered = sum(not text.name.startswith(KEPT) for text in gated)
     record = replace(
@@ -57,7 +56,7 @@ def write_vocabulary(folder: Path, draft: Manifest, inputs: BuildInputs, positio
         gate=Coverage(texts=texts, covered=covered),
     )
     judged = any(side_of(text.name) is not None for text in gated)
-    if SCHEMES[draft.precision].gates_quality and not judged:
+    if draft.gate.gates_quality and not judged:
         log.warning(
             "warning: VOCABULARY covers fewer than %d of the gate's questions or pairs: vectors "
             "are compared, quality is not judged",

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from calibration.evidence import Outcome
 from calibration.table import Calibration
 from export.build.inputs import BuildInputs
 from export.build.judging import (
     Judged,
     Passed,
+    given_leave,
     judge_graphs,
     judge_on_gpu,
     judge_plans,
@@ -61,12 +61,12 @@ def build_quantised(
     reference = reference_for(inputs, staged, position)
     engines, attempts = None, list[Attempt]()
     while True:
-        verdict = _given_leave(staged, judge_graphs(inputs, staged, reference))
+        verdict = given_leave(staged, judge_graphs(inputs, staged, reference))
         if verdict.passed:
             storages = precision.storages
             engines = engines or make_engines(staged, spec, inputs.trt, inputs.engines, storages)
             verdict = judge_plans(inputs, staged, reference, verdict, engines)
-            verdict = _given_leave(staged, verdict)
+            verdict = given_leave(staged, verdict)
         if engines is not None and verdict.passed:
             verdict = judge_on_gpu(inputs, staged, reference, verdict)
         attempts.append(_attempt(precision, gemms, verdict))
@@ -88,30 +88,6 @@ def build_quantised(
         engines = None
     refusal.unlink(missing_ok=True)  # of a build before
     return Passed(reference, verdict, precision, tuple(attempts), cast=cast, engines=engines)
-
-
-def _given_leave(staged: StagedBundle, verdict: Verdict) -> Verdict:
-    """``verdict`` without its doubt where a bundle of few tokens covers too few texts to end it.
-
-    All that it covers are looked at from the first, and every loss found on them is within its
-    limit: only the bounds, which are as wide as the texts are few, are not.
-    """
-    record = staged.draft.vocabulary
-    losses = [loss for found in verdict.losses.values() for loss in found]
-    if (
-        record is None
-        or record.gate.covered == record.gate.texts
-        or verdict.failure is not None
-        or verdict.undecided is None
-        or any(loss.outcome is Outcome.UNDECIDED and loss.loss > loss.limit for loss in losses)
-    ):
-        return verdict
-    log.warning(
-        "warning: VOCABULARY covers too few of the gate's texts to decide by; accepted, as no loss "
-        "on them is above its limit: %s",
-        verdict.undecided,
-    )
-    return replace(verdict, undecided=None)
 
 
 def report_data(

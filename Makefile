@@ -13,7 +13,9 @@ TRITON_VENV := .venv-triton
 NEWEST_VENV := .venv-newest
 DEVICE_VENV := .venv-3.10
 # As JetPack 6 has it: pyenv's, or the one on the path.
-PYTHON310 ?= $(firstword $(wildcard $(shell pyenv root 2> /dev/null)/versions/3.10*/bin/python3.10) python3.10)
+# pyenv has a command python3.10 that only says where the interpreter is, unless it is the chosen one.
+PYTHON310 ?= $(firstword $(wildcard $(shell pyenv root 2> /dev/null)/versions/3.10*/bin/python3.10 \
+  $(dir $(shell command -v python3.10))../versions/3.10*/bin/python3.10) python3.10)
 INTEROP_VENV := .venv-interop
 CLIENTS := .venv-clients
 CLIENT_NAMES := optimum openvino fastembed onnxruntime-1.20 onnxruntime-newest

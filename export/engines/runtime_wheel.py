@@ -19,7 +19,8 @@ import runtimes
 
 NAME = "adaptrt_runtime"
 PYTHON = ">=3.10"  # JetPack 6's
-_LEFT_OUT = ("api", "executors/torch_reference.py")  # the server; what needs PyTorch
+# The server, what embeds a corpus, what needs PyTorch.
+_LEFT_OUT = ("api", "corpus", "executors/torch_reference.py")
 _WHEEL = "Wheel-Version: 1.0\nGenerator: adaptrt\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 _DATE = (1980, 1, 1, 0, 0, 0)  # the same bytes today and tomorrow
 

@@ -16,6 +16,7 @@ HEAVY = {
     "mteb",
     "onnx",
     "onnx_ir",
+    "pyarrow",
     "tensorrt_bindings",
     "tomllib",
     "torch",

@@ -17,6 +17,26 @@ NEEDS_MORE = {
     "runtimes.api.protocol": "uvicorn",
     "runtimes.executors.openvino_cpu": "openvino",
     "runtimes.executors.torch_reference": "torch",
+    # Not a device's: what embeds a corpus.
+    **{
+        f"runtimes.corpus.{name}": "pyarrow"
+        for name in (
+            "columns",
+            "encoding",
+            "estimate",
+            "folder",
+            "job",
+            "lines",
+            "parts",
+            "pipeline",
+            "ray_engine",
+            "reading",
+            "run",
+            "sources",
+            "splits",
+            "workers",
+        )
+    },
 }
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

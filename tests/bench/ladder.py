@@ -4,8 +4,8 @@ Bytes are those of the real model's size with random weights: graphs and TensorR
 three architectures are built without a GPU and without the gate, since sizes depend on shapes and
 types alone, and every rule of the plan is checked. ONNX Runtime's memory is a process's own, which
 loads the CPU graph and runs one text of 512 tokens. Cosines are the gate's, of the same choices
-built for the embedded trained sample. Writes ``docs/benchmarks/ladder.json``, from which ``make
-figures`` makes the table.
+built for the embedded trained sample. Writes ``docs/benchmarks/ladder/full.json``, from which
+``make figures`` makes the table.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from tests.bench.reports import FOLDER, ROOT
 from tests.bench.summary import machine
 from tests.zoo import SIZES, write_original
 
-REPORT = FOLDER / "ladder.json"
+REPORT = FOLDER / "ladder" / "full.json"
 ROWS, LANGUAGES = 50_000, "de,fr,en"  # of the real model's size; of the sample's own texts
 TOKENS, BATCHES = 512, (1, 8)
 

@@ -9,7 +9,7 @@ from typing import Any
 from tests.bench.plan_tables import markdown
 from tests.bench.reports import FOLDER, ROOT
 
-REPORT = FOLDER / "ladder.json"
+REPORT = FOLDER / "ladder" / "full.json"
 PAGE = ROOT / "docs" / "tasks" / "smaller-model.md"
 
 

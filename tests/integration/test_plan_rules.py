@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export.checkpoint.reader import Checkpoint
 from export.engines.builder import EngineSpec, build_engine
-from export.engines.plan import Plan
+from export.engines.plan import Plan, PlanTensor
 from export.engines.plan_rules import RULES, PlanSubject, shortfalls
 from export.spec import Limits
 from runtimes.choices import AdapterMode, GraphKind, HeadName, PlanRule, Precision
@@ -172,6 +172,16 @@ def int8_blocks(g: Graph) -> str:
     return g.weight_only("x", "encoder.layers.0.mlp.fc1", WIDTH, WIDTH, TensorProto.INT8, 32)
 
 
+def half_table(g: Graph) -> str:
+    """Rows of a table that is not stored quantised."""
+    largest = g.op("ReduceMax", ["x"], "largest", keepdims=0)
+    # The axis is an input.
+    g.nodes[-1].input.append(g.weight("last", np.array([-1], np.int64)))
+    ids = g.op("Cast", [largest], "ids", to=TensorProto.INT64)
+    rows = g.op("Gather", [g.random("table", 96, WIDTH), ids], "rows")
+    return g.op("Add", [rows, "x"], "y")
+
+
 def softmax_by_hand(g: Graph) -> str:
     """Attention whose weights leave it: nothing that a fused kernel could give."""
     turned = g.op("Transpose", ["x"], "turned", perm=[0, 2, 1])
@@ -189,6 +199,11 @@ BROKEN: Mapping[PlanRule, tuple[Callable[[Graph], str], PlanSubject, str]] = {
     PlanRule.INT8_OVERFLOW: (half_sums, INT8, "a result in Half of up to 1032256"),
     PlanRule.QUANTISED_PRODUCTS: (split_heads, INT8, "Int8×Half"),
     PlanRule.DEQUANTISED_WEIGHT: (split_heads, INT8, "Int8 [64, 192] → Half"),
+    PlanRule.QUANTISED_TABLE: (
+        half_table,
+        replace(SUBJECT, table=PlanTensor(name="table", shape=(96, WIDTH), type="Int8")),
+        "the table in Half",
+    ),
     PlanRule.MASK: (split_heads, INT8, "reads neither mask nor lengths"),
     PlanRule.LAUNCHES: (many_steps, SUBJECT, "launches, at most 10"),
 }

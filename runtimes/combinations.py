@@ -141,8 +141,8 @@ RULES = (
     ),
     Rule(
         refuses=lambda c: c.target not in c.table.targets,
-        advice="EMBEDDINGS={c.embeddings}: TARGET={c.target} knows no blocks of numbers that share "
-        "a scale; use EMBEDDINGS=int8",
+        advice="EMBEDDINGS={c.embeddings}: TARGET={c.target} keeps no table in blocks that share a "
+        "scale; use EMBEDDINGS=int8",
         key="embeddings",
         expected="one that the target reads",
     ),

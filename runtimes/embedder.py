@@ -348,7 +348,8 @@ class Embedder(RuntimeBase):
         """The rows at ``away`` by the fallback, the others here."""
         full = self._fallback(f"text {away[0]}", rows[away[0]])
         vectors = np.empty((len(rows), self.dimensions[-1]), np.float32)
-        groups = [(self, [i for i in range(len(rows)) if i not in set(away)])]
+        apart = set(away)
+        groups = [(self, [i for i in range(len(rows)) if i not in apart])]
         batches = schedule(
             [len(rows[i]) for i in away], full.manifest.max_batch, full.runtime.budget
         )

@@ -58,12 +58,13 @@ TABLES: Mapping[Embeddings, Table] = {
             min_cosine=0.9999, mean_cosine=0.9999, gates_quality=False, max_score_change=2e-3
         ),
     ),
-    # INT4W's gate. The parser of TensorRT 10.3, JetPack's, knows no blocks.
+    # INT4W's gate. The parser of TensorRT 10.3, JetPack's, knows no blocks, and OpenVINO 2026.4
+    # gathers INT8 as it is stored but makes FP32 of INT4 when it compiles.
     Embeddings.INT4: Table(
         storage=replace(INT4W, block=128),
         gate=Gate(min_cosine=0.99, mean_cosine=0.995, gates_quality=True, max_score_change=2e-3),
         learned=True,
-        targets=tuple(target for target in Target if target is not Target.TENSORRT10),
+        targets=tuple(t for t in Target if t not in (Target.TENSORRT10, Target.OPENVINO)),
     ),
 }
 

@@ -15,6 +15,7 @@ from export.engines.plan_file import bundle_plans
 from export.graph.table import SCALES, TABLE
 from export.graph.trace import stored_slots
 from export.spec import BuildSpec
+from runtimes.bundle_files import OPENVINO_FILE
 from runtimes.choices import Embeddings, GraphKind, Precision, Target
 from runtimes.errors import GateError
 from runtimes.manifest import Manifest, TableCost, read_manifest
@@ -37,11 +38,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_original(tmp_path_factory.mktemp("model"), Size(hidden=128))
 
 
-def built(model: Path, out: Path, embeddings: str, target: str) -> tuple[Path, Manifest]:
+def built(
+    model: Path, out: Path, embeddings: str, target: str, precision: str = "fp16"
+) -> tuple[Path, Manifest]:
     (bundle,) = build(
         model,
         task=TASK,
-        precision="fp16",
+        precision=precision,
         embeddings=embeddings,
         target=target,
         gpu="sm89",
@@ -79,6 +82,20 @@ def test_bundle_holds_the_table_as_it_says(
     with Embedder.load(bundles["same"]) as whole, Embedder.load(bundles[name]) as smaller:
         found = cosines(whole.encode(TEXTS), smaller.encode(TEXTS))
     assert least <= found.min() < 0.9999999
+
+
+def test_openvino_compiles_a_gather_of_int8(model: Path, tmp_path: Path) -> None:
+    """What it executes, not what the file holds."""
+    import openvino as ov
+
+    folder, _ = built(model, tmp_path, "int8", "openvino", precision="fp32")
+    compiled = ov.Core().compile_model(folder / OPENVINO_FILE, "CPU")
+    gathers = [
+        [value.get_element_type().get_type_name() for value in node.inputs()]
+        for node in compiled.get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "Gather"
+    ]
+    assert "i8" in {types[0] for types in gathers}
 
 
 def test_bundle_without_has_no_cost_and_another_gate(bundles: dict[str, Path]) -> None:
@@ -137,6 +154,7 @@ def test_manifest_with_a_cost_and_no_such_table_is_refused(bundles: dict[str, Pa
         (("--embeddings", "int5"), "EMBEDDINGS: got 'int5', expected one of same, int8, int4"),
         (("--embeddings", ""), "EMBEDDINGS: got ''"),
         (("--embeddings", "int4", "--target", "tensorrt10"), "use EMBEDDINGS=int8"),
+        (("--embeddings", "int4", "--target", "openvino"), "TARGET=openvino keeps no table"),
         (("--embeddings", "int4"), "its blocks of 128 numbers do not divide 64"),
         (("--embeddings", "int8", "--refittable"), "leave EMBEDDINGS or --refittable out"),
     ],

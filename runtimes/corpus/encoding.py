@@ -226,7 +226,7 @@ def prepare_piece(piece: Piece, split: Split, way: Way) -> Block:
     return Block(
         split=split,
         positions=[piece.positions[index] for index in good],
-        kept=piece.kept.take(good) if refused else piece.kept,
+        kept=piece.kept.take(pa.array(good, pa.int64())) if refused else piece.kept,
         rows=[row for row in ready if not isinstance(row, str)],
         skipped=sorted([*piece.skipped, *refused], key=lambda s: s.position),
         bytes=piece.bytes,

@@ -46,6 +46,11 @@ class Folder:
         """Whether every part is there."""
         return (self.state / PARTS).is_file()
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether a job came to anything here: one without a part binds nobody."""
+        return self.done or any(path.name != STATE for path in self.out.iterdir())
+
     def check_usable(self) -> None:
         """:class:`InputError` where something else than a job is in the folder."""
         if not self.out.exists():
@@ -71,6 +76,7 @@ class Folder:
 
     def begin(self, job: Mapping[str, object], splits: Sequence[Split]) -> None:
         """Keep the job and its plan; the former last, for a folder with one has both."""
+        (self.state / _JOURNAL).unlink(missing_ok=True)
         with replacing(self.state / _PLAN) as plan:
             _write_lines(plan, (msgspec.json.encode(split) for split in splits))
         with replacing(self.state / _JOB) as path:

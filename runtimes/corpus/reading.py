@@ -188,7 +188,7 @@ def _checked(job: Job, split: Split, raw: _Raw) -> Piece:
     return Piece(
         texts=texts,
         positions=[raw.positions[index] for index in good],
-        kept=raw.kept.take(good) if skipped else raw.kept,
+        kept=raw.kept.take(pa.array(good, pa.int64())) if skipped else raw.kept,
         skipped=skipped,
         bytes=raw.bytes,
     )

@@ -91,7 +91,7 @@ def _begin(
     """The job and its splits: those that began in the folder, or new ones."""
     job = make_job(request, source, columns, facts)
     now = described(job.identity, source.files)
-    if folder.begun:
+    if folder.begun and folder.has_parts:
         former = folder.read_job()
         job = replace(job, fingerprint=_kept_fingerprint(folder, former))
         require_same(former, now, folder.out)

@@ -27,7 +27,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-interop test-ray embed-kills bench-embed clients lock figures plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -231,6 +231,9 @@ test-device: $(DEVICE_VENV)/.installed ## What runs on a Jetson, on Python 3.10 
 
 test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoints, judged as users' builds are (about five minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/quantised
+
+test-proof: $(VENV)/.installed-dev ## What proves and torments the tool: prove, drift, torture, on small checkpoints (a few minutes)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/proof
 
 embed-kills: $(VENV)/.installed-dev $(EMBEDS)/manifest.json ## adaptrt embed killed 200 times, its bytes compared (half an hour)
 	$(BIN)/python -m tests.bench.kills --bundle $(EMBEDS) --task classification --out "$(OUT)/embed-kills" \

@@ -1,0 +1,1 @@
+"""Proofs, drift and torture on small checkpoints."""

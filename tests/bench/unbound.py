@@ -1,0 +1,166 @@
+"""Finds figures in a page's prose that no report stands behind.
+
+A figure is a measured number: a number with a unit of time, rate, size or share, a multiple, a
+cosine or other decimal below 1.1 with two or more digits, "N of M", and a number that fills a cell
+of a table. What is none is told by rules, in this order of preference: where it stands (code, a
+heading, a link, a column of limits), what stands before it ("at most"), its unit (MiB and GiB are
+limits here, measured sizes are in MB and GB), a line ``<!-- no figures: WHY -->`` above a table of
+settings or arithmetic, and last a row of ``settings.py``.
+
+How long a make target takes, "about fifteen minutes", may be said where the Makefile's own help
+says it in the same words: that is for a reader's patience, not a measurement.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tests.bench.bindings import MARKED
+from tests.bench.settings import SETTINGS, Setting
+
+_NUMBER = r"(?<![\w.,/-])\d[\d,.]*(?:(?:\s?–\s?| to | and | or |; )\d[\d,.]*)*"
+_UNIT = (
+    r"\s?(?:%|×(?!\s?\d)|[kMGT]B\b|bytes\b|[GT]FLOP(?:/s)?|times\b|seconds?\b|minutes?\b|min\b|"
+    r"hours?\b|ms\b|µs\b|s\b(?! of)|(?:texts|tokens|requests)(?:/s| a second)\b|percent\b|"
+    r"per cent\b|TOP/s)"
+)
+_WORD = (
+    r"\b(?:half an?|two thirds|a third|a quarter|one|two|three|four|five|six|seven|eight|nine|ten|"
+    r"twelve|fifteen|twenty|thirty|forty|sixty)(?: to (?:two|three|four|five|ten))?"
+    r" (?:times|seconds?|minutes?|hours?|per ?cent)\b"
+)
+_PATTERN = re.compile(
+    rf"{_NUMBER}{_UNIT}|{_WORD}|(?<![\w.,-])(?:0\.\d{{2,}}|1\.0\d+)(?![\w.]*\d)|"
+    r"\b\d[\d,]* of (?:the )?\d[\d,]*\b",
+    re.IGNORECASE,
+)
+_CELL = re.compile(r"(?:[+−]?\d[\d.,]*(?:\s?[–/;,×]\s?)?)+")
+# Before a number: it bounds something, or was asked for.
+_BOUND = re.compile(
+    r"(?:at least|at most|more than|less than|fewer than|below|above|beyond|within|under|over|"
+    r"default(?:s to|:| of| is)?|targets?|aim|asked for|limits? of|gate|every|for|>|≥|≤|<)"
+    r"[\s(*]*(?:about )?$",
+    re.IGNORECASE,
+)
+# After it, in its sentence: it is worked out on the page, or nobody measured it and it says so.
+_REASONED = re.compile(r"^[^.;|]{0,60}\((?:arithmetic|an estimate)\)")
+# A column that holds what is set or asked for.
+_SET = re.compile(
+    r"default|limit|gate|target|asked|least|most|allowed|device|memory share|max|"
+    r"schema|version|minor|size$|bits|place|rank|exit code|code$|means|since|what it is|type$",
+    re.IGNORECASE,
+)
+_FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"<!-- figures: \S+ -->.*?<!-- end -->", re.DOTALL)
+_SOURCES = re.compile(r"<!-- sources -->.*?<!-- /sources -->", re.DOTALL)
+_NONE = re.compile(
+    r"^<!-- no figures: [^\n]+ -->\n.*?(?=\n(?!\|)[^\n]|\Z)", re.MULTILINE | re.DOTALL
+)
+_HIDDEN = (_FENCE, _BLOCK, _NONE, _SOURCES, MARKED, re.compile(r"<!--.*?-->", re.DOTALL))
+_INLINE = (re.compile(r"`[^`]*`"), re.compile(r"\]\([^)\s]*\)"), re.compile(r"^#+ .*$", re.M))
+
+
+@dataclass(frozen=True)
+class Found:
+    """A figure that nothing stands behind."""
+
+    line: int
+    text: str
+
+
+def prose(text: str) -> str:
+    """A page without what holds no prose; every other character stays where it was."""
+    for pattern in _HIDDEN:
+        text = pattern.sub(lambda m: re.sub(r"[^\n]", "\0", m[0]), text)
+    for pattern in _INLINE:
+        text = pattern.sub(lambda m: re.sub(r"[^\n|]", "\0", m[0]), text)
+    return text
+
+
+def figures(page: str, text: str, makefile: str) -> Iterator[Found]:
+    """Of a page, by its path in the repository. ``makefile`` is the Makefile's text."""
+    rows = [row for row in SETTINGS if re.fullmatch(row.page, page)]
+    clean = prose(text)
+    joined = clean.replace("\n", " ")
+    lines = [m.start() for m in re.finditer("\n", clean)]
+    seen = set()
+    for match in _PATTERN.finditer(joined):
+        if not _set(joined, match, clean, rows, makefile):
+            line = sum(1 for at in lines if at < match.start()) + 1
+            seen.add((line, match[0]))
+            yield Found(line, match[0])
+    for number, cell in _cells(clean):
+        known = any(cell in text for line, text in seen if line == number)
+        if not known and not any(re.search(row.pattern, cell) for row in rows if row.cells):
+            yield Found(number, cell)
+
+
+def unused(pages: dict[str, str]) -> list[str]:
+    """Rows of settings that no page needs."""
+    return [
+        f"tests/bench/settings.py: {row.pattern!r} is in none of {row.page}"
+        for row in SETTINGS
+        if not any(
+            re.fullmatch(row.page, page) and re.search(row.pattern, _flat(text))
+            for page, text in pages.items()
+        )
+    ]
+
+
+def _flat(text: str) -> str:
+    return prose(text).replace("\n", " ")
+
+
+def _set(joined: str, match: re.Match[str], clean: str, rows: list[Setting], makefile: str) -> bool:
+    """Whether a rule says that it is no figure."""
+    before = joined[max(0, match.start() - 40) : match.start()]
+    around = joined[max(0, match.start() - 60) : match.end() + 60]
+    return bool(
+        _BOUND.search(before)
+        or _REASONED.match(joined[match.end() :])
+        or (re.search(r"minutes?|hours?", match[0]) and match[0] in makefile)
+        or _column(clean, match.start())
+        or any(
+            m.start() <= 60 + match.end() - match.start() and match[0] in m[0]
+            for row in rows
+            for m in re.finditer(row.pattern, around)
+        )
+    )
+
+
+def _column(clean: str, at: int) -> bool:
+    """Whether a place is in a column of what is set."""
+    start, end = clean.rfind("\n", 0, at) + 1, clean.find("\n", at)
+    if not clean[start:end].startswith("|"):
+        return False
+    head = _head(clean[:start].split("\n")[:-1])
+    column = clean[start:at].count("|") - 1
+    return column < len(head) and bool(_SET.search(head[column]))
+
+
+def _head(above: list[str]) -> list[str]:
+    """The first row of the table that the last lines are of."""
+    row = ""
+    for line in reversed(above):
+        if not line.startswith("|"):
+            break
+        row = line
+    return [cell.strip() for cell in row.strip("|").split("|")]
+
+
+def _cells(clean: str) -> Iterator[tuple[int, str]]:
+    """Cells of tables that are nothing but numbers, in columns of what is found."""
+    head: list[str] = []
+    for number, line in enumerate(clean.split("\n"), 1):
+        if not line.startswith("|"):
+            head = []
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not head:
+            head = cells
+            continue
+        for title, cell in zip(head, cells, strict=False):
+            if _CELL.fullmatch(cell) and not _SET.search(title):
+                yield number, cell

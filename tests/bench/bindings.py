@@ -2,11 +2,11 @@
 
 In a page a figure stands between two comments, which no reader sees::
 
-    grows by <!-- figure: soak/small.json#/runs/0/growth as %.1 -->0.0 %<!-- / --> in 5,000 calls
+    grows by <!-- figure: soak/small.json#/warm as count -->500<!-- / --> calls
 
 It names a report, a place in it, and a format with its digits. A place is a JSON pointer, whose
-parts may also be ``*``, every entry of a list, or ``key=value,key=value``, the one entry of a list
-that has them. Without a leading slash it is a row of :data:`tests.bench.derived.DERIVED`. Several
+parts may also be ``*``, every entry, or ``key=value,key=value``, the one entry of a list that has
+them; ``key=value,*`` are all that have them. Without a leading slash it is a row of :data:`tests.bench.derived.DERIVED`. Several
 values are shown as their range.
 """
 
@@ -24,6 +24,7 @@ MARKED = re.compile(
     r"<!-- figure: (?P<report>[^#\s]+)#(?P<place>(?:(?!-->).)+) as (?P<format>\S+) -->"
     r"(?P<text>[^\n]*?)<!-- / -->"
 )
+_CODE = re.compile(r"^```.*?^```|`[^`\n]*(?:\n[^`\n]+)?`", re.MULTILINE | re.DOTALL)
 # What looks like a marker and is none.
 BROKEN = re.compile(r"<!-- ?figure:? |<!-- ?/ ?-->")
 
@@ -89,11 +90,12 @@ def _at(node: Any, parts: list[str], place: str) -> Iterator[Any]:
         for entry in entries:
             yield from _at(entry, rest, place)
     elif isinstance(node, list) and "=" in part:
-        wanted = dict(pair.split("=", 1) for pair in part.split(","))
+        wanted = dict(pair.split("=", 1) for pair in part.removesuffix(",*").split(","))
         found = [e for e in node if all(str(e.get(k)) == v for k, v in wanted.items())]
-        if len(found) != 1:
+        if not found or (len(found) > 1 and not part.endswith(",*")):
             raise ValueError(f"{place}: {len(found)} entries with {part}, expected one")
-        yield from _at(found[0], rest, place)
+        for entry in found:
+            yield from _at(entry, rest, place)
     elif isinstance(node, list) and part.isdecimal() and int(part) < len(node):
         yield from _at(node[int(part)], rest, place)
     elif isinstance(node, dict) and part in node:
@@ -102,17 +104,21 @@ def _at(node: Any, parts: list[str], place: str) -> Iterator[Any]:
         raise ValueError(f"{place}: there is no {part}")
 
 
+def visible(text: str) -> str:
+    """A page without its code, in which a marker is only an example; the rest stays in place."""
+    return _CODE.sub(lambda m: re.sub(r"[^\n]", "\0", m[0]), text)
+
+
 def rewritten(tree: Tree, text: str) -> str:
     """A page with its bound figures as the reports give them."""
-    return MARKED.sub(
-        lambda m: (
-            f"<!-- figure: {m['report']}#{m['place']} as {m['format']} -->"
-            f"{shown(tree, m['report'], m['place'], m['format'])}<!-- / -->"
-        ),
-        text,
-    )
+    parts, end = [], 0
+    for match in MARKED.finditer(visible(text)):
+        figure = shown(tree, match["report"], match["place"], match["format"])
+        parts += [text[end : match.start("text")], figure]
+        end = match.end("text")
+    return "".join([*parts, text[end:]])
 
 
 def reports(text: str) -> list[str]:
     """Those that a page's bound figures come from."""
-    return [match["report"] for match in MARKED.finditer(text)]
+    return [match["report"] for match in MARKED.finditer(visible(text))]

@@ -23,6 +23,12 @@ def times(
     return [value for value in found if value is not None]
 
 
+def rate(report: Report, gpu: str) -> list[float]:
+    """Predicted tokens per second of an FP16 engine with 8 texts of 512 tokens, two digits."""
+    found = (row for row in report["predicted"] if (row["gpu"], row["case"]) == (gpu, "FP16"))
+    return [float(f"{8 * 512 / row['milliseconds']['8x512'] * 1e3:.2g}") for row in found]
+
+
 def memory(report: Report, other: str, ours: str, cases: Iterable[str]) -> list[float]:
     """The other's extra memory in multiples of ours."""
     pairs = [[row_of(report, who, case) for who in (other, ours)] for case in cases]
@@ -46,5 +52,9 @@ DERIVED: Mapping[str, Callable[[Report], Iterable[float]]] = {
     "naive-at-128": partial(times, others=(_NAIVE,), ours=_FP32, cases=("1x128",)),
     "naive-at-8192": partial(times, others=(_NAIVE,), ours=_FP32, cases=("1x8192",)),
     "naive-memory-at-8192": partial(memory, other=_NAIVE, ours=_FP32, cases=("1x8192",)),
+    # of plans/full
+    "rate-l4": partial(rate, gpu="L4"),
+    "rate-a100": partial(rate, gpu="A100 40GB"),
+    "rate-h100": partial(rate, gpu="H100 SXM"),
     "ort-int8-to-fp32": partial(times, others=("adaptrt INT8",), ours=_FP32),
 }

@@ -24,7 +24,7 @@ _HOW = (
 
 
 def rewritten(tree: Tree, page: Path, text: str) -> str:
-    """A page as its reports give it. Raises ValueError for a marker that names what is not there."""
+    """A page as its reports give it. Raises ValueError for a marker of what is not there."""
     text = bindings.rewritten(tree, tables.updated(text, page))
     names = bindings.reports(text)
     if not names:
@@ -48,7 +48,7 @@ def problems(tree: Tree) -> list[str]:
     makefile = tree.makefile()
     shown: set[str] = set()
     for name, text in texts.items():
-        found += broken(tree, name, text) or differing(tree, name, text)
+        found += wrong(tree, name, text) or differing(tree, name, text)
         found += [
             f"{name}:{at.line}: {at.text!r} {_HOW}" for at in unbound.figures(name, text, makefile)
         ]
@@ -64,10 +64,10 @@ def problems(tree: Tree) -> list[str]:
     return found + unbound.unused(texts)
 
 
-def broken(tree: Tree, name: str, text: str) -> list[str]:
+def wrong(tree: Tree, name: str, text: str) -> list[str]:
     """Markers that are none, that GitHub would take for a block, or that name what is not there."""
     found = []
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(bindings.visible(text).split("\n"), 1):
         where = f"{name}:{number}"
         if BROKEN.search(MARKED.sub("", line)):
             found.append(f"{where}: half a marker; expected {_FORM}")
@@ -116,13 +116,15 @@ def _changed(old: str, new: str) -> str:
 
 
 def write(tree: Tree) -> list[Path]:
-    """Writes every page that differs; gives those."""
-    changed = []
-    for page in tree.pages():
-        text = page.read_text(encoding="utf-8")
-        if (new := rewritten(tree, page, text)) != text:
-            page.write_text(new, encoding="utf-8")
-            changed.append(page)
+    """Writes every page that differs; gives those. Raises ValueError, and writes nothing."""
+    texts = {page: page.read_text(encoding="utf-8") for page in tree.pages()}
+    names = {page: page.relative_to(tree.root).as_posix() for page in texts}
+    if found := [line for page, text in texts.items() for line in wrong(tree, names[page], text)]:
+        raise ValueError("\n".join(found))
+    new = {page: rewritten(tree, page, text) for page, text in texts.items()}
+    changed = [page for page, text in new.items() if text != texts[page]]
+    for page in changed:
+        page.write_text(new[page], encoding="utf-8")
     return changed
 
 
@@ -132,7 +134,12 @@ def main() -> int:
         found = problems(tree)
         print("\n".join(found) if found else "every figure has a source and is what it says")
         return 1 if found else 0
-    for page in write(tree):
+    try:
+        changed = write(tree)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for page in changed:
         print(f"written: {page.relative_to(tree.root)}")
     return 0
 

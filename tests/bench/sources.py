@@ -83,7 +83,7 @@ def line(tree: Tree, page: Path, names: Iterable[str], origin: str = "") -> str:
 
 
 def page_list(tree: Tree, page: Path, names: Iterable[str]) -> str:
-    """What stands at the end of a page: the reports of the figures in its text, with day and machine."""
+    """What stands at the end of a page: reports of the figures in its text, day and machine."""
     parts = []
     for name in sorted(set(names)):
         report = tree.report(name)

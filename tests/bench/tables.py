@@ -1,7 +1,8 @@
 """Tables of figures in the documents, from the committed reports.
 
-``make figures`` (:mod:`tests.bench.figures`) writes each anew between ``<!-- figures: NAME -->`` and
-``<!-- end -->``, with a line on where it comes from; ``make figures-check`` finds one that differs.
+``make figures`` (:mod:`tests.bench.figures`) writes each anew between ``<!-- figures: NAME -->``
+and ``<!-- end -->``, with a line on where it comes from; ``make figures-check`` finds one that
+differs.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from tests.bench import (
     api_table,
+    build,
     conditions,
     control_table,
     embed_table,
@@ -24,6 +26,7 @@ from tests.bench import (
     prediction,
     recipe_rivals,
     recipe_table,
+    sizes,
     soak,
     sources,
 )
@@ -207,6 +210,7 @@ BLOCKS: dict[str, Block] = {
         prediction.table,
         origin="`tests/bench/bert_times.json`, NVIDIA's published times, by `make figures`",
     ),
+    "single-texts": Block(partial(plan_tables.singles, "full"), ("plans/full.json",)),
     "gpus": Block(plan_tables.gpus, origin="data sheets, as `export/engines/gpus.py` has them"),
     "vector-types": Block(outputs.grid_table, ("outputs/sample.json",)),
     "vector-ranges": Block(outputs.ranges_table, ("outputs/sample.json",)),
@@ -219,6 +223,8 @@ BLOCKS: dict[str, Block] = {
     "api-faults": Block(api_table.faults, ("api/sample.json",)),
     "embed-speeds": Block(embed_table.speeds, ("embed/sample.json",)),
     "embed-aims": Block(embed_table.aims, ("embed/sample.json",)),
+    "builds": Block(build.table, ("builds/builds.json",)),
+    "installs": Block(sizes.table, ("builds/sizes.json",)),
     "soak": Block(soak.table, ("soak/small.json",)),
     **{
         f"{name}-{size}": Block(partial(plan_tables.block, size, table), (f"plans/{size}.json",))

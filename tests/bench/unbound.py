@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.bench.bindings import MARKED
-from tests.bench.settings import SETTINGS, Setting
+from tests.bench.settings import SETTINGS
 
 _NUMBER = r"(?<![\w.,/-])\d[\d,.]*(?:(?:\s?–\s?| to | and | or |; )\d[\d,.]*)*"
 _UNIT = (
@@ -31,9 +31,10 @@ _WORD = (
     r"twelve|fifteen|twenty|thirty|forty|sixty)(?: to (?:two|three|four|five|ten))?"
     r" (?:times|seconds?|minutes?|hours?|per ?cent)\b"
 )
+_SHARE = r"(?:0\.\d{2,}|1\.0\d+)"
 _PATTERN = re.compile(
-    rf"{_NUMBER}{_UNIT}|{_WORD}|(?<![\w.,-])(?:0\.\d{{2,}}|1\.0\d+)(?![\w.]*\d)|"
-    r"\b\d[\d,]* of (?:the )?\d[\d,]*\b",
+    rf"{_NUMBER}{_UNIT}|{_WORD}|(?<![\w.,-]){_SHARE}(?:(?:, | and |; |–){_SHARE})*(?![\w.]*\d)|"
+    r"\b\d+(?:,\d{3})* of (?:the )?\d[\d,]*\b",
     re.IGNORECASE,
 )
 _CELL = re.compile(r"(?:[+−]?\d[\d.,]*(?:\s?[–/;,×]\s?)?)+")
@@ -48,8 +49,7 @@ _BOUND = re.compile(
 _REASONED = re.compile(r"^[^.;|]{0,60}\((?:arithmetic|an estimate)\)")
 # A column that holds what is set or asked for.
 _SET = re.compile(
-    r"default|limit|gate|target|asked|least|most|allowed|device|memory share|max|"
-    r"schema|version|minor|size$|bits|place|rank|exit code|code$|means|since|what it is|type$",
+    r"default|limit|gate|target|asked|aim|at least|at most|allowed|schema|version|minor|code$",
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
@@ -59,7 +59,11 @@ _NONE = re.compile(
     r"^<!-- no figures: [^\n]+ -->\n.*?(?=\n(?!\|)[^\n]|\Z)", re.MULTILINE | re.DOTALL
 )
 _HIDDEN = (_FENCE, _BLOCK, _NONE, _SOURCES, MARKED, re.compile(r"<!--.*?-->", re.DOTALL))
-_INLINE = (re.compile(r"`[^`]*`"), re.compile(r"\]\([^)\s]*\)"), re.compile(r"^#+ .*$", re.M))
+_INLINE = (
+    re.compile(r"`[^`\n]*(?:\n[^`\n]+)?`"),
+    re.compile(r"\]\([^)\s]*\)"),
+    re.compile(r"^#+ .*$", re.M),
+)
 
 
 @dataclass(frozen=True)
@@ -84,16 +88,18 @@ def figures(page: str, text: str, makefile: str) -> Iterator[Found]:
     rows = [row for row in SETTINGS if re.fullmatch(row.page, page)]
     clean = prose(text)
     joined = clean.replace("\n", " ")
-    lines = [m.start() for m in re.finditer("\n", clean)]
+    named = [m for row in rows for m in re.finditer(row.pattern, joined)]
     seen = set()
     for match in _PATTERN.finditer(joined):
-        if not _set(joined, match, clean, rows, makefile):
-            line = sum(1 for at in lines if at < match.start()) + 1
+        known = any(a.start() <= match.start() and match.end() <= a.end() for a in named)
+        if not known and not _set(joined, match, text, makefile):
+            line = clean.count("\n", 0, match.start()) + 1
             seen.add((line, match[0]))
             yield Found(line, match[0])
-    for number, cell in _cells(clean):
-        known = any(cell in text for line, text in seen if line == number)
-        if not known and not any(re.search(row.pattern, cell) for row in rows if row.cells):
+    for number, line, cell in _cells(clean, text):
+        twice = any(cell in figure for at, figure in seen if at == number)
+        settings = [found[0] for row in rows for found in re.finditer(row.pattern, line)]
+        if not twice and not any(cell in setting for setting in settings):
             yield Found(number, cell)
 
 
@@ -113,30 +119,24 @@ def _flat(text: str) -> str:
     return prose(text).replace("\n", " ")
 
 
-def _set(joined: str, match: re.Match[str], clean: str, rows: list[Setting], makefile: str) -> bool:
+def _set(joined: str, match: re.Match[str], text: str, makefile: str) -> bool:
     """Whether a rule says that it is no figure."""
     before = joined[max(0, match.start() - 40) : match.start()]
-    around = joined[max(0, match.start() - 60) : match.end() + 60]
     return bool(
         _BOUND.search(before)
         or _REASONED.match(joined[match.end() :])
         or (re.search(r"minutes?|hours?", match[0]) and match[0] in makefile)
-        or _column(clean, match.start())
-        or any(
-            m.start() <= 60 + match.end() - match.start() and match[0] in m[0]
-            for row in rows
-            for m in re.finditer(row.pattern, around)
-        )
+        or _column(text, match.start())
     )
 
 
-def _column(clean: str, at: int) -> bool:
+def _column(text: str, at: int) -> bool:
     """Whether a place is in a column of what is set."""
-    start, end = clean.rfind("\n", 0, at) + 1, clean.find("\n", at)
-    if not clean[start:end].startswith("|"):
+    start, end = text.rfind("\n", 0, at) + 1, text.find("\n", at)
+    if not text[start:end].startswith("|"):
         return False
-    head = _head(clean[:start].split("\n")[:-1])
-    column = clean[start:at].count("|") - 1
+    head = _head(text[:start].split("\n")[:-1])
+    column = text[start:at].count("|") - 1
     return column < len(head) and bool(_SET.search(head[column]))
 
 
@@ -150,17 +150,18 @@ def _head(above: list[str]) -> list[str]:
     return [cell.strip() for cell in row.strip("|").split("|")]
 
 
-def _cells(clean: str) -> Iterator[tuple[int, str]]:
+def _cells(clean: str, text: str) -> Iterator[tuple[int, str, str]]:
     """Cells of tables that are nothing but numbers, in columns of what is found."""
     head: list[str] = []
-    for number, line in enumerate(clean.split("\n"), 1):
+    lines = zip(clean.split("\n"), text.split("\n"), strict=True)
+    for number, (line, whole) in enumerate(lines, 1):
         if not line.startswith("|"):
             head = []
             continue
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        cells = [cell.strip() for cell in (line if head else whole).strip("|").split("|")]
         if not head:
             head = cells
             continue
         for title, cell in zip(head, cells, strict=False):
             if _CELL.fullmatch(cell) and not _SET.search(title):
-                yield number, cell
+                yield number, line, cell

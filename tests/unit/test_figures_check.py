@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.bench import figures, tables, unbound
-from tests.bench.bindings import FORMATS, MARKED, shown
+from tests.bench.bindings import shown
 from tests.bench.settings import Setting
 from tests.bench.sources import ROOT, Tree
 
@@ -20,7 +20,7 @@ REPORT = {
     "share": 0.125,
     "rows": [{"who": "a/b", "bytes": 1.2e6}, {"who": "c", "bytes": 3.4e6}],
 }
-MARKED = "It grows by <!-- figure: soak/small.json#/share as %.1 -->12.5 %<!-- / --> in all."
+SENTENCE = "It grows by <!-- figure: soak/small.json#/share as %.1 -->12.5 %<!-- / --> in all."
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
     home = tmp_path / "docs" / "benchmarks" / "soak"
     home.mkdir(parents=True)
     report(tmp_path, REPORT)
-    page(Tree(tmp_path), f"# Memory\n\n{MARKED}\n")
+    page(Tree(tmp_path), f"# Memory\n\n{SENTENCE}\n")
     figures.write(Tree(tmp_path))
     return Tree(tmp_path)
 
@@ -66,7 +66,7 @@ def test_a_page_lists_the_sources_of_its_figures(tree: Tree) -> None:
     before = read(tree)
     assert figures.write(tree) == []
     assert read(tree) == before
-    page(tree, before.replace(MARKED, "Nothing."))
+    page(tree, before.replace(SENTENCE, "Nothing."))
     assert "expected" in figures.problems(tree)[0]
     figures.write(tree)
     assert read(tree) == "# Memory\n\nNothing.\n"
@@ -187,9 +187,21 @@ def test_a_marker_of_what_is_not_there_is_found(tree: Tree, marker: str, said: s
 def test_half_a_marker_and_one_that_begins_a_line_are_found(tree: Tree) -> None:
     page(tree, read(tree).replace("12.5 %<!-- / -->", "12.5 %"))
     assert any("half a marker" in line for line in figures.problems(tree))
-    page(tree, f"{MARKED.removeprefix('It grows by ')}\n")
-    figures.write(tree)
-    assert "GitHub" in the_only(tree)
+    page(tree, f"{SENTENCE.removeprefix('It grows by ')}\n")
+    assert "GitHub" in figures.problems(tree)[0]
+    before = read(tree)
+    with pytest.raises(ValueError, match="GitHub"):
+        figures.write(tree)
+    assert read(tree) == before
+
+
+def test_a_marker_in_code_is_an_example(tree: Tree) -> None:
+    example = (
+        "Write `<!-- figure: nowhere.json#/a as % -->?<!-- / -->`.\n\n```text\n<!-- / -->\n```\n"
+    )
+    page(tree, f"{read(tree)}\n{example}")
+    assert figures.problems(tree) == []
+    assert figures.write(tree) == []
 
 
 def test_an_unknown_table_is_found(tree: Tree) -> None:
@@ -223,15 +235,6 @@ def test_a_report_that_no_page_shows_is_found(tree: Tree) -> None:
 )
 def test_places_and_formats(tree: Tree, place: str, form: str, text: str) -> None:
     assert shown(tree, "soak/small.json", place, form) == text
-
-
-def test_each_format_has_a_figure() -> None:
-    bound = [m["format"].partition(".")[0] for p in Tree(ROOT).pages() for m in marks(p)]
-    assert set(bound) == set(FORMATS)
-
-
-def marks(path: Path) -> Any:
-    return MARKED.finditer(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", tables.BLOCKS)

@@ -2,12 +2,12 @@
 
 In a page a figure stands between two comments, which no reader sees::
 
-    grows by <!-- figure: soak/small.json#/warm as count -->500<!-- / --> calls
+    after <!-- figure: soak/small.json#/warm as count -->500<!-- / --> calls
 
 It names a report, a place in it, and a format with its digits. A place is a JSON pointer, whose
 parts may also be ``*``, every entry, or ``key=value,key=value``, the one entry of a list that has
-them; ``key=value,*`` are all that have them. Without a leading slash it is a row of :data:`tests.bench.derived.DERIVED`. Several
-values are shown as their range.
+them; ``key=value,*`` are all that have them. Without a leading slash it is a row of
+:data:`tests.bench.derived.DERIVED`. Several values are shown as their range.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import Distribution, distribution
@@ -31,7 +32,7 @@ INSTALLS = {
 }
 OURS = ("adaptrt", "runtimes", "calibration", "export")
 _LARGEST = 4
-_NAMES = {"numpy": "NumPy", "onnxruntime": "ONNX Runtime", "tensorrt-rtx-cu13": "TensorRT-RTX"}
+_NAMES = {"numpy": "NumPy", "onnxruntime": "ONNX Runtime", "tensorrt-rtx-cu13-libs": "TensorRT-RTX"}
 
 
 def needed(extras: tuple[str, ...]) -> dict[str, int]:
@@ -71,6 +72,7 @@ def report_of(triton: Path) -> dict[str, Any]:
     return {
         "command": "make sizes",
         "machine": machine(),
+        "python": ".".join(map(str, sys.version_info[:2])),
         "date": datetime.now(UTC).date().isoformat(),
         "installs": {name: _install(needed(extras)) for name, extras in INSTALLS.items()},
         "triton": _bytes(triton),
@@ -98,7 +100,12 @@ def table() -> str:
         )
         for name, found in report["installs"].items()
     ]
-    return markdown(("", "packages", "on disk", "largest"), rows)
+    caption = (
+        f"*In the locked versions, Linux, x86-64, Python {report['python']}, the CPU build of torch; "
+        f"pip and setuptools are not counted; {report['date']}*"
+    )
+    head = ("", "packages", "on disk", "largest")
+    return "\n\n".join([markdown(head, rows), caption])
 
 
 def main() -> None:

@@ -96,9 +96,9 @@ def figures(page: str, text: str, makefile: str) -> Iterator[Found]:
             line = clean.count("\n", 0, match.start()) + 1
             seen.add((line, match[0]))
             yield Found(line, match[0])
-    for number, line, cell in _cells(clean, text):
+    for number, row_text, cell in _cells(clean, text):
         twice = any(cell in figure for at, figure in seen if at == number)
-        settings = [found[0] for row in rows for found in re.finditer(row.pattern, line)]
+        settings = [found[0] for row in rows for found in re.finditer(row.pattern, row_text)]
         if not twice and not any(cell in setting for setting in settings):
             yield Found(number, cell)
 

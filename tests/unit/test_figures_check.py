@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from tests.bench import figures, tables, unbound
-from tests.bench.bindings import shown
+from tests.bench.bindings import MARKED, shown
+from tests.bench.derived import DERIVED
 from tests.bench.settings import Setting
 from tests.bench.sources import ROOT, Tree
 
@@ -235,6 +236,12 @@ def test_a_report_that_no_page_shows_is_found(tree: Tree) -> None:
 )
 def test_places_and_formats(tree: Tree, place: str, form: str, text: str) -> None:
     assert shown(tree, "soak/small.json", place, form) == text
+
+
+def test_every_figure_that_is_worked_out_is_shown() -> None:
+    texts = [page.read_text(encoding="utf-8") for page in Tree(ROOT).pages()]
+    places = {m["place"] for text in texts for m in MARKED.finditer(text)}
+    assert {place for place in places if not place.startswith("/")} == set(DERIVED)
 
 
 @pytest.mark.parametrize("name", tables.BLOCKS)

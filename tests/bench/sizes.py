@@ -101,7 +101,7 @@ def table() -> str:
         for name, found in report["installs"].items()
     ]
     caption = (
-        f"*In the locked versions, Linux, x86-64, Python {report['python']}, the CPU build of torch; "
+        f"*In the locked versions, Linux, x86-64, Python {report['python']}, torch built for CPUs; "
         f"pip and setuptools are not counted; {report['date']}*"
     )
     head = ("", "packages", "on disk", "largest")

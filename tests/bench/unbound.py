@@ -7,8 +7,8 @@ heading, a link, a column of limits), what stands before it ("at most"), its uni
 limits here, measured sizes are in MB and GB), a line ``<!-- no figures: WHY -->`` above a table of
 settings or arithmetic, and last a row of ``settings.py``.
 
-How long a make target takes, "about fifteen minutes", may be said where the Makefile's own help
-says it in the same words: that is for a reader's patience, not a measurement.
+How long a make target takes, "about fifteen minutes", may be said on a page that names the target,
+in the words of the Makefile's own help: that is for a reader's patience, not a measurement.
 """
 
 from __future__ import annotations
@@ -88,11 +88,12 @@ def figures(page: str, text: str, makefile: str) -> Iterator[Found]:
     rows = [row for row in SETTINGS if re.fullmatch(row.page, page)]
     clean = prose(text)
     joined = clean.replace("\n", " ")
+    patience = _helps(text, makefile)
     named = [m for row in rows for m in re.finditer(row.pattern, joined)]
     seen = set()
     for match in _PATTERN.finditer(joined):
         known = any(a.start() <= match.start() and match.end() <= a.end() for a in named)
-        if not known and not _set(joined, match, text, makefile):
+        if not known and not _set(joined, match, text, patience):
             line = clean.count("\n", 0, match.start()) + 1
             seen.add((line, match[0]))
             yield Found(line, match[0])
@@ -119,15 +120,21 @@ def _flat(text: str) -> str:
     return prose(text).replace("\n", " ")
 
 
-def _set(joined: str, match: re.Match[str], text: str, makefile: str) -> bool:
+def _set(joined: str, match: re.Match[str], text: str, patience: str) -> bool:
     """Whether a rule says that it is no figure."""
     before = joined[max(0, match.start() - 40) : match.start()]
     return bool(
         _BOUND.search(before)
         or _REASONED.match(joined[match.end() :])
-        or (re.search(r"minutes?|hours?", match[0]) and match[0] in makefile)
+        or (re.search(r"minutes?|hours?", match[0]) and match[0] in patience)
         or _column(text, match.start())
     )
+
+
+def _helps(text: str, makefile: str) -> str:
+    """What the Makefile's help says of the targets that a page names."""
+    lines = dict(re.findall(r"^([a-z][a-z-]*):.* ## (.*)$", makefile, re.MULTILINE))
+    return " ".join(lines.get(name, "") for name in re.findall(r"\bmake ([a-z][a-z-]*)", text))
 
 
 def _column(text: str, at: int) -> bool:

@@ -102,6 +102,7 @@ def test_a_changed_number_in_a_generated_table_is_found(tmp_path: Path) -> None:
     [
         "It takes 12 s.",
         "It takes five minutes.",
+        "`make other` takes about two minutes.",
         "It is 3.5 times as fast.",
         "It is 2.1 to 3.4\ntimes as fast.",
         "It keeps 98 %.",

@@ -132,7 +132,8 @@ def _set(joined: str, match: re.Match[str], text: str, patience: str) -> bool:
 
 
 def _helps(text: str, makefile: str) -> str:
-    """What the Makefile's help says of the targets that a page names."""
+    """What the Makefile's help says of the targets that a page names, but as a source."""
+    text = _SOURCES.sub("", _BLOCK.sub("", text))
     lines = dict(re.findall(r"^([a-z][a-z-]*):.* ## (.*)$", makefile, re.MULTILINE))
     return " ".join(lines.get(name, "") for name in re.findall(r"\bmake ([a-z][a-z-]*)", text))
 

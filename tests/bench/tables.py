@@ -16,6 +16,7 @@ from pathlib import Path
 from tests.bench import (
     api_table,
     build,
+    cluster_table,
     conditions,
     control_table,
     embed_table,
@@ -225,6 +226,7 @@ BLOCKS: dict[str, Block] = {
     "embed-aims": Block(embed_table.aims, ("embed/sample.json",)),
     "builds": Block(build.table, ("builds/builds.json",)),
     "installs": Block(sizes.table, ("builds/sizes.json",)),
+    "cluster-hours": Block(cluster_table.table, ("zen5-full.json", "plans/full.json")),
     "soak": Block(soak.table, ("soak/small.json",)),
     **{
         f"{name}-{size}": Block(partial(plan_tables.block, size, table), (f"plans/{size}.json",))

@@ -21,7 +21,11 @@ class Setting:
 _GATES = r"least cosine 0\.99, mean 0\.995|0\.99 and 0\.99[58]|then 0\.999|cosine of 0\.999999"
 SETTINGS: tuple[Setting, ...] = (
     Setting(r"docs/(tasks|benchmarks)/.*", _GATES, "the gate's cosines, of runtimes/schemes.py"),
-    Setting(r"docs/benchmarks/cpu\.md", "sampled three times|tick of 10 ms", "how it samples"),
+    Setting(
+        r"docs/benchmarks/cpu\.md",
+        "sampled three times|over 6 s|over 15 s|tick of 10 ms",
+        "how it samples",
+    ),
     Setting(
         r"docs/benchmarks/embed\.md",
         r"corpora of 1 and 0\.1 GB|50 KB beside|1 GB of text",

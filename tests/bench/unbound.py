@@ -40,8 +40,8 @@ _PATTERN = re.compile(
 _CELL = re.compile(r"(?:[+−]?\d[\d.,]*(?:\s?[–/;,×]\s?)?)+")
 # Before a number: it bounds something, or was asked for.
 _BOUND = re.compile(
-    r"(?:at least|at most|more than|less than|fewer than|below|above|beyond|within|under|over|"
-    r"default(?:s to|:| of| is)?|targets?|aim|asked for|limits? of|gate|every|for|>|≥|≤|<)"
+    r"(?:at least|at most|more than|less than|fewer than|below|above|beyond|within|"
+    r"default(?:s to|:| of| is)?|targets?|aim|asked for|limits? of|gate|>|≥|≤|<)"
     r"[\s(*]*(?:about )?$",
     re.IGNORECASE,
 )

@@ -106,6 +106,7 @@ def test_a_changed_number_in_a_generated_table_is_found(tmp_path: Path) -> None:
         "It is 3.5 times as fast.",
         "It is 2.1 to 3.4\ntimes as fast.",
         "It keeps 98 %.",
+        "It compiled for 20 s.",
         "It has 1,133 MB.",
         "The least cosine is 0.9987.",
         "The ratio is 1.04.",

@@ -78,8 +78,14 @@ def wrong(tree: Tree, name: str, text: str) -> list[str]:
                 bindings.shown(tree, match["report"], match["place"], match["format"])
             except ValueError as error:
                 found.append(f"{where}: {error}")
-    unknown = [block for block in tables.blocks(text) if block not in tables.BLOCKS]
-    return found + [f"{name}: no table {block} in tests/bench/tables.py" for block in unknown]
+    reports = tree.reports()
+    for block in tables.blocks(text):
+        if block not in tables.BLOCKS:
+            found.append(f"{name}: no table {block} in tests/bench/tables.py")
+            continue
+        lacking = [report for report in tables.BLOCKS[block].reports if report not in reports]
+        found += [f"{name}: table {block} is of {report}, which is not there" for report in lacking]
+    return found
 
 
 _FORM = "<!-- figure: REPORT.json#/place as FORMAT -->TEXT<!-- / --> in one line"

@@ -212,6 +212,11 @@ def test_an_unknown_table_is_found(tree: Tree) -> None:
     assert "no table nowhere" in the_only(tree)
 
 
+def test_a_table_of_a_report_that_is_not_there_is_found(tree: Tree) -> None:
+    page(tree, f"{read(tree)}\n<!-- figures: ladder -->\n<!-- end -->\n")
+    assert "table ladder is of ladder/full.json, which is not there" in the_only(tree)
+
+
 def test_a_report_needs_a_command_and_a_target(tree: Tree) -> None:
     (tree.root / "Makefile").write_text("other: ## Other\n", encoding="utf-8")
     assert "make soak, which the Makefile lacks" in the_only(tree)

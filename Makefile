@@ -27,7 +27,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures figures-check sizes plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -244,7 +244,7 @@ test-ray: $(RAY_VENV)/.installed $(EMBEDS)/manifest.json ## adaptrt embed on Ray
 	ADAPTRT_BUNDLE=$(EMBEDS) $(RAY_VENV)/bin/python -m pytest -q -c /dev/null --rootdir . \
 	  --confcutdir tests/ray -p no:cacheprovider tests/ray
 
-check: $(VENV)/.installed-dev docs ## Lint, type-check, and build the documentation strictly
+check: $(VENV)/.installed-dev docs figures-check ## Lint, type-check, check figures, and build the documentation strictly
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -276,7 +276,7 @@ bench-embed: $(VENV)/.installed-dev $(RAY_VENV)/.installed $(EMBEDS)/manifest.js
 
 bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on the sample
 	$(BIN)/python -m tests.bench.outputs --out "$(OUT)/bench-outputs"
-	$(BIN)/python -m tests.bench.tables
+	$(BIN)/python -m tests.bench.figures
 
 TRAINED = $(foreach model,sample deep,$(OUT)/$(model)/switchable-fp32-onnxruntime)
 
@@ -293,22 +293,29 @@ recipe-rivals: $(VENV)/.installed-dev $(RIVAL_NAMES:%=$(RIVALS)/%/.installed) ##
 deep: $(VENV)/.installed-dev ## Train the tests' second checkpoint anew (DESCRIPTIONS=folder; about half an hour)
 	$(BIN)/python -m tests.bench.train_deep "$(DESCRIPTIONS)" tests/data/deep
 
-bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, OpenVINO, a naive export and others (BENCH_SIZE=sample, mid or full)
+bench: $(VENV)/.installed-bench ## Speed and memory beside PyTorch, OpenVINO, a naive export and others (BENCH_SIZE=sample, mid or full; about twenty minutes)
 	$(BIN)/python -m tests.bench.run --size "$(BENCH_SIZE)" --out "$(OUT)/bench" \
 	  $(if $(BENCH_ONLY),--only "$(BENCH_ONLY)") $(if $(BENCH_CASES),--cases "$(BENCH_CASES)") \
 	  $(if $(BENCH_ROUNDS),--rounds "$(BENCH_ROUNDS)") $(if $(BENCH_TEXTS),--corpus-texts "$(BENCH_TEXTS)")
 
-figures: $(VENV)/.installed-bench ## Write the documents' tables and pictures anew from the committed reports
-	$(BIN)/python -m tests.bench.tables
+figures: $(VENV)/.installed-bench ## Write the documents' figures, tables and pictures anew from the committed reports
+	$(BIN)/python -m tests.bench.figures
 	$(BIN)/python -m tests.bench.plots
+
+figures-check: $(VENV)/.installed ## Find figures in documents that are not what their JSON says, or have none
+	@$(BIN)/python -m tests.bench.figures --check
+
+sizes: $(VENV)/.installed $(TRITON_VENV)/.installed ## What installs take on the disk
+	$(BIN)/python -m tests.bench.sizes --triton $(TRITON_VENV)
+	$(BIN)/python -m tests.bench.figures
 
 plans: $(VENV)/.installed ## What every precision's engines execute, and predicted times: builds them, without a GPU
 	$(BIN)/python -m tests.bench.plans --out "$(OUT)/plans" $(if $(PLAN_SIZES),--sizes "$(PLAN_SIZES)")
-	$(BIN)/python -m tests.bench.tables
+	$(BIN)/python -m tests.bench.figures
 
 ladder: $(VENV)/.installed ## What each step towards a smaller model saves and costs (about half an hour; no GPU)
 	$(BIN)/python -m tests.bench.ladder --out "$(OUT)/ladder"
-	$(BIN)/python -m tests.bench.tables
+	$(BIN)/python -m tests.bench.figures
 
 bench-gpu: ## Speed on this GPU beside PyTorch FlashAttention-2
 	@$(GPU_PYTHON) -m tests.bench.gpu --out "$(OUT)/bench-gpu"
@@ -417,7 +424,7 @@ lock: $(VENV)/.installed-dev ## Write the lock files anew from pyproject.toml (U
 	cd locks/clients/transformers.js && npm install --package-lock-only --ignore-scripts --no-audit \
 	  --no-fund --omit-lockfile-registry-resolved
 
-test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, clients and page of the HTTP server, and the wheel, in environments of their own
+test-interop: $(INTEROP_VENV)/.installed $(CLIENT_NAMES:%=$(CLIENTS)/%/.installed) ## Bundles in other people's programs, clients and page of the HTTP server, and the wheel, in environments of their own (about twenty minutes)
 	@$(MAKE) --no-print-directory $(CLIENTS)/transformers.js/.installed || \
 	  echo "transformers.js could not be installed; its tests are skipped, or fail where CI is set."
 	@command -v chromium > /dev/null || \

@@ -422,6 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given=given,
     )
     report |= {
+        "command": "make bench-api",
         "date": date.today().isoformat(),
         "machine": machine(),
         "bundle": run.bundle.folder.name,

@@ -207,7 +207,7 @@ def report_of(model: Path) -> dict[str, Any]:
         name: judged(exact, partial(_of_look, checkpoint, control), control.cut, widths)
         for name, control in progress_bar(CONTROLS.items(), model.name, "control")
     }
-    where = {"machine": machine(), "date": date.today().isoformat()}
+    where = {"command": "make verdicts", "machine": machine(), "date": date.today().isoformat()}
     return {**where, "widths": widths, "controls": controls}
 
 

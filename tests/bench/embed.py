@@ -171,6 +171,7 @@ def main() -> int:
     for path in corpora.values():
         path.unlink()
     report = {
+        "command": "make bench-embed",
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
         "bundle": given.bundle.name,

@@ -253,6 +253,7 @@ def main() -> int:
     steps += time_all(place, who, options.rounds)
     rows = rows_of(steps, who)
     report = {
+        "command": "make bench-gpu",
         "gpu": gpu.to_json(),
         "size": options.size,
         "weights": "random",

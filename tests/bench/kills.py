@@ -18,7 +18,10 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
+
+from tests.bench.summary import machine
 
 _WORDS = "the station near a river where people walk each morning before their work begins"
 _DEADLINE = 3600.0  # seconds for one run
@@ -162,8 +165,10 @@ def main() -> None:
         split_bytes=arguments.split_bytes,
         seed=arguments.seed,
     )
-    (arguments.out / "kills.json").write_text(json.dumps(asdict(report), indent=1) + "\n")
-    print(json.dumps(asdict(report), indent=1))
+    where = {"command": "make embed-kills", "machine": machine(), "date": date.today().isoformat()}
+    found = where | asdict(report)
+    (arguments.out / "kills.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

@@ -192,6 +192,7 @@ def main() -> None:
         rungs[rung.name] = found | {"cosine": cosines(rung, given.out / "sample")}
         print(f"{rung.name}: {json.dumps(rungs[rung.name])}", flush=True)
     report = {
+        "command": "make ladder",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": machine(),
         "size": given.size,

@@ -167,6 +167,7 @@ def report_of(bundle: Path, schemes: int) -> dict[str, Any]:
     exact = exact_vectors(bundle)
     found = losses(exact, exact, questions(), graded_pairs(), confidence())
     return {
+        "command": "make verdicts",
         "machine": machine(),
         "date": date.today().isoformat(),
         "widths": widths,

@@ -235,6 +235,7 @@ def main() -> None:
         raise SystemExit("the sample was not built")
     with Embedder.load(out / "sample" / "switchable-fp32-onnxruntime") as embedder:
         report = {
+            "command": "make bench-outputs",
             "date": f"{datetime.now(UTC):%Y-%m-%d}",
             "queries": len(retrieval_pairs()),
             "grid": list(grid(embedder)),

@@ -93,6 +93,26 @@ def worth(size: str) -> str:
     return f"{caption}, {least}\n\n{markdown(head, rows)}"
 
 
+def singles(size: str) -> str:
+    """Of one text by precision: what its call moves, its time, and where the rest is faster."""
+    report = load_plans(size)
+    cases = ("FP16", "INT8", "INT8W", "INT4W")
+    load = next(iter(report["engines"][0]["loads"]))
+    moved = {row["case"]: row["loads"][load]["megabytes"] for row in report["engines"]}
+    times = {(row["gpu"], row["case"]): row["milliseconds"][load] for row in report["predicted"]}
+    worth = {(row["gpu"], row["case"]): row["tokens"]["1"] for row in report["worth"]}
+    rows = [(f"MB moved, {_call(load)}", *(f"{moved[case]:.0f}" for case in cases))]
+    for gpu in ("L4", "RTX 4090"):
+        rows.append((f"ms on {gpu}, {_call(load)}", *(f"{times[gpu, c]:.3g}" for c in cases)))
+    for gpu in dict.fromkeys(gpu for gpu, _ in worth):
+        found = (worth.get((gpu, case)) for case in cases[1:])
+        cells = ("–" if tokens is None else _range(tokens) for tokens in found)
+        rows.append((f"faster than FP16 at, {gpu}", "", *cells))
+    caption = _caption(report, size, f"**{PREDICTED}**, of calls with one text")
+    least = f"“Faster” is at least {MIN_GAIN:.0%}, at so many tokens; powers of two from 16 to 8192"
+    return f"{markdown(('', *cases), rows)}\n\n{caption}. {least}."
+
+
 def gpus() -> str:
     """The data sheets' figures."""
     kinds = {"Half": "FP16, BF16", "Int8": "INT8", "FP8": "FP8", "Float": "FP32"}

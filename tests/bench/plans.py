@@ -130,6 +130,7 @@ def report(checkpoint: Checkpoint, plans: Mapping[str, Mapping[str, Plan]]) -> d
     heads = checkpoint.config.heads
     first = next(iter(next(iter(plans.values())).values()))
     return {
+        "command": "make plans",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "builder": first.builder,
         "layers": checkpoint.config.layers,

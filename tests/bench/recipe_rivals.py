@@ -140,7 +140,7 @@ def main() -> None:
             jobs = [pool.submit(measured, n, m) for n in range(len(CASES)) for m in wanted]
             rows = [job.result() for job in jobs]
     report = {"machine": machine(), "date": date.today().isoformat(), "texts": texts}
-    report |= {"versions": versions(), "rows": rows}
+    report |= {"command": "make recipe-rivals", "versions": versions(), "rows": rows}
     (arguments.out / "rivals.json").write_text(json.dumps(report, indent=2) + "\n")
 
 

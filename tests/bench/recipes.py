@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,10 @@ from export.spec import BuildSpec, Limits
 from runtimes.arrays import Ids
 from runtimes.choices import Precision, Target
 from runtimes.text.tokens import TextTokenizer
-from tests.bench.plan_tables import markdown
 from tests.bench.recipe import RECIPES, Recipe, Seen, quantised
-from tests.bench.reports import FOLDER
 from tests.bench.summary import machine
 from tests.support import DEEP
 
-FILE = FOLDER / "recipes" / "recipes.json"  # the committed report
 CASES = (
     ("sample", SAMPLE, "classification"),
     ("sample", SAMPLE, "retrieval.query"),
@@ -145,29 +142,13 @@ def measure(cases: Sequence[tuple[str, Path, str]]) -> list[dict[str, Any]]:
     return found
 
 
-def table() -> str:
-    """The committed report, a row for each recipe."""
-    report = json.loads(FILE.read_text(encoding="utf-8"))
-    cases = list(dict.fromkeys((row["model"], row["task"]) for row in report["rows"]))
-    head = ("recipe", *(f"{model}, {task}" for model, task in cases))
-    by_recipe: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
-    for row in report["rows"]:
-        by_recipe.setdefault(row["recipe"], {})[row["model"], row["task"]] = row
-    rows = [
-        (name, *(f"{found[c]['least']:.6f} / {found[c]['mean']:.6f}" for c in cases))
-        for name, found in by_recipe.items()
-    ]
-    caption = f"*least / mean cosine over {report['texts']} texts, emulated; {report['machine']}, "
-    return f"{caption}{report['date']}*\n\n{markdown(head, rows)}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     texts = len(held_back()) + 2 * 96
     report = {"machine": machine(), "date": date.today().isoformat(), "texts": texts}
-    report |= {"rows": measure(CASES)}
+    report |= {"command": "make recipes", "rows": measure(CASES)}
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "recipes.json").write_text(json.dumps(report, indent=2) + "\n")
 

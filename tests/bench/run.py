@@ -115,6 +115,7 @@ def report_of(plan: Plan, size: str, samples: Samples, skipped: dict[str, str]) 
     summary.add_shares(rows, plan.work / "model", measured)
     agreed = summary.agreement(samples)
     return {
+        "command": f"make bench BENCH_SIZE={size}",
         "size": size,
         "weights": "trained" if size == "sample" else "random",
         "machine": summary.machine(),

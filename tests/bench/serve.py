@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from adaptrt import Embedder, TritonEmbedder
 from export.cli import main as adaptrt
 from export.gate.texts import TEXTS
 from export.triton.server import ENVIRONMENT, ServerSpec, serve
+from tests.bench.summary import machine
 
 TASK = "classification"
 CLIENTS = (1, 8, 32)
@@ -133,7 +135,13 @@ def main() -> int:
     best = max(rows[f"{count} clients, {REQUEST}"]["texts_per_second"] for count in CLIENTS)
     overhead = 1 - best / rows[f"direct, {REQUEST}"]["texts_per_second"]
     print(f"overhead of serving at requests of {REQUEST} texts: {overhead:.1%}")
-    (arguments.out / "serve.json").write_text(json.dumps(rows, indent=2) + "\n")
+    report = {
+        "command": "make bench-serve",
+        "machine": machine(),
+        "date": date.today().isoformat(),
+        "rows": rows,
+    }
+    (arguments.out / "serve.json").write_text(json.dumps(report, indent=2) + "\n")
     return 0
 
 

@@ -185,6 +185,7 @@ def main() -> None:
             runs.append(alone(bundle, runtime, setting, chosen.calls))
             print(f"{runtime}, {setting}: {runs[-1]['growth']:+.2%}", file=sys.stderr)
     report = {
+        "command": "make soak",
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "warm": WARM,

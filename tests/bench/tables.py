@@ -1,18 +1,22 @@
 """Tables of figures in the documents, from the committed reports.
 
-``python -m tests.bench.tables`` writes each anew between ``<!-- figures: NAME -->`` and
-``<!-- end -->``; a test fails where a document differs.
+``make figures`` (:mod:`tests.bench.figures`) writes each anew between ``<!-- figures: NAME -->``
+and ``<!-- end -->``, with a line on where it comes from; ``make figures-check`` finds one that
+differs.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from tests.bench import (
     api_table,
+    build,
+    cluster_table,
     conditions,
     control_table,
     embed_table,
@@ -22,7 +26,10 @@ from tests.bench import (
     plan_tables,
     prediction,
     recipe_rivals,
+    recipe_table,
+    sizes,
     soak,
+    sources,
 )
 from tests.bench.aims import AIMS, against
 from tests.bench.plan_tables import markdown
@@ -163,12 +170,6 @@ def _below(report: Report, rows: Iterable[Row]) -> list[str]:
     return [f"Memory not measured: {'; '.join(reasons)}."] if reasons else []
 
 
-def _recipes() -> str:
-    from tests.bench.recipes import table  # imports torch
-
-    return table()
-
-
 _SPEEDS = {"1x128", "1x512", "1x2048", "1x8192", "corpus"}
 _CHOICES = {
     "adaptrt OpenVINO INT8": "`TARGET=cpu PRECISION=int8`",
@@ -178,31 +179,57 @@ _CHOICES = {
     "PyTorch BF16 compiled": "`torch.compile`",
     "sentence-transformers BF16": "",
 }
-BLOCKS: dict[str, Callable[[], str]] = {
-    **{name: partial(whole, name) for name in names()},
-    "cpu-full-beside": partial(beside, "cpu-full", (_PYTORCH, _NAIVE, _ST)),
-    "zen4-full-beside": partial(beside, "zen4-full", (_PYTORCH, INT8)),
-    "cpu-speeds": partial(speeds, "zen5-full", _CHOICES),
-    "zen5-full-beside": partial(beside, "zen5-full", _BF16_RUN),
-    **{name: partial(against, *table) for name, table in AIMS.items()},
-    "clients": client_table.table,
-    "api-clients": client_table.api_table,
-    "prediction-errors": prediction.table,
-    "gpus": plan_tables.gpus,
-    "vector-types": outputs.grid_table,
-    "verdicts": operating.table,
-    "gate-controls": control_table.table,
-    "recipes": _recipes,
-    "ladder": ladder_table.table,
-    "rivals": recipe_rivals.table,
-    "api-speeds": api_table.speeds,
-    "api-faults": api_table.faults,
-    "embed-speeds": embed_table.speeds,
-    "embed-aims": embed_table.aims,
-    "vector-ranges": outputs.ranges_table,
-    "soak": soak.table,
+
+
+@dataclass(frozen=True)
+class Block:
+    """A generated table, and the reports below docs/benchmarks that it is made of.
+
+    ``origin`` says where figures come from that are in no report of ours, such as data sheets.
+    """
+
+    table: Callable[[], str]
+    reports: tuple[str, ...] = ()
+    origin: str = ""
+
+
+_TWO = ("sample.json", "deep.json")
+BLOCKS: dict[str, Block] = {
+    **{name: Block(partial(whole, name), (f"{name}.json",)) for name in names()},
+    "cpu-full-beside": Block(
+        partial(beside, "cpu-full", (_PYTORCH, _NAIVE, _ST)), ("cpu-full.json",)
+    ),
+    "zen4-full-beside": Block(partial(beside, "zen4-full", (_PYTORCH, INT8)), ("zen4-full.json",)),
+    "cpu-speeds": Block(partial(speeds, "zen5-full", _CHOICES), ("zen5-full.json",)),
+    "zen5-full-beside": Block(partial(beside, "zen5-full", _BF16_RUN), ("zen5-full.json",)),
     **{
-        f"{name}-{size}": partial(plan_tables.block, size, table)
+        name: Block(partial(against, *table), (f"{table[0]}.json",)) for name, table in AIMS.items()
+    },
+    "clients": Block(client_table.table, ("../tasks/other-clients.json",)),
+    "api-clients": Block(client_table.api_table, ("../tasks/http-api.json",)),
+    "prediction-errors": Block(
+        prediction.table,
+        origin="`tests/bench/bert_times.json`, NVIDIA's published times, by `make figures`",
+    ),
+    "single-texts": Block(partial(plan_tables.singles, "full"), ("plans/full.json",)),
+    "gpus": Block(plan_tables.gpus, origin="data sheets, as `export/engines/gpus.py` has them"),
+    "vector-types": Block(outputs.grid_table, ("outputs/sample.json",)),
+    "vector-ranges": Block(outputs.ranges_table, ("outputs/sample.json",)),
+    "verdicts": Block(operating.table, tuple(f"verdicts/{name}" for name in _TWO)),
+    "gate-controls": Block(control_table.table, tuple(f"controls/{name}" for name in _TWO)),
+    "recipes": Block(recipe_table.table, ("recipes/recipes.json",)),
+    "rivals": Block(recipe_rivals.table, ("recipes/rivals.json",)),
+    "ladder": Block(ladder_table.table, ("ladder/full.json",)),
+    "api-speeds": Block(api_table.speeds, ("api/sample.json",)),
+    "api-faults": Block(api_table.faults, ("api/sample.json",)),
+    "embed-speeds": Block(embed_table.speeds, ("embed/sample.json",)),
+    "embed-aims": Block(embed_table.aims, ("embed/sample.json",)),
+    "builds": Block(build.table, ("builds/builds.json",)),
+    "installs": Block(sizes.table, ("builds/sizes.json",)),
+    "cluster-hours": Block(cluster_table.table, ("zen5-full.json", "plans/full.json")),
+    "soak": Block(soak.table, ("soak/small.json",)),
+    **{
+        f"{name}-{size}": Block(partial(plan_tables.block, size, table), (f"plans/{size}.json",))
         for size in ("sample", "full")
         for name, table in (
             ("plans", plan_tables.engines),
@@ -213,32 +240,20 @@ BLOCKS: dict[str, Callable[[], str]] = {
 }
 
 
-def documents() -> list[Path]:
-    """Those whose tables are made here."""
-    return [
-        ROOT / "README.md",
-        *sorted(FOLDER.glob("*.md")),
-        outputs.PAGE,
-        client_table.PAGE,
-        client_table.API_PAGE,
-        ladder_table.PAGE,
-    ]
+def blocks(text: str) -> list[str]:
+    """Names of a page's blocks."""
+    return [match[1] for match in _BLOCK.finditer(text)]
 
 
-def updated(text: str) -> str:
+def updated(text: str, page: Path = FOLDER / "index.md") -> str:
     """A document with its tables as the reports give them. Raises KeyError for an unknown one."""
-    return _BLOCK.sub(
-        lambda found: f"<!-- figures: {found[1]} -->\n\n{BLOCKS[found[1]]()}\n\n<!-- end -->", text
-    )
+    return _BLOCK.sub(lambda found: _written(found[1], page), text)
 
 
-def main() -> None:
-    for path in documents():
-        text = path.read_text(encoding="utf-8")
-        if (new := updated(text)) != text:
-            path.write_text(new, encoding="utf-8")
-            print(f"written: {path.relative_to(ROOT)}")
+def _written(name: str, page: Path) -> str:
+    block = BLOCKS[name]
+    source = sources.line(_TREE, page, block.reports, block.origin)
+    return f"<!-- figures: {name} -->\n\n{block.table()}\n\n{source}\n\n<!-- end -->"
 
 
-if __name__ == "__main__":
-    main()
+_TREE = sources.Tree(ROOT)

@@ -228,6 +228,7 @@ def main() -> int:
     rows = rows_of(timed, contenders(gpu, precisions))
     steps += timed
     report = {
+        "command": "make gpu-check",
         "gpu": gpu.to_json(),
         "commit": _commit(),
         "timed_size": place.size,

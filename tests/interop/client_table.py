@@ -29,6 +29,7 @@ MERGED = ("FP32", "FP32 with instruction", "FP32 in two files", "FP16", "INT8")
 BUNDLES = (*MERGED, "switchable", "slot", "official")
 OPENVINO = ("OpenVINO",)  # FP32, built with TARGET=openvino
 COLUMNS = (*BUNDLES, *OPENVINO)
+COMMAND = "make test-interop"  # that makes both records
 LARGEST = 1e-5
 # An activation that is rounded to the next of 256 steps, in another version or another batch, moves
 # a vector by more than 1e-5: up to 5e-3 in a number, 2e-4 in the cosine.
@@ -126,14 +127,19 @@ def write(outcomes: Sequence[Outcome], path: Path) -> None:
         }
         for row in outcomes
     ]
+    _write_rows(rows, path)
+
+
+def _write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    head = f'"command": "{COMMAND}"'
+    path.write_text(f'{{{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The rows of a record."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
     return rows
 
 
@@ -172,9 +178,7 @@ class ApiOutcome:
 def write_api(outcomes: Sequence[ApiOutcome], path: Path) -> None:
     """A record; figures to two digits."""
     rows = [asdict(row) | {"largest": float(f"{row.largest:.1e}")} for row in outcomes]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    path.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    _write_rows(rows, path)
 
 
 def api_table() -> str:

@@ -1,4 +1,4 @@
-"""What the documents say is there: commands, variables, options, files, links, names, figures."""
+"""What the documents say is there: commands, variables, options, files, links, names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 import importlib
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from runtimes.manifest_records import (
     Parity,
     Quantisation,
 )
-from tests.bench import reports
 from tests.documents import DOCS, FENCE, README, ROOT, blocks
 from tests.unit import test_imports
 
@@ -173,28 +172,6 @@ def test_every_decision_is_dated_and_in_the_index() -> None:
         date = page.name[:10]
         assert dated == f"*Decided {date}.*"
         assert f"| {date} | [{title.removeprefix('# ')}]({page.name}) |" in index
-
-
-def test_figures_in_words_are_those_of_the_reports() -> None:
-    text = " ".join((DOCS / "benchmarks" / "cpu.md").read_text(encoding="utf-8").split())
-    zen4 = [
-        reports.ratio(reports.load("zen4-full"), "PyTorch FlashAttention", reports.OURS, case)
-        for case in reports.COLUMNS[:-1]
-    ]
-    assert _range(zen4, 2) in text
-    zen5 = reports.load("zen5-full")
-    for ours in ("adaptrt OpenVINO BF16", "adaptrt OpenVINO INT8"):
-        others = ("PyTorch BF16", "PyTorch BF16 compiled")
-        times = [reports.ratio(zen5, o, ours, case) for o in others for case in reports.COLUMNS]
-        assert _range(times, 1) in text
-        corpus = reports.ratio(zen5, "sentence-transformers BF16", ours, "corpus")
-        assert corpus is not None
-        assert f" {corpus:.1f} " in text
-
-
-def _range(times: Iterable[float | None], digits: int) -> str:
-    known = [time for time in times if time is not None]
-    return f"{min(known):.{digits}f} to {max(known):.{digits}f} times"
 
 
 def test_designs_table_has_every_package_in_the_order_of_imports() -> None:

@@ -229,7 +229,7 @@ test: $(VENV)/.installed-dev test-device ## Run the tests (about fifteen minutes
 test-device: $(DEVICE_VENV)/.installed ## What runs on a Jetson, on Python 3.10 and against TensorRT 10.3's names (half a minute)
 	$(DEVICE_VENV)/bin/python -m tests.python310
 
-test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoints, judged as users' builds are (about five minutes)
+test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoints, judged as users' builds are (about seven minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/quantised
 
 test-proof: $(VENV)/.installed-dev ## What proves and torments the tool: prove, drift, torture, on small checkpoints (a few minutes)

@@ -54,7 +54,16 @@ def controls(subject: Subject, evidence: Evidence) -> Result:
             failures.append(f"the bundle beside {wrong.name}: {', '.join(passed)}")
         rows.append((wrong.name, wrong.made, *figures, ", ".join(refused) or "ACCEPTED"))
         at = _error(subject, exact, wrong)
-        marks.append(Mark(name=f"{wrong.name}{_short(wrong)}", worst=at[0], mean=at[1], wrong=True))
+        shown = "worst cosine" in refused or not refused
+        marks.append(
+            Mark(
+                name=f"{wrong.name}{_short(wrong)}",
+                worst=at[0],
+                mean=at[1],
+                wrong=True,
+                note="" if shown else f"refused by {refused[0]}",
+            )
+        )
     rows += [(name, why, "", "", "", "not applicable") for name, why in absent.items()]
     if len(rows) == len(absent):
         failures.append("no control could be run")

@@ -25,7 +25,7 @@ _WORDS = {
     Word.EMULATED: "what the compiled engine would compute was worked out on a CPU, from its plan",
     Word.BUILT: "the file is in the bundle and its hash was checked; nothing ran it here",
 }
-_LONG = 14  # rows of a table that is folded away
+_LONG = 12  # rows of a table that is folded away
 _LABEL = 150  # of the charts' names; about 6.2 a letter
 
 
@@ -52,6 +52,7 @@ def _banner(proof: Proof) -> Element:
     counts = {v: sum(s.result.verdict is v for s in proof.sections) for v in Verdict}
     told = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     word = "PROVED" if good else "FAILED"
+    ran = [f"{n} {word}" for word in Word if (n := sum(e.word is word for e in proof.executed))]
     sentence = (
         "Every claim below that can be tried on this machine holds."
         if good
@@ -61,7 +62,11 @@ def _banner(proof: Proof) -> Element:
         "div",
         element("strong", f"{_MARKS[proof.verdict]} {word}"),
         element("p", sentence),
-        element("p", f"{len(proof.sections)} claims: {told}."),
+        element(
+            "p",
+            f"{len(proof.sections)} claims: {told}. Graphs and engines on this machine: "
+            f"{', '.join(ran)}.",
+        ),
         class_=f"banner {'is-good' if good else 'is-bad'}",
     )
 
@@ -186,6 +191,7 @@ def _chart(chart: Chart) -> Element:
                 worst=mark.worst,
                 mean=mark.mean,
                 style="wrong" if mark.wrong else "right",
+                note=mark.note,
             )
             for mark in chart.marks
         ]
@@ -198,8 +204,7 @@ def _chart(chart: Chart) -> Element:
 def _marks_note(chart: Chart) -> list[Content]:
     told: list[Content] = ["The large dot is the worst text's 1 − cosine, the small one the mean. "]
     if any(mark.wrong for mark in chart.marks):
-        told += [element("span", "■", class_="wrong"), " is wrong on purpose. Some are wrong in "]
-        told += ["length, or nearer to a wrong model, which this axis does not show."]
+        told += [element("span", "■", class_="wrong"), " is wrong on purpose."]
     return told
 
 

@@ -232,7 +232,7 @@ def tasks(subject: Subject, evidence: Evidence) -> Result:
                 marks.append(Mark(name=task, worst=found.worst, mean=found.mean))
                 every.append(found.worst)
                 place, nearest = _nearest_other(subject, evidence, task, known)
-                cells += [] if nearest is None else [f"{place:.4f} ({nearest})"]
+                cells += [] if nearest is None else [f"{abs(place):.4f} ({nearest})"]
                 if nearest is not None and not place < 0.5:
                     failures.append(f"{task}: nearer to {nearest} than to itself ({place:.3f})")
             else:

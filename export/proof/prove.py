@@ -143,6 +143,8 @@ def _checkpoint(spec: ProofSpec, manifest: Manifest) -> Checkpoint:
             adapter_path=spec.adapter_path,
             adapter_task=manifest.tasks[-1],  # the user's own is behind the published ones
         )
+        if spec.adapter_path is not None:
+            checkpoint.adapter(manifest.tasks[-1])  # one that cannot be read has no part in the hash
         found = model_sha256(checkpoint)
     if found != manifest.model.sha256:
         raise InputError(
@@ -211,7 +213,7 @@ def _facts(subject: Subject) -> Mapping[str, str]:
     held = "all" if manifest.vocabulary is None else f"{manifest.vocabulary.rows:,}"
     return {
         "model": manifest.model.name,
-        "model, SHA-256": manifest.model.sha256[:16],
+        "model, SHA-256": manifest.model.sha256[:12],
         "precision": manifest.precision.value,
         "built for": manifest.target.name.value,
         "adapter": manifest.adapter.value,

@@ -70,13 +70,14 @@ class Curve:
 class Mark:
     """A row of a chart: the worst and the mean 1 - cosine of what it names.
 
-    ``wrong`` are those that are meant to be refused.
+    ``wrong`` are those that are meant to be refused; ``note`` says what the error does not show.
     """
 
     name: str
     worst: float
     mean: float
     wrong: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ class Store:
         if not path.is_file():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             about = json.loads(str(arrays.pop(_ABOUT)))
             return Kept(arrays=arrays, by=str(about["by"]), seconds=float(about["seconds"]))

@@ -15,7 +15,7 @@ from export.proof.texts import ProofTexts
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import GraphKind, Target
 from runtimes.errors import MissingError, one_line
-from runtimes.manifest import Manifest
+from runtimes.manifest import Artifact, Manifest
 from runtimes.open import Executor, judged_file, open_runtime
 from runtimes.text.tokens import TextTokenizer
 
@@ -128,7 +128,7 @@ def executed(subject: Subject, names: dict[str, str]) -> tuple[Executed, ...]:
     for entry in manifest.artifacts:
         if entry.kind in kinds and entry.path not in seen:
             label = entry.kind if entry.gpu is None else f"{entry.kind} engine, {entry.gpu}"
-            note = subject.absent.get(entry.kind) or _not_here(entry.gpu)
+            note = subject.absent.get(entry.kind) or _not_here(entry)
             found.append(Executed(label=label, file=entry.path, word=Word.BUILT, by="", note=note))
     return tuple(found)
 
@@ -144,5 +144,14 @@ def _note(runner: Runner, longest: int) -> str:
     return "slow" if runner.word is Word.EMULATED else "its attention needs memory for all pairs"
 
 
-def _not_here(gpu: str | None) -> str:
-    return f"needs a GPU of {gpu}" if gpu else "no proof runs it"
+_ELSEWHERE = {
+    GraphKind.ONNXRUNTIME_CUDA.value: "needs an NVIDIA GPU",
+    GraphKind.TENSORRT.value: "engines are built from it",
+    GraphKind.PRIMITIVE.value: "for TensorRT 10, on a Jetson",
+}
+
+
+def _not_here(entry: Artifact) -> str:
+    if entry.gpu:
+        return f"needs a GPU of {entry.gpu}"
+    return _ELSEWHERE.get(entry.kind, "nothing here runs it")

@@ -146,8 +146,11 @@ def _of_length(
         name = f"{tokens}-tokens-{turned[0][0]}"
         joined.append((name, _long_enough([text for _, text in turned], tokens)))
     texts = _tokenised(manifest, tokenizer, task, joined, tokens)
-    exact = tuple(text for text in texts if len(text.ids) == tokens)
-    return exact[:count] or _random(manifest, tokenizer, task, tokens, min(count, 4))
+    # Behind an instruction, texts that are short enough are all the same.
+    exact = {t.ids.tobytes(): t for t in reversed(texts) if len(t.ids) == tokens}
+    return tuple(exact.values())[::-1][:count] or _random(
+        manifest, tokenizer, task, tokens, min(count, 4)
+    )
 
 
 def _long_enough(texts: Sequence[str], tokens: int) -> str:

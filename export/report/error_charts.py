@@ -9,12 +9,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from export.report.charts import LEAST_ERROR, WIDTH
+from export.report.charts import LEAST_ERROR
 from export.report.html import Element, element
 
-_HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 300, 62, 24, 14, 44
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 340, 62, 24, 14, 44
 _ROW = 22
-_LEAST = 1e-12  # FP64's cosines of FP32 vectors tell no less
+_LEAST = 1e-14  # FP64's cosines of FP32 vectors tell no less
+_LABELS = 8  # of powers of ten on an axis across, at most
 _STYLES = 4  # how many curves can be told apart
 
 
@@ -28,12 +29,16 @@ class ErrorCurve:
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorRow:
-    """A row: a dot at the mean and one at the worst, joined; ``style`` is a class of the page."""
+    """A row: a dot at the mean and one at the worst, joined; ``style`` is a class of the page.
+
+    ``note`` stands on the right; without one the worst does.
+    """
 
     name: str
     worst: float
     mean: float
     style: str = "dot"
+    note: str = ""
 
 
 def error_curves(title: str, curves: Sequence[ErrorCurve], gate: float) -> Element:
@@ -44,13 +49,13 @@ def error_curves(title: str, curves: Sequence[ErrorCurve], gate: float) -> Eleme
     first, last = math.log2(min(sizes)), max(math.log2(max(sizes)), math.log2(min(sizes)) + 1)
 
     def x(tokens: float) -> float:
-        return _LEFT + (math.log2(tokens) - first) / (last - first) * (WIDTH - _RIGHT - _LEFT)
+        return _LEFT + (math.log2(tokens) - first) / (last - first) * (_WIDTH - _RIGHT - _LEFT)
 
     def y(error: float) -> float:
         place = (math.log10(max(error, 10.0**low)) - low) / (high - low)
         return _HEIGHT - _BOTTOM - place * (_HEIGHT - _BOTTOM - _TOP)
 
-    parts = [*_grid(x, y, sizes, low, high), *_gate(_LEFT, WIDTH - _RIGHT, y(gate))]
+    parts = [*_grid(x, y, sizes, low, high), *_gate(_LEFT, _WIDTH - _RIGHT, y(gate))]
     for index, curve in enumerate(curves):
         style = f"curve curve-{index % _STYLES}"
         for name, side, dash in (("worst", 1, ""), ("mean", 2, " mean-line")):
@@ -61,12 +66,12 @@ def error_curves(title: str, curves: Sequence[ErrorCurve], gate: float) -> Eleme
                 dot = element("circle", class_=style, cx=x(point[0]), cy=y(point[side]), r=2.6)
                 dot.insert(0, element("title", label))
                 parts.append(dot)
-    return _svg(title, WIDTH, _HEIGHT, parts)
+    return _svg(title, _WIDTH, _HEIGHT, parts)
 
 
 def error_rows(title: str, rows: Sequence[ErrorRow], gate: float, *, label: int) -> Element:
     """A row each; ``label`` is the width of the column of names."""
-    width, note, top = WIDTH + label, 76, 22
+    width, note, top = _WIDTH, 150, 22
     low, high = _decades([error for row in rows for error in (row.worst, row.mean)], gate)
     bottom = top + len(rows) * _ROW
 
@@ -75,7 +80,7 @@ def error_rows(title: str, rows: Sequence[ErrorRow], gate: float, *, label: int)
         return label + place * (width - note - label)
 
     parts = []
-    for power in range(low, high + 1, max(1, (high - low) // 8)):
+    for power in range(low, high + 1, math.ceil((high - low) / _LABELS)):
         at = x(10.0**power)
         parts.append(element("line", class_="grid", x1=at, x2=at, y1=top - 4, y2=bottom))
         parts.append(element("text", f"1e{power}", x=at, y=8, text_anchor="middle", class_="axis"))
@@ -97,7 +102,9 @@ def error_rows(title: str, rows: Sequence[ErrorRow], gate: float, *, label: int)
             ),
             element("circle", class_=f"mean-dot {row.style}", cx=x(row.mean), cy=middle, r=3.2),
             element("circle", class_=f"worst-dot {row.style}", cx=x(row.worst), cy=middle, r=4.2),
-            element("text", f"{row.worst:.1e}", class_="note", x=width - note + 14, y=middle),
+            element(
+                "text", row.note or f"{row.worst:.1e}", class_="note", x=width - note + 14, y=middle
+            ),
         ]
         parts.append(element("g", *line))
     return _svg(title, width, bottom + 20, parts)
@@ -118,7 +125,7 @@ def _grid(
     high: int,
 ) -> list[Element]:
     """Lines at each length and power of ten, with their labels, and both axes' names."""
-    bottom, right = _HEIGHT - _BOTTOM, WIDTH - _RIGHT
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     parts, last = [], -math.inf
     for tokens in sorted(set(sizes)):
         at = x(tokens)

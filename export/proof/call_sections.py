@@ -8,7 +8,7 @@ import numpy as np
 
 from export.gate.chunks import CHUNKS
 from export.proof.judgement import LENGTH, errors, judged
-from export.proof.parity_sections import limits, number, refusals, verdict_of
+from export.proof.parity_sections import allowed_change, limits, number, refusals, verdict_of
 from export.proof.records import Figure, Result, Table, Verdict
 from export.proof.steps import Evidence
 from export.proof.subject import Subject
@@ -27,7 +27,7 @@ def neighbours(subject: Subject, evidence: Evidence) -> Result:
     exact = np.concatenate(
         [evidence.vectors(lengths_name("reference", len(text.ids)))[:1] for text in guests]
     )
-    allowed = 1 - subject.manifest.gate.min_cosine
+    allowed = allowed_change(subject, judged(exact, found["alone"]).worst)
     failures: list[str] = []
     rows, changes = [], []
     for name, ours in found.items():
@@ -70,7 +70,7 @@ def orders(subject: Subject, evidence: Evidence) -> Result:
     task, texts = subject.texts.task, subject.texts.languages[subject.texts.task]
     at = [i for i, text in enumerate(texts) if text.name in subject.texts.sources]
     exact = evidence.vectors(languages_name("reference", task))[at]
-    allowed = 1 - subject.manifest.gate.min_cosine
+    allowed = allowed_change(subject, judged(exact, found["as given"]).worst)
     failures: list[str] = []
     rows, changes = [], []
     for name, ours in found.items():

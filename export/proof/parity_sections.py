@@ -19,6 +19,8 @@ from export.proof.work import FLOOR, USUAL, languages_name, lengths_name, mixed_
 from runtimes.arrays import Vectors
 from runtimes.errors import GateError
 
+# What FP32's gate allows; and what roundings that fall otherwise may add up to.
+_FP32, _TIMES = 1e-6, 4
 BY_LENGTH, BY_LANGUAGE = "Error by length", "Error by language"
 
 
@@ -58,6 +60,14 @@ def limits(found: Judged, subject: Subject) -> tuple[Figure, ...]:
         Figure(name="worst 1 − cosine", value=found.worst, limit=round(1 - gate.min_cosine, 12)),
         Figure(name="mean 1 − cosine", value=found.mean, limit=round(1 - gate.mean_cosine, 12)),
     )
+
+
+def allowed_change(subject: Subject, own: float) -> float:
+    """How much 1 - cosine a call may change a vector by, of which ``own`` is the error anyway.
+
+    Some times that error, but no less than FP32 is allowed and no more than the gate.
+    """
+    return min(1 - subject.manifest.gate.min_cosine, max(_FP32, _TIMES * own))
 
 
 def files(subject: Subject, evidence: Evidence) -> Result:

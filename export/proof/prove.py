@@ -144,7 +144,7 @@ def _checkpoint(spec: ProofSpec, manifest: Manifest) -> Checkpoint:
             adapter_task=manifest.tasks[-1],  # the user's own is behind the published ones
         )
         if spec.adapter_path is not None:
-            checkpoint.adapter(manifest.tasks[-1])  # one that cannot be read has no part in the hash
+            checkpoint.adapter(manifest.tasks[-1])  # what cannot be read has no part in the hash
         found = model_sha256(checkpoint)
     if found != manifest.model.sha256:
         raise InputError(

@@ -64,7 +64,7 @@ class Subject:
         """Names the kept work: of these files, texts and executors, and of this way to prove."""
         adapter = self.checkpoint.adapter_task or ""
         rows = [f"{r.label}:{r.longest}" for r in self.runners]
-        named = [str(VERSION), adapter, str(self.texts.longest), *rows]
+        named = [str(VERSION), adapter, self.texts.task, str(self.texts.longest), *rows]
         digest = hashlib.sha256((self.folder / MANIFEST_FILE).read_bytes())
         digest.update("\n".join(named).encode())
         return digest.hexdigest()[:16]

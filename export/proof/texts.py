@@ -10,6 +10,7 @@ import numpy as np
 
 from export.gate.texts import ParityText, parity_lines, task_number, verified_tasks
 from runtimes.arrays import Ids
+from runtimes.choices import BASE_TASK
 from runtimes.manifest import Architecture, Manifest
 from runtimes.text.tokens import TextTokenizer, shorten
 
@@ -82,24 +83,31 @@ def proof_texts(manifest: Manifest, tokenizer: TextTokenizer, most: int) -> Proo
     Where it covers none, rows of tokens that it holds, drawn at random.
     """
     tasks = verified_tasks(manifest)
+    first = _first(manifest, tasks)
     lines = parity_lines()
     named = [(f"{i:02d}-{line['language']}", line["text"]) for i, line in enumerate(lines)]
     languages = {}
-    for index, task in enumerate(tasks):
-        chosen = named if index == 0 else named[::_THIRD]
+    for task in tasks:
+        chosen = named if task == first else named[::_THIRD]
         languages[task] = _tokenised(manifest, tokenizer, task, chosen, most)
-    covered = {text.name for text in languages[tasks[0]]}
+    covered = {text.name for text in languages[first]}
     kept = [pair for pair in named if pair[0] in covered]
     if not kept:
         languages = {task: _random(manifest, tokenizer, task, min(most, 64), 4) for task in tasks}
-    long = {text.name for text in languages[tasks[0]] if len(text.ids) >= most}
+    long = {text.name for text in languages[first] if len(text.ids) >= most}
     sizes = sorted({n for n in COUNTS if n <= most} | {most})
     return ProofTexts(
-        task=tasks[0],
-        lengths={n: _of_length(manifest, tokenizer, tasks[0], kept, n) for n in sizes},
+        task=first,
+        lengths={n: _of_length(manifest, tokenizer, first, kept, n) for n in sizes},
         languages=languages,
         sources={name: text for name, text in kept if name not in long},
     )
+
+
+def _first(manifest: Manifest, tasks: Sequence[str]) -> str:
+    """A task without an instruction, where there is one: short texts are all instruction else."""
+    plain = (task for task in tasks if task != BASE_TASK and not manifest.prefixes[task])
+    return next(plain, tasks[0])
 
 
 def flops(shape: Architecture, tokens: int) -> float:

@@ -21,6 +21,7 @@ from tests.bench import (
     outputs,
     plan_tables,
     prediction,
+    proof,
     recipe_rivals,
     soak,
 )
@@ -192,6 +193,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "vector-types": outputs.grid_table,
     "verdicts": operating.table,
     "gate-controls": control_table.table,
+    "proofs": proof.table,
     "recipes": _recipes,
     "ladder": ladder_table.table,
     "rivals": recipe_rivals.table,
@@ -222,6 +224,7 @@ def documents() -> list[Path]:
         client_table.PAGE,
         client_table.API_PAGE,
         ladder_table.PAGE,
+        proof.PAGE,
     ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from export.gate.chunks import CHUNKS
-from export.proof.judgement import LENGTH, errors, judged
+from export.proof.judgement import NORM, errors, judged
 from export.proof.parity_sections import allowed_change, limits, number, refusals, verdict_of
 from export.proof.records import Figure, Result, Table, Verdict
 from export.proof.steps import Evidence
@@ -117,7 +117,7 @@ def outputs(subject: Subject, evidence: Evidence) -> Result:
         away = judged(right, ours)
         failures += refusals(f"{width} float32", away, subject)
         errors_found.append(away.worst)
-        lengths.append(away.length)
+        lengths.append(away.norm)
         cells = [number(away.worst)]
         for kind in OutputType:
             if kind is OutputType.FLOAT32:
@@ -138,17 +138,17 @@ def outputs(subject: Subject, evidence: Evidence) -> Result:
         verdict=verdict,
         reason=reason,
         figures=(
-            Figure(name="lengths", value=len(rows)),
+            Figure(name="numbers of dimensions", value=len(rows)),
             Figure(name="types", value=len(OutputType)),
             Figure(
                 name="worst 1 − cosine",
                 value=max(errors_found),
                 limit=round(1 - gate.min_cosine, 12),
             ),
-            Figure(name="lengths off 1 by", value=max(lengths), limit=LENGTH),
+            Figure(name="norm off 1 by", value=max(lengths), limit=NORM),
         ),
         tables=(
-            Table(title="Lengths and types", head=(*head, *types), rows=tuple(rows), numbers=6),
+            Table(title="Dimensions and types", head=(*head, *types), rows=tuple(rows), numbers=6),
         ),
     )
 

@@ -68,7 +68,7 @@ def controls(subject: Subject, evidence: Evidence) -> Result:
     if len(rows) == len(absent):
         failures.append("no control could be run")
     verdict, reason = verdict_of(failures)
-    head = ("control", "made of", "worst 1 − cosine", "length off 1 by", "the bundle's place")
+    head = ("control", "made of", "worst 1 − cosine", "norm off 1 by", "the bundle's place")
     return Result(
         verdict=verdict,
         reason=reason,
@@ -108,7 +108,7 @@ def _judge(
         refused |= dict.fromkeys(refused_by(right, bad, bad, gate))
         passed |= dict.fromkeys(refused_by(right, good, bad, gate))
         found = judged(right, bad)
-        worst, length = max(worst, found.worst), max(length, found.length)
+        worst, length = max(worst, found.worst), max(length, found.norm)
         if distance(right, bad) > DISTINCT:
             place = max(place, abs(position(right, good, bad)))
     return tuple(refused), tuple(passed), (number(worst), number(length), f"{place:.4f}")

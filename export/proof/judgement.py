@@ -1,7 +1,7 @@
 """The judgement of a proof: is what was computed the checkpoint, or something near it?
 
-Cosines do not see a vector's length, and a coarse gate lets a model pass that is slightly wrong. So
-lengths are judged too, and where a wrong model is at hand, whether the vectors lie nearer to the
+Cosines do not see a vector's norm, and a coarse gate lets a model pass that is slightly wrong. So
+norms are judged too, and where a wrong model is at hand, whether the vectors lie nearer to the
 right one. The same judgement has to pass the bundle and to refuse every negative control.
 """
 
@@ -16,7 +16,7 @@ from runtimes.arrays import Vectors
 from runtimes.tables import Gate
 
 # Rows are scaled to length 1 in FP32, or in BF16's steps of 2^-8 by a graph that ends in them.
-LENGTH = 4e-3
+NORM = 4e-3
 NEARER = 0.5  # half-way between the right model and a wrong one
 # A control has to move vectors by more than FP32 itself does, else it is none.
 DISTINCT = 1e-4
@@ -24,7 +24,7 @@ DISTINCT = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """How vectors compare with the reference's: 1 - cosine, and how far lengths are from 1.
+    """How vectors compare with the reference's: 1 - cosine, and how far norms are from 1.
 
     NaN anywhere makes the figures NaN, which no limit passes.
     """
@@ -32,14 +32,14 @@ class Judged:
     texts: int
     worst: float
     mean: float
-    length: float
+    norm: float
 
     def refused_by(self, gate: Gate) -> tuple[str, ...]:
         """The limits that are not kept."""
         limits = (
             ("worst cosine", self.worst, 1 - gate.min_cosine),
             ("mean cosine", self.mean, 1 - gate.mean_cosine),
-            ("length", self.length, LENGTH),
+            ("norm", self.norm, NORM),
         )
         return tuple(name for name, value, limit in limits if not value <= limit)
 
@@ -56,12 +56,12 @@ def judged(exact: Vectors, ours: Vectors) -> Judged:
         raise ValueError(f"shapes {exact.shape} and {ours.shape}")
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         gaps = errors(exact, ours)
-        lengths = np.abs(np.linalg.norm(ours.astype(np.float64), axis=1) - 1)
+        norms = np.abs(np.linalg.norm(ours.astype(np.float64), axis=1) - 1)
     return Judged(
         texts=len(exact),
         worst=float(gaps.max()),
         mean=float(gaps.mean()),
-        length=float(lengths.max()),
+        norm=float(norms.max()),
     )
 
 
@@ -83,7 +83,7 @@ def distance(exact: Vectors, wrong: Vectors) -> float:
 def refused_by(exact: Vectors, ours: Vectors, wrong: Vectors, gate: Gate) -> tuple[str, ...]:
     """Everything that speaks against ``ours`` where ``wrong`` is what it could be instead.
 
-    The gate's cosines, the lengths, and being nearer to the wrong model. A wrong model that is
+    The gate's cosines, the norms, and being nearer to the wrong model. A wrong model that is
     the right one is near nothing: only the first two can refuse then.
     """
     found = judged(exact, ours).refused_by(gate)

@@ -21,7 +21,7 @@ from runtimes.errors import GateError
 
 # What FP32's gate allows; and what roundings that fall otherwise may add up to.
 _FP32, _TIMES = 1e-6, 4
-BY_LENGTH, BY_LANGUAGE = "Error by length", "Error by language"
+BY_NORM, BY_LANGUAGE = "Error by length", "Error by language"
 
 
 def number(value: float) -> str:
@@ -49,7 +49,7 @@ def _value(found: Judged, name: str) -> str:
     values = {"worst cosine": found.worst, "mean cosine": found.mean}
     if name in values:
         return f"1 − cosine {values[name]:.2e}"
-    return f"off 1 by {found.length:.2e}"
+    return f"off 1 by {found.norm:.2e}"
 
 
 def limits(found: Judged, subject: Subject) -> tuple[Figure, ...]:
@@ -133,7 +133,7 @@ def lengths(subject: Subject, evidence: Evidence) -> Result:
                     f"{found.texts}",
                     number(found.worst),
                     number(found.mean),
-                    number(found.length),
+                    number(found.norm),
                 )
             )
             if runner is subject.speaker:
@@ -143,15 +143,15 @@ def lengths(subject: Subject, evidence: Evidence) -> Result:
     whole = judged(np.concatenate(all_exact), np.concatenate(all_ours))
     failures += refusals("all lengths", whole, subject)
     verdict, reason = verdict_of(failures)
-    head = ("by", "tokens", "texts", "worst 1 − cosine", "mean 1 − cosine", "length off 1 by")
+    head = ("by", "tokens", "texts", "worst 1 − cosine", "mean 1 − cosine", "norm off 1 by")
     gate = 1 - subject.manifest.gate.min_cosine
     floor = _floor_curve(subject, evidence)
     return Result(
         verdict=verdict,
         reason=reason,
         figures=(*limits(whole, subject), Figure(name="longest, tokens", value=points_most(rows))),
-        tables=(Table(title=BY_LENGTH, head=head, rows=tuple(rows), numbers=5),),
-        charts=(Chart(title=BY_LENGTH, gate=gate, curves=(*curves, *floor)),),
+        tables=(Table(title=BY_NORM, head=head, rows=tuple(rows), numbers=5),),
+        charts=(Chart(title=BY_NORM, gate=gate, curves=(*curves, *floor)),),
     )
 
 

@@ -86,11 +86,11 @@ SECTIONS = (
     ),
     Section(
         name="outputs",
-        title="Lengths and types of vectors",
+        title="Dimensions and types of vectors",
         claim="Vectors that are cut short or stored in a byte or a bit per value are what the "
         "checkpoint's vectors would give.",
-        method="Through the embedder, as a program gets them: each length in each type, beside "
-        "the same made of the checkpoint's vectors. A value may differ only as far as the "
+        method="Through the embedder, as a program gets them: each number of dimensions in each "
+        "type, beside the same made of the checkpoint's vectors. A value may differ only as far as the "
         "difference of the numbers it was made of explains.",
         run=call_sections.outputs,
     ),
@@ -108,7 +108,7 @@ SECTIONS = (
         claim="The judgement that this bundle passes refuses every model that is wrong on purpose.",
         method="The checkpoint is made wrong in one way at a time, and the bundle's own graph is "
         "asked wrongly where it can be. Each result is judged as the bundle is: by the gate's "
-        "cosines, by the vectors' lengths, and by whether they are nearer to the right model or "
+        "cosines, by the vectors' norms, and by whether they are nearer to the right model or "
         "to the wrong one. The bundle's place is 0 at the right model and 1 at the wrong one; "
         "it has to be below 0.5. A control that is accepted fails the proof.",
         run=control_sections.controls,

@@ -55,7 +55,7 @@ def test_the_right_vectors_are_refused_by_nothing(right: Vectors) -> None:
 
 def test_a_cosine_does_not_see_a_length_but_the_judgement_does(right: Vectors) -> None:
     assert judged(right, 2 * right).worst < 1e-12
-    assert judged(right, 2 * right).refused_by(EXACT_GATE) == ("length",)
+    assert judged(right, 2 * right).refused_by(EXACT_GATE) == ("norm",)
 
 
 def test_numbers_that_are_not_finite_pass_no_limit(right: Vectors) -> None:

@@ -90,8 +90,8 @@ SECTIONS = (
         claim="Vectors that are cut short or stored in a byte or a bit per value are what the "
         "checkpoint's vectors would give.",
         method="Through the embedder, as a program gets them: each number of dimensions in each "
-        "type, beside the same made of the checkpoint's vectors. A value may differ only as far as the "
-        "difference of the numbers it was made of explains.",
+        "type, beside the same made of the checkpoint's vectors. A value may differ only as far "
+        "as the difference of the numbers it was made of explains.",
         run=call_sections.outputs,
     ),
     Section(

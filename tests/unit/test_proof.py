@@ -64,7 +64,7 @@ def test_numbers_that_are_not_finite_pass_no_limit(right: Vectors) -> None:
     assert judged(right, broken).refused_by(COARSE_GATE) == (
         "worst cosine",
         "mean cosine",
-        "length",
+        "norm",
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from export.report.charts import LEAST_ERROR
 from export.report.html import Element, element
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 340, 62, 24, 14, 44
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 860, 340, 76, 24, 14, 44
 _ROW = 22
 _LEAST = 1e-14  # FP64's cosines of FP32 vectors tell no less
 _LABELS = 8  # of powers of ten on an axis across, at most
@@ -139,7 +139,7 @@ def _grid(
         parts.append(element("text", f"1e{power}", x=_LEFT - 8, y=at, text_anchor="end"))
     names = (
         ("tokens", (_LEFT + right) / 2, _HEIGHT - 8, ""),
-        ("1 − cosine", 14, (_TOP + bottom) / 2, f"rotate(-90 14 {(_TOP + bottom) / 2})"),
+        ("1 − cosine", 12, (_TOP + bottom) / 2, f"rotate(-90 12 {(_TOP + bottom) / 2})"),
     )
     for name, at, down, turned in names:
         more = {"transform": turned} if turned else {}

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from export.gate.chunks import CHUNKS
-from export.proof.judgement import NORM, errors, judged
+from export.proof.calls import company, output_missing
+from export.proof.judgement import NEARER, NORM, errors, judged, position
 from export.proof.parity_sections import allowed_change, limits, number, refusals, verdict_of
 from export.proof.records import Figure, Result, Table, Verdict
 from export.proof.steps import Evidence
 from export.proof.subject import Subject
-from export.proof.work import chunk_texts, company, languages_name, lengths_name, output_missing
+from export.proof.work import chunk_texts, languages_name, lengths_name
 from runtimes.arrays import Encoded, Vectors
 from runtimes.choices import HeadName, OutputType
 from runtimes.outputs import OUTPUTS, STEPS, converter, truncate
@@ -75,16 +76,16 @@ def orders(subject: Subject, evidence: Evidence) -> Result:
     rows, changes = [], []
     for name, ours in found.items():
         change = float(errors(found["as given"], ours).max())
-        strangers = _strangers(exact, ours)
+        place = position(exact, ours, np.roll(exact, 1, axis=0)) if len(exact) > 1 else 0.0
         failures += refusals(name, judged(exact, ours), subject)
         if not change <= allowed:
             failures.append(f"{name}: a vector changed by {change:.2e}")
-        if strangers:
-            failures.append(f"{name}: {strangers} vectors are nearest to another text's")
+        if not place < NEARER:
+            failures.append(f"{name}: vectors lie nearer to the text's before them ({place:.3f})")
         changes.append(change)
-        rows.append((name, str(len(ours)), number(change), str(strangers)))
+        rows.append((name, str(len(ours)), number(change), f"{abs(place):.4f}"))
     verdict, reason = verdict_of(failures)
-    head = ("order", "texts", "largest change, 1 − cosine", "vectors nearest to another text")
+    head = ("order", "texts", "largest change, 1 − cosine", "on the way to another text's")
     return Result(
         verdict=verdict,
         reason=reason,
@@ -94,12 +95,6 @@ def orders(subject: Subject, evidence: Evidence) -> Result:
         ),
         tables=(Table(title="Orders", head=head, rows=tuple(rows), numbers=3),),
     )
-
-
-def _strangers(exact: Vectors, ours: Vectors) -> int:
-    """How many vectors are nearer to another text's reference than to their own."""
-    nearest = (ours.astype(np.float64) @ exact.T.astype(np.float64)).argmax(axis=1)
-    return int((nearest != np.arange(len(exact))).sum())
 
 
 def outputs(subject: Subject, evidence: Evidence) -> Result:

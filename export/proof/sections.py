@@ -71,7 +71,8 @@ SECTIONS = (
         title="Order",
         claim="In whichever order texts come, each gets its own vector back.",
         method="The texts are given to the embedder as they stand, reversed and shuffled. Each "
-        "vector has to stay what it was, and to be nearest to its own text's in the checkpoint.",
+        "vector has to stay what it was, and they have to lie nearer to their own texts' in the "
+        "checkpoint (0) than to other texts' (1).",
         run=call_sections.orders,
     ),
     Section(

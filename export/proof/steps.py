@@ -32,6 +32,8 @@ Tick = Callable[[float], None]
 Arrays = Mapping[str, Array]
 _OPENING = 8e3  # FLOP a weight: opening a model of 570 million takes as long as 4.6 TFLOP
 VECTORS = "vectors"
+SHUFFLED = 0  # the seed of orders
+PADDING = 37  # columns; no length that a graph was traced with
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -12,8 +12,11 @@ import numpy as np
 from export.gate.chunks import embed_chunks
 from export.gate.reference import reference_model
 from export.gate.texts import ParityText, task_number, verified_tasks
+from export.proof.calls import call_steps
 from export.proof.controls import CONTROLS, ControlModel, NoControlError
 from export.proof.steps import (
+    PADDING,
+    SHUFFLED,
     Arrays,
     Opens,
     Step,
@@ -27,19 +30,13 @@ from export.proof.steps import (
 from export.proof.subject import Runner, Subject
 from export.proof.texts import with_task, work
 from runtimes.arrays import Vectors
-from runtimes.choices import AdapterMode, Device, HeadName, OutputType
-from runtimes.embedder import Embedder
-from runtimes.errors import InputError
+from runtimes.choices import AdapterMode, Device, HeadName
 from runtimes.executors.base import Runtime
 from runtimes.executors.torch_reference import FlashReference, Kernel, reference_place
 from runtimes.open import open_runtime
-from runtimes.outputs import converter
-from runtimes.tensors import SENTENCE_EMBEDDING
 
 FLOOR, PADDED, WRONG_TASK, NO_TASK = "floor", "padding read as text", "wrong adapter", "no adapter"
 USUAL, BF16 = "as in every section", "BF16"
-_SHUFFLED = 0
-_PADDING = 37  # columns; no length that a graph was traced with
 _FP64 = 4.0  # times FP32's time
 
 
@@ -50,7 +47,7 @@ def all_steps(subject: Subject) -> list[Step]:
         *_floor(subject),
         *_controls(subject),
         *chain.from_iterable(_runner(subject, runner) for runner in subject.runners),
-        *_alone(subject),
+        *call_steps(subject),
         *_again(subject),
     ]
 
@@ -74,7 +71,7 @@ def chunk_texts(subject: Subject) -> list[ParityText]:
 def mixed_texts(subject: Subject) -> list[ParityText]:
     """All tasks' texts in one list, shuffled."""
     texts = [t for own in subject.texts.languages.values() for t in own]
-    order = np.random.default_rng(_SHUFFLED).permutation(len(texts))
+    order = np.random.default_rng(SHUFFLED).permutation(len(texts))
     return [texts[i] for i in order]
 
 
@@ -235,144 +232,11 @@ def _padding_read(model: Runtime, subject: Subject, tick: Tick) -> Vectors:
     """Texts with padding behind them that the mask calls text; those as long as is allowed, not."""
     rows = []
     for text in subject.texts.control:
-        count = min(_PADDING, subject.manifest.max_tokens - len(text.ids))
+        count = min(PADDING, subject.manifest.max_tokens - len(text.ids))
         padding = np.full(count, subject.manifest.pad_id, np.int64)
         longer = ParityText(text.name, np.concatenate([text.ids, padding]), text.task, text.task_id)
         rows.append(run_batch(model, [longer], subject, tick))
     return np.concatenate(rows)
-
-
-def company(subject: Subject) -> tuple[ParityText, ...]:
-    """The texts that get neighbours."""
-    lengths = [n for n in subject.texts.lengths if n <= 128]
-    return tuple(subject.texts.lengths[n][0] for n in lengths[-3:])
-
-
-def _alone(subject: Subject) -> Iterator[Step]:
-    """Through the embedder, and in calls of every kind, by what speaks for the bundle."""
-    runner = subject.speaker
-    opens = Opens(
-        name=f"{runner.label}, as an embedder",
-        open=lambda: open_embedder(subject, runner),
-        judged=True,
-    )
-    shape, texts = subject.manifest.architecture, subject.texts
-    guests = company(subject)
-    widest = work(shape, texts.control) + 6 * work(shape, guests)
-    yield Step(
-        name="neighbours",
-        opens=opens,
-        flops=widest,
-        run=lambda model, tick: _neighbours(model, subject, tick),
-    )
-    if not texts.sources:
-        return
-    own = [t for t in texts.languages[texts.task] if t.name in texts.sources]
-    yield Step(
-        name="orders",
-        opens=opens,
-        flops=3 * work(shape, own),
-        run=lambda model, tick: _orders(model, own, subject, tick),
-    )
-    kinds = len(subject.manifest.dimensions) * len(OutputType)
-    yield Step(
-        name="outputs",
-        opens=opens,
-        flops=kinds * work(shape, texts.encoded),
-        run=lambda model, tick: _outputs(model, subject, tick),
-    )
-
-
-def open_embedder(subject: Subject, runner: Runner) -> Embedder:
-    """As a program would have it, around this executor."""
-    runtime = open_runtime(subject.folder, subject.manifest, runner.executor)
-    return Embedder(subject.manifest, subject.tokenizer, runtime, subject.folder)
-
-
-def _neighbours(model: Embedder, subject: Subject, tick: Tick) -> Arrays:
-    """Each text alone, then in company; of a call only its own vector counts."""
-    runtime, guests = model.runtime, company(subject)
-    short, long = subject.texts.control[0], subject.texts.control[-1]
-    lowest = min(subject.texts.lengths)
-    two = subject.texts.lengths[lowest][0]
-    calls: dict[str, list[list[ParityText]]] = {
-        "alone": [[text] for text in guests],
-        "beside the shortest": [[text, two] for text in guests],
-        "beside a short one": [[text, short] for text in guests],
-        "beside a long one": [[text, long] for text in guests],
-        "behind a long one": [[long, text] for text in guests],
-        "among eight": [[*([short] * 3), text, *([long] * 4)] for text in guests[:1]],
-    }
-    found: dict[str, Vectors] = {}
-    for name, groups in calls.items():
-        rows = []
-        for guest, group in zip(guests, groups, strict=False):
-            if len(group) <= subject.manifest.max_batch:
-                at = next(i for i, text in enumerate(group) if text is guest)
-                rows.append(run_batch(runtime, group, subject, tick)[at])
-        if rows:
-            found[name] = np.stack(rows)
-    found["padded"] = np.stack([_padded(runtime, text, subject) for text in guests])
-    return found
-
-
-def _padded(runtime: Runtime, text: ParityText, subject: Subject) -> Vectors:
-    count = min(_PADDING, subject.manifest.max_tokens - len(text.ids))
-    inputs = {
-        "input_ids": np.concatenate([text.ids, np.full(count, subject.manifest.pad_id)])[None],
-        "attention_mask": np.array([[1] * len(text.ids) + [0] * count]),
-    }
-    if text.task_id is not None:
-        inputs["task_id"] = np.array([text.task_id])
-    typed = {name: array.astype(np.int64) for name, array in inputs.items()}
-    row: Vectors = runtime.run(typed)[SENTENCE_EMBEDDING.name][0]
-    return row
-
-
-def order_of(name: str, count: int) -> list[int]:
-    """Which text stands where in an order."""
-    orders: Mapping[str, list[int]] = {
-        "as given": list(range(count)),
-        "reversed": list(range(count))[::-1],
-        "shuffled": [int(i) for i in np.random.default_rng(_SHUFFLED).permutation(count)],
-    }
-    return orders[name]
-
-
-def _orders(model: Embedder, texts: Sequence[ParityText], subject: Subject, tick: Tick) -> Arrays:
-    found = {}
-    for name in ("as given", "reversed", "shuffled"):
-        order = order_of(name, len(texts))
-        listed = [subject.texts.sources[texts[i].name] for i in order]
-        vectors = model.encode(listed, task=subject.texts.task)
-        found[name] = np.empty_like(vectors)
-        found[name][order] = vectors
-        tick(work(subject.manifest.architecture, texts))
-    return found
-
-
-def _outputs(model: Embedder, subject: Subject, tick: Tick) -> Arrays:
-    """Every length in every type that the bundle has."""
-    texts = subject.texts.encoded
-    listed = [subject.texts.sources[text.name] for text in texts]
-    found = {}
-    for width in subject.manifest.dimensions:
-        for kind in OutputType:
-            if output_missing(subject, width, kind) is None:
-                found[f"{width} {kind}"] = model.encode(
-                    listed, task=subject.texts.task, dimensions=width, output=kind
-                )
-            tick(work(subject.manifest.architecture, texts))
-    return found
-
-
-def output_missing(subject: Subject, width: int, kind: OutputType) -> str | None:
-    """Why a bundle has no such vectors; None where it has."""
-    try:
-        converter(kind, width, [subject.texts.task], subject.manifest.output_ranges)
-    except InputError as error:
-        return str(error)
-    return None
 
 
 def _again(subject: Subject) -> Iterator[Step]:

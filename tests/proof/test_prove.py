@@ -25,6 +25,7 @@ from export.gate.reference import reference_model
 from export.proof.controls import CONTROLS, Control
 from export.proof.prove import JSON_FILE, PAGE_FILE
 from export.proof.sections import SECTIONS
+from runtimes.choices import GraphKind
 from tests.support import build, edit_graph, edit_json, listing, rehash, run_cli
 from tests.zoo import write_original
 
@@ -224,6 +225,7 @@ def test_a_killed_proof_goes_on_and_ends_with_the_same_json(
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 
+GRAPHS = {kind.value for kind in GraphKind}
 FORMS: Mapping[str, tuple[object, ...]] = {
     "slot": ("--adapter", "slot", "--task", "base"),
     "official": ("--adapter", "switchable", "--interface", "official"),
@@ -242,8 +244,12 @@ def test_every_form_is_proved(form: str, small_folder: Path, tmp_path: Path) -> 
     (bundle,) = (tmp_path / "small").iterdir()
     assert prove(bundle, tmp_path / "out", "--reference", small_folder) == 0
     proof = json.loads((tmp_path / "out" / JSON_FILE).read_text())
-    assert {entry["word"] for entry in proof["executed"]} >= {"built, not executed"}
     assert proof["executed"][0]["label"] == proof["subject"]
+    assert proof["executed"][0]["word"] in ("run", "run as the traced module")
+    named = {entry["file"] for entry in proof["executed"]}
+    artifacts = json.loads((bundle / "manifest.json").read_text())["artifacts"]
+    graphs = {entry["path"] for entry in artifacts if entry["kind"] in GRAPHS}
+    assert named == graphs
 
 
 def test_few_tokens_are_proved_on_texts_that_they_cover(

@@ -27,7 +27,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures figures-check sizes plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep clean
+.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures figures-check sizes plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep prove proofs prove-full clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -81,6 +81,8 @@ help: ## This list
 	@echo "make calibrate takes MERGE=a,b, calibrations (files or bundles) that become one, and COMPARE=a,b:"
 	@echo "  how two differ; COMPARE=a with CALIBRATION_DATA: whether it fits those texts; JSON=1."
 	@echo "make verify takes BUNDLE, a bundle's folder."
+	@echo "make prove takes BUNDLE [the sample's switchable FP16]; REFERENCE, the checkpoint, and its REVISION;"
+	@echo "  ADAPTER_PATH, where it was built with one; MAX_TOKENS, the longest text [the bundle's]; FRESH=1; JSON=1."
 	@echo "make tune takes BUNDLE, a bundle's folder; TEXTS, a file of texts like yours [the project's own];"
 	@echo "  MAX_TEXTS [64], ROUNDS [3], MINUTES [10]; THREADS=1: fewer threads too; FORGET=1."
 	@echo "make eval takes BUNDLE, one or several folders [FP16 and INT8 of the sample]; PRESET: fast, release"
@@ -145,6 +147,15 @@ calibrate: $(VENV)/.installed ## Ranges for INT8 from texts (make engine PRECISI
 
 verify: $(VENV)/.installed ## Re-hash a bundle and run its parity again (BUNDLE=...)
 	@$(ADAPTRT) verify --bundle "$(BUNDLE)"
+
+# Without BUNDLE, the sample's is built and proved.
+PROVED = $(or $(patsubst %/,%,$(BUNDLE)),$(OUT)/sample/switchable-fp16-onnxruntime)
+
+prove: $(VENV)/.installed $(if $(BUNDLE),,$(PROVED)/manifest.json) ## Evidence that a bundle is as good as its checkpoint, as a page (BUNDLE=...)
+	@$(ADAPTRT) prove --bundle "$(PROVED)" --out "$(OUT)/proof/$(notdir $(PROVED))" \
+	  $(if $(REFERENCE),--reference "$(REFERENCE)") $(if $(REVISION),--revision "$(REVISION)") \
+	  $(if $(ADAPTER_PATH),--adapter-path "$(ADAPTER_PATH)") \
+	  $(if $(MAX_TOKENS),--max-tokens "$(MAX_TOKENS)") $(if $(FRESH),--fresh) $(if $(JSON),--json)
 
 tune: $(VENV)/.installed ## Time what can run a bundle here, and keep the fastest (BUNDLE=...)
 	@$(ADAPTRT) tune --bundle "$(BUNDLE)" $(if $(TEXTS),--texts "$(TEXTS)") \
@@ -279,6 +290,28 @@ bench-outputs: $(VENV)/.installed ## Retrieval by length and type of vectors, on
 	$(BIN)/python -m tests.bench.figures
 
 TRAINED = $(foreach model,sample deep,$(OUT)/$(model)/switchable-fp32-onnxruntime)
+
+PROOFS = fp16 int8 chunks-fp16
+
+proofs: $(PROOFS:%=$(OUT)/sample/switchable-%-onnxruntime/manifest.json) ## Prove the sample in FP16, INT8 and with late chunking, and keep it for the documents (about ten minutes)
+	@for name in $(PROOFS); do $(ADAPTRT) prove --bundle "$(OUT)/sample/switchable-$$name-onnxruntime" \
+	  --out "$(OUT)/proof/switchable-$$name-onnxruntime" || exit; $(BIN)/python -m tests.bench.proof \
+	  "$(OUT)/proof/switchable-$$name-onnxruntime/proof.json" "sample-$$name" || exit; done
+	$(BIN)/python -m tests.bench.figures
+
+FULL = $(OUT)/full-size-random
+
+$(FULL)/model.safetensors: | $(VENV)/.installed
+	$(BIN)/python -m tests.zoo "$(FULL)" --size full
+
+$(FULL)/classification-fp32-onnxruntime/manifest.json: | $(FULL)/model.safetensors
+	@$(ADAPTRT) engine --model "$(FULL)" --precision fp32 --target onnxruntime --out "$(OUT)"
+
+prove-full: $(FULL)/classification-fp32-onnxruntime/manifest.json ## Prove a random checkpoint of the real model's size in FP32 to 8192 tokens (half an hour, 9 GB of disk)
+	@$(ADAPTRT) prove --bundle "$(<D)" --reference "$(FULL)" --out "$(OUT)/proof/full-fp32" \
+	  $(if $(MAX_TOKENS),--max-tokens "$(MAX_TOKENS)")
+	$(BIN)/python -m tests.bench.proof "$(OUT)/proof/full-fp32/proof.json" full-fp32
+	$(BIN)/python -m tests.bench.figures
 
 verdicts: $(addsuffix /manifest.json,$(TRAINED)) ## How often verdicts on quality are right, by simulation
 	$(BIN)/python -m tests.bench.operating $(addprefix --bundle ,$(TRAINED)) --out "$(OUT)/verdicts"

@@ -245,6 +245,21 @@ def _eval(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _prove(arguments: argparse.Namespace) -> int:
+    _require_builder()
+    with stage("loading PyTorch"):
+        from export.proof.prove import proof_spec, prove, require_proved, text_lines
+
+    spec = proof_spec(arguments)
+    proof = prove(spec)
+    if arguments.json:
+        print(json.dumps(proof.to_json(), indent=2))
+    else:
+        print(*text_lines(proof, spec.place), sep="\n")
+    require_proved(proof, spec.place)
+    return 0
+
+
 def _adapter(arguments: argparse.Namespace) -> int:
     _require_builder()
     from export.bundle.slot_adapter import write_adapter
@@ -327,6 +342,7 @@ def _parser() -> argparse.ArgumentParser:
             "refit": _refit,
             "adapter": _adapter,
             "verify": _verify,
+            "prove": _prove,
             "inspect": _inspect,
             "triton": _triton,
             "serve": _serve,

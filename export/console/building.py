@@ -182,6 +182,37 @@ def verify(command: ArgumentParser) -> None:
     Options(command).add("--bundle", "FOLDER", "the bundle to check", kind=path, required=True)
 
 
+def prove(command: ArgumentParser) -> None:
+    """``adaptrt prove``: which bundle, against what, and how far."""
+    options = Options(command)
+    add = options.add
+    add("--bundle", "FOLDER", "the bundle to prove", kind=path, required=True)
+    add(
+        "--reference",
+        "NAME",
+        "the checkpoint that it was built from, a folder or a hub id (default: the sample's for "
+        "bundles of the sample)",
+        kind=name,
+    )
+    add("--revision", "NAME", "the hub's branch, tag or commit of it (default: newest)", kind=name)
+    add(
+        "--adapter-path",
+        "FOLDER",
+        "your own LoRA adapter, where the bundle was built with one",
+        kind=path,
+    )
+    add("--max-tokens", "N", "the longest text (default: what the bundle takes)", kind=whole)
+    add(
+        "--out",
+        "FOLDER",
+        "where proof.html, proof.json and what was computed go (default: "
+        "build/proof/ and the bundle's name)",
+        kind=path,
+    )
+    options.flag("--json", "print proof.json")
+    options.flag("--fresh", "compute everything anew, also what an earlier call kept")
+
+
 def inspect(command: ArgumentParser) -> None:
     """``adaptrt inspect``: which bundle, which call, and in which form."""
     options = Options(command)

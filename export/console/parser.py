@@ -69,6 +69,15 @@ COMMANDS = {
         "PyTorch gave when the bundle was built. Needs neither checkpoint nor GPU.",
         "adaptrt verify --bundle build/sample/classification-fp16",
     ),
+    "prove": Command(
+        building.prove,
+        "--bundle FOLDER [options]",
+        "gather evidence that a bundle is as good as its checkpoint",
+        "Runs a bundle beside its checkpoint in PyTorch, by length, language, task and\n"
+        "more, and models that are wrong on purpose, and writes a page that says what\n"
+        "holds. Stopped, it goes on where the same command is given again.",
+        "adaptrt prove --bundle build/sample/switchable-fp16-onnxruntime",
+    ),
     "inspect": Command(
         building.inspect,
         "--bundle FOLDER [options]",

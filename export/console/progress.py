@@ -11,9 +11,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from export.console.streams import complain
 
@@ -51,6 +51,26 @@ def progress_bar(items: Iterable[T], description: str, unit: str) -> Iterable[T]
 
     bar: Iterable[T] = tqdm(items, description, unit=unit, leave=False)
     return bar
+
+
+@contextmanager
+def work_bar(total: float, done: float, description: str) -> Iterator[Callable[[float], None]]:
+    """A bar over work in any unit, ``done`` of it before; gives what to call with each more.
+
+    A share and the time that is left; nothing where bars are not shown.
+    """
+    if not bars_shown():
+        yield lambda _: None
+        return
+    from tqdm import tqdm
+
+    layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}, {remaining} left{postfix}"
+    with tqdm(total=total, initial=done, desc=description, leave=False, bar_format=layout) as bar:
+        yield lambda amount: _advance(bar, amount)
+
+
+def _advance(bar: Any, amount: float) -> None:
+    bar.update(amount)
 
 
 def show_on_stderr(*, quiet: bool = False, verbose: bool = False) -> None:

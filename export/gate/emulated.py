@@ -62,6 +62,11 @@ def emulations(plans: Plans) -> tuple[Emulation, ...]:
     )
 
 
+def emulated_executors(plans: Plans) -> tuple[Executor, ...]:
+    """A row for each of :func:`emulations`, to be opened as any other executor is."""
+    return tuple(_executor(emulation, []) for emulation in emulations(plans))
+
+
 def emulated_labels(plans: Plans) -> Mapping[str, tuple[str, ...]]:
     """By engine, the labels of the reports that its plan is judged by, as ``parity.json`` says."""
     wanted = emulations(plans)

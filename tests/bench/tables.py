@@ -25,6 +25,7 @@ from tests.bench import (
     outputs,
     plan_tables,
     prediction,
+    proof,
     recipe_rivals,
     recipe_table,
     sizes,
@@ -227,6 +228,7 @@ BLOCKS: dict[str, Block] = {
     "builds": Block(build.table, ("builds/builds.json",)),
     "installs": Block(sizes.table, ("builds/sizes.json",)),
     "cluster-hours": Block(cluster_table.table, ("zen5-full.json", "plans/full.json")),
+    "proofs": Block(proof.table, proof.names()),
     "soak": Block(soak.table, ("soak/small.json",)),
     **{
         f"{name}-{size}": Block(partial(plan_tables.block, size, table), (f"plans/{size}.json",))

@@ -7,10 +7,11 @@ import torch
 
 from calibration.corpus import graded_pairs, questions
 from calibration.quality import SetVectors
+from export.proof.controls import CONTROLS
 from runtimes.arrays import Vectors
 from runtimes.outputs import truncate
 from tests.bench.control_table import by_cosine
-from tests.bench.controls import CONTROLS, judged
+from tests.bench.controls import judged
 from tests.bench.operating import lengths, side_texts
 from tests.bench.operating import mapped as mapped_sides
 

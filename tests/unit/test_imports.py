@@ -69,6 +69,7 @@ FLOORS = (
     ("export.emulation",),
     ("export.gate",),
     ("export.report",),
+    ("export.proof",),
     ("export.evaluation",),
     ("export.tuning",),
     ("export.quantisation",),

@@ -1,0 +1,1 @@
+"""``adaptrt prove``: evidence that a bundle is as good as its checkpoint."""

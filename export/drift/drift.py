@@ -14,6 +14,7 @@ from export.drift.causes import Finding
 from export.drift.graph import BlockGraph
 from export.drift.measure import Call, Cell, Comparison, Subject, compare
 from export.drift.reference import ReferenceNetwork
+from export.drift.spec import DriftSpec
 from export.drift.texts import LENGTHS, batches, graph_inputs
 from export.emulation.facts import numerics_of
 from export.engines.plan import Plan
@@ -27,18 +28,6 @@ from runtimes.manifest import Manifest
 from runtimes.text.tokenizer_file import load_tokenizer
 
 AS_BUILT, EMULATED = "the graph's own arithmetic", "emulated engine"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DriftSpec:
-    """What is compared. ``texts`` empty: the gate's; ``lengths`` in tokens."""
-
-    bundle: Path
-    texts: tuple[str, ...] = ()
-    task: str | None = None
-    reference: str | None = None
-    revision: str | None = None
-    lengths: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

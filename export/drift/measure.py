@@ -18,7 +18,7 @@ from export.drift.blocks import (
     entry_of,
     layer_places,
 )
-from export.drift.causes import Finding, find_cause
+from export.drift.causes import Finding, find_below_noise, find_cause
 from export.drift.facts import Facts, stored_of
 from export.drift.figures import Agreement, agreement
 from export.drift.graph import BlockGraph
@@ -45,6 +45,7 @@ class Cell:
     accumulated: Agreement
     local: Agreement
     expected: float
+    below_noise: bool = False  # a cause was seen that rounding hides from ``local``
 
     @property
     def excess(self) -> float:
@@ -54,7 +55,7 @@ class Cell:
     @property
     def departs(self) -> bool:
         """Whether it is more than rounding."""
-        return self.excess > MARGIN
+        return self.excess > MARGIN or self.below_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,17 +142,19 @@ class _Run:
 
     def _compare(self, place: Place, facts: Facts) -> None:
         reference = facts.tokens(facts.output)
-        own = _canonical(self._own[place])
+        own, expected = _canonical(self._own[place]), expected_snr(facts)
+        hidden = find_below_noise(facts, expected)
         cell = Cell(
             place=place,
             length=self._call.length,
             accumulated=agreement(reference, facts.tokens(own)),
             local=agreement(reference, facts.tokens(facts.engine)),
-            expected=expected_snr(facts),
+            expected=expected,
+            below_noise=hidden is not None,
         )
         self.result.cells.append(cell)
         if cell.departs and not self.result.findings:
-            self.result.findings[place] = find_cause(facts)
+            self.result.findings[place] = find_cause(facts) if hidden is None else hidden
 
     def _facts(
         self,

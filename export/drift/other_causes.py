@@ -184,6 +184,23 @@ def other_gelu(evidence: Evidence) -> Explanation | None:
     return max(found, key=lambda e: e.share)
 
 
+def gelu_below_noise(evidence: Evidence) -> Explanation | None:
+    """Another GELU that rounding hides number by number, but not over all of them.
+
+    Its difference is looked for in the whole output at once: it is there once, give or take a
+    tenth, or it is not. None where it cannot be told.
+    """
+    for name, function in _ACTIVATIONS.items():
+        change = function(evidence.x) - evidence.reference
+        size = float(change.square().sum())
+        doubt = math.sqrt(evidence.noise / evidence.reference.numel() / size) if size else math.inf
+        times = evidence.along(change)
+        if doubt < _CLOSE and abs(times - 1) < 2 * _CLOSE + 2 * doubt:
+            told = f"the difference of {name} is in the output {times:.3g} ± {doubt:.1g} times"
+            return Explanation(1.0, told)
+    return None
+
+
 def epsilon(evidence: Evidence) -> Explanation | None:
     """A LayerNorm with another epsilon: rows shrink by their own variance."""
     if (norm := evidence.facts.norm) is None:

@@ -70,6 +70,7 @@ FLOORS = (
     ("export.gate",),
     ("export.report",),
     ("export.evaluation",),
+    ("export.drift",),
     ("export.tuning",),
     ("export.quantisation",),
     ("export.build",),

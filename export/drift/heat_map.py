@@ -1,0 +1,113 @@
+"""A heat map as inline SVG: a row per layer, a column per block or length, numbers in the cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from export.report.html import Element, element
+
+_LEVELS = 10
+_DARK = frozenset({0, 1, 8, 9, 7})  # levels whose numbers are written in the light ink
+_ROW, _TOP, _LEFT, _KEY = 24, 26, 92, 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Square:
+    """One cell: its number as ``text``, how good it is, 0 worst to 1 best, and a hover text."""
+
+    text: str
+    good: float
+    title: str
+    departs: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatMap:
+    """``squares`` row by row; None where there is nothing. ``key`` says what the ends mean."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[str]
+    squares: Sequence[Sequence[Square | None]]
+    key: tuple[str, str]
+    width: int = 68
+
+
+def draw(heat: HeatMap) -> Element:
+    """The picture, as wide as its columns; it scrolls where the page is narrower."""
+    width = _LEFT + heat.width * len(heat.columns) + 8
+    height = _TOP + _ROW * len(heat.rows) + _KEY
+    parts = [
+        element(
+            "text",
+            name,
+            class_="title",
+            x=_LEFT + heat.width * (index + 0.5),
+            y=_TOP / 2,
+            text_anchor="middle",
+        )
+        for index, name in enumerate(heat.columns)
+    ]
+    for index, (name, squares) in enumerate(zip(heat.rows, heat.squares, strict=True)):
+        top = _TOP + _ROW * index
+        parts.append(element("text", name, x=_LEFT - 8, y=top + _ROW / 2, text_anchor="end"))
+        # What departs comes last, so that no neighbour covers its frame.
+        ordered = sorted(enumerate(squares), key=lambda pair: bool(pair[1] and pair[1].departs))
+        parts += [
+            _square(square, _LEFT + heat.width * column, top, heat.width)
+            for column, square in ordered
+            if square is not None
+        ]
+    parts += _key(heat.key, _TOP + _ROW * len(heat.rows) + 12, width)
+    picture = element(
+        "svg",
+        *parts,
+        viewBox=f"0 0 {width} {height}",
+        role="img",
+        aria_label=heat.title,
+        width=width,
+        height=height,
+    )
+    return element("div", picture, class_="map")
+
+
+def level(good: float) -> int:
+    """0 for the worst, 9 for the best."""
+    if not math.isfinite(good):
+        return 0
+    return min(max(int(good * _LEVELS), 0), _LEVELS - 1)
+
+
+def _square(square: Square, x: float, y: float, width: float) -> Element:
+    shade = level(square.good)
+    frame = "departs" if square.departs else ""
+    return element(
+        "g",
+        element("title", square.title),
+        element("rect", class_=f"d{shade} {frame}".strip(), x=x, y=y, width=width, height=_ROW),
+        element(
+            "text",
+            square.text,
+            class_="on-dark" if shade in _DARK else "on-light",
+            x=x + width / 2,
+            y=y + _ROW / 2,
+            text_anchor="middle",
+        ),
+    )
+
+
+def _key(names: tuple[str, str], y: float, width: float) -> list[Element]:
+    """The shades from worst to best, with words at both ends."""
+    size = 16
+    left = _LEFT
+    low, high = names
+    start = left + 6.3 * len(low) + 8
+    parts = [element("text", low, class_="note", x=left, y=y + 7)]
+    parts += [
+        element("rect", class_=f"d{n}", x=start + size * n, y=y, width=size, height=14)
+        for n in range(_LEVELS)
+    ]
+    parts.append(element("text", high, class_="note", x=start + size * _LEVELS + 8, y=y + 7))
+    return parts

@@ -1,0 +1,222 @@
+"""``adaptrt drift --html``: where an engine departs, as heat maps on a page that opens anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import export.report
+from export.drift.blocks import EMBEDDING_PLACES, LAYER, Block, Place
+from export.drift.drift import Drift
+from export.drift.heat_map import HeatMap, Square, draw
+from export.drift.measure import MARGIN, Cell
+from export.drift.table import decibel, details, how, nearest, others, subject, verdict
+from export.report.html import Content, Element, document, element, table
+
+_STYLES = (
+    Path(export.report.__file__).parent / "report.css",
+    Path(__file__).parent / "drift.css",
+)
+_SPAN = 20.0  # dB beyond rounding, both ways, that the shades cover
+_DECADES = 8.0  # of 1 - cosine, from 1 downwards
+_LAYER = tuple(LAYER)
+_Shade = Callable[[Cell], tuple[str, float]]
+
+
+def drift_page(drift: Drift) -> str:
+    """The whole page as HTML."""
+    title = f"Where {drift.bundle} departs from FP32"
+    return document(
+        title,
+        "\n".join(path.read_text(encoding="utf-8") for path in _STYLES),
+        element("h1", title),
+        element("p", f"{subject(drift)}; {how(drift)}."),
+        _verdict(drift),
+        _facts(drift),
+        element("h2", "Each block on its own"),
+        element(
+            "p",
+            "Every block of the engine's graph was given the reference's own numbers, so an error "
+            "shows where it is made and nowhere else. A square is the signal to noise of the "
+            "block's output in dB, the least of all lengths; 20 dB more is a tenth of the error. "
+            "Its shade says how that compares with what the precision's rounding alone would "
+            f"leave. A red frame: more than {MARGIN:.0f} dB worse than that.",
+        ),
+        draw(_blocks("Each block on its own", drift, None, _local, _BEYOND)),
+        element("h2", "As errors add up"),
+        element(
+            "p",
+            f"Both sides ran on their own, at {drift.lengths[-1]} tokens: the engine's numbers go "
+            "through all blocks before. Signal to noise in dB, then 1 − cosine.",
+        ),
+        element("h3", "Signal to noise, layer by block"),
+        draw(_blocks("Signal to noise", drift, drift.lengths[-1], _snr(drift), _WORST)),
+        element("h3", "1 − cosine, layer by block"),
+        draw(_blocks("1 − cosine", drift, drift.lengths[-1], _cosine, _COSINES)),
+        element("h2", "By length of the text"),
+        element("p", "What each layer hands on, both sides run on their own, and the vectors."),
+        element(
+            "div",
+            element(
+                "div",
+                element("h3", "Signal to noise, layer by tokens"),
+                draw(_lengths("Signal to noise by length", drift, _snr(drift), _WORST)),
+            ),
+            element(
+                "div",
+                element("h3", "1 − cosine, layer by tokens"),
+                draw(_lengths("1 − cosine by length", drift, _cosine, _COSINES)),
+            ),
+            class_="pair",
+        ),
+        *_departing(drift),
+    )
+
+
+_BEYOND = ("20 dB worse than rounding", "20 dB better")
+_WORST = ("least", "most")
+_COSINES = ("1", "1e-8 and less")
+
+
+def _verdict(drift: Drift) -> Element:
+    lines = [element("p", element("strong", verdict(drift)))]
+    if drift.first is None:
+        cell = nearest(drift)
+        lines.append(
+            element(
+                "p",
+                f"Nearest to it is {cell.place} at {cell.length} tokens: {decibel(cell.local.snr)} "
+                f"dB, where rounding alone leaves {decibel(cell.expected)} dB.",
+                class_="soft",
+            )
+        )
+        return element("div", *lines, class_="verdict")
+    lines += [element("p", line) for line in details(drift.first)]
+    lines.append(element("p", others(drift), class_="soft"))
+    return element("div", *lines, class_="verdict departs")
+
+
+def _facts(drift: Drift) -> Element:
+    manifest = drift.manifest
+    last = drift.cell(Place(Block.POOLING), drift.lengths[-1])
+    facts = {
+        "precision": str(manifest.precision),
+        "built for": str(manifest.target.name),
+        "layers": str(manifest.architecture.layers),
+        "blocks compared": str(len(drift.cells) // len(drift.lengths)),
+        "blocks that depart": str(len(drift.departing)),
+        f"vectors at {last.length} tokens": f"{decibel(last.accumulated.snr)} dB",
+        "their cosine": f"{last.accumulated.cosine:.7f}",
+    }
+    items = (element("div", element("span", name), value) for name, value in facts.items())
+    return element("div", *items, class_="facts")
+
+
+def _blocks(
+    title: str, drift: Drift, length: int | None, shade: _Shade, key: tuple[str, str]
+) -> HeatMap:
+    """Layer by block; the embeddings' two stand in the first row, pooling in the last.
+
+    ``length`` None takes the length at which a block is worst.
+    """
+
+    def square(place: Place) -> Square:
+        cells = [c for c in drift.cells if c.place == place and length in (None, c.length)]
+        worst = max(cells, key=lambda cell: (cell.departs, cell.excess))
+        text, good = shade(worst)
+        departs = length is None and any(cell.departs for cell in cells)
+        return Square(text=text, good=good, title=_hover(worst), departs=departs)
+
+    empty: list[Square | None] = [None] * len(_LAYER)
+    first, last = empty.copy(), empty.copy()
+    first[0], first[1] = (square(place) for place in EMBEDDING_PLACES)
+    last[0] = square(Place(Block.POOLING))
+    layers = range(drift.manifest.architecture.layers)
+    inner = [[square(Place(block, layer)) for block in _LAYER] for layer in layers]
+    return HeatMap(
+        title=title,
+        columns=[str(block) for block in _LAYER],
+        rows=["lookup, norm", *(f"layer {layer}" for layer in layers), "pooling"],
+        squares=[first, *inner, last],
+        key=key,
+        width=80,
+    )
+
+
+def _lengths(title: str, drift: Drift, shade: _Shade, key: tuple[str, str]) -> HeatMap:
+    layers = range(drift.manifest.architecture.layers)
+    places = [
+        Place(Block.EMBEDDING_NORM),
+        *(Place(Block.NORM2, layer) for layer in layers),
+        Place(Block.POOLING),
+    ]
+    squares = []
+    for place in places:
+        row: list[Square | None] = []
+        for length in drift.lengths:
+            cell = drift.cell(place, length)
+            text, good = shade(cell)
+            row.append(Square(text=text, good=good, title=_hover(cell)))
+        squares.append(row)
+    return HeatMap(
+        title=title,
+        columns=[str(length) for length in drift.lengths],
+        rows=["embeddings", *(f"layer {layer}" for layer in layers), "vectors"],
+        squares=squares,
+        key=key,
+        width=72,
+    )
+
+
+def _local(cell: Cell) -> tuple[str, float]:
+    """Rounding alone is the middle; a block that departs is never in the better half."""
+    return decibel(cell.local.snr), 0.5 - cell.excess / (2 * _SPAN)
+
+
+def _snr(drift: Drift) -> _Shade:
+    """From the least to the most of all that were accumulated, equal ones left out."""
+    found = [c.accumulated.snr for c in drift.cells if abs(c.accumulated.snr) < 200]
+    low, high = (min(found), max(found)) if found else (0.0, 1.0)
+
+    def shade(cell: Cell) -> tuple[str, float]:
+        snr = cell.accumulated.snr
+        return decibel(snr), (snr - low) / max(high - low, 1.0)
+
+    return shade
+
+
+def _cosine(cell: Cell) -> tuple[str, float]:
+    error = max(1 - cell.accumulated.cosine, 0.0)
+    if error < 1e-12:
+        return "0", 1.0
+    return f"{error:.1e}", -math.log10(error) / _DECADES
+
+
+def _hover(cell: Cell) -> str:
+    return (
+        f"{cell.place}, {cell.length} tokens\n"
+        f"given the reference's inputs: {decibel(cell.local.snr)} dB, cosine "
+        f"{cell.local.cosine:.9f}\n"
+        f"rounding alone leaves: {decibel(cell.expected)} dB\n"
+        f"run on its own: {decibel(cell.accumulated.snr)} dB, cosine {cell.accumulated.cosine:.9f}"
+    )
+
+
+def _departing(drift: Drift) -> Iterator[Element]:
+    if not drift.departing:
+        return
+    rows: list[Sequence[Content]] = [
+        (
+            str(cell.place),
+            str(cell.length),
+            decibel(cell.local.snr),
+            decibel(cell.expected),
+            f"{cell.local.cosine:.7f}",
+        )
+        for place in drift.departing
+        for cell in drift.cells
+        if cell.place == place and cell.departs
+    ]
+    yield element("h2", "What departs")
+    yield table(["block", "tokens", "dB", "rounding alone", "cosine"], rows, numbers=4)

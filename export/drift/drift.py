@@ -88,10 +88,9 @@ def measure_drift(spec: DriftSpec) -> Drift:
     check_hashes(spec.bundle)
     kind, plan = _graph(spec.bundle, manifest)
     path = manifest.artifact(kind).path
-    with (
-        stage("graph"),
-        closing(BlockGraph(spec.bundle / path, plan, manifest.architecture.layers)) as graph,
-    ):
+    with stage("graph"):
+        opened = BlockGraph(spec.bundle / path, plan, manifest.architecture.layers)
+    with closing(opened) as graph:
         numerics = None if plan is None else numerics_of(plan)
         with stage("reference"):
             network = ReferenceNetwork(reference_model(reference.checkpoint, task))

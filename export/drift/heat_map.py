@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from export.report.html import Element, element
 
 _LEVELS = 10
-_DARK = frozenset({0, 1, 8, 9, 7})  # levels whose numbers are written in the light ink
+# Shades from bad over neutral to good, and from little to much; whose numbers need the other ink.
+DIVERGING, SEQUENTIAL = "d", "s"
+_DARK = {DIVERGING: frozenset({0, 1, 7, 8, 9}), SEQUENTIAL: frozenset({5, 6, 7, 8, 9})}
 _ROW, _TOP, _LEFT, _KEY = 24, 26, 92, 40
 
 
@@ -25,20 +27,21 @@ class Square:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """``squares`` row by row; None where there is nothing. ``key`` says what the ends mean."""
+    """``squares`` row by row. ``key`` says what the ends of the shades mean; None: no key."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[str]
-    squares: Sequence[Sequence[Square | None]]
-    key: tuple[str, str]
-    width: int = 68
+    squares: Sequence[Sequence[Square]]
+    key: tuple[str, str] | None
+    shades: str = SEQUENTIAL
+    width: int = 72
 
 
 def draw(heat: HeatMap) -> Element:
     """The picture, as wide as its columns; it scrolls where the page is narrower."""
     width = _LEFT + heat.width * len(heat.columns) + 8
-    height = _TOP + _ROW * len(heat.rows) + _KEY
+    height = _TOP + _ROW * len(heat.rows) + (_KEY if heat.key else 6)
     parts = [
         element(
             "text",
@@ -54,13 +57,12 @@ def draw(heat: HeatMap) -> Element:
         top = _TOP + _ROW * index
         parts.append(element("text", name, x=_LEFT - 8, y=top + _ROW / 2, text_anchor="end"))
         # What departs comes last, so that no neighbour covers its frame.
-        ordered = sorted(enumerate(squares), key=lambda pair: bool(pair[1] and pair[1].departs))
+        ordered = sorted(enumerate(squares), key=lambda pair: pair[1].departs)
         parts += [
-            _square(square, _LEFT + heat.width * column, top, heat.width)
-            for column, square in ordered
-            if square is not None
+            _square(square, heat, _LEFT + heat.width * column, top) for column, square in ordered
         ]
-    parts += _key(heat.key, _TOP + _ROW * len(heat.rows) + 12, width)
+    if heat.key:
+        parts += _key(heat.key, heat.shades, _TOP + _ROW * len(heat.rows) + 12)
     picture = element(
         "svg",
         *parts,
@@ -80,25 +82,32 @@ def level(good: float) -> int:
     return min(max(int(good * _LEVELS), 0), _LEVELS - 1)
 
 
-def _square(square: Square, x: float, y: float, width: float) -> Element:
+def _square(square: Square, heat: HeatMap, x: float, y: float) -> Element:
     shade = level(square.good)
     frame = "departs" if square.departs else ""
     return element(
         "g",
         element("title", square.title),
-        element("rect", class_=f"d{shade} {frame}".strip(), x=x, y=y, width=width, height=_ROW),
+        element(
+            "rect",
+            class_=f"{heat.shades}{shade} {frame}".strip(),
+            x=x,
+            y=y,
+            width=heat.width,
+            height=_ROW,
+        ),
         element(
             "text",
             square.text,
-            class_="on-dark" if shade in _DARK else "on-light",
-            x=x + width / 2,
+            class_="on-dark" if shade in _DARK[heat.shades] else "on-light",
+            x=x + heat.width / 2,
             y=y + _ROW / 2,
             text_anchor="middle",
         ),
     )
 
 
-def _key(names: tuple[str, str], y: float, width: float) -> list[Element]:
+def _key(names: tuple[str, str], shades: str, y: float) -> list[Element]:
     """The shades from worst to best, with words at both ends."""
     size = 16
     left = _LEFT
@@ -106,7 +115,7 @@ def _key(names: tuple[str, str], y: float, width: float) -> list[Element]:
     start = left + 6.3 * len(low) + 8
     parts = [element("text", low, class_="note", x=left, y=y + 7)]
     parts += [
-        element("rect", class_=f"d{n}", x=start + size * n, y=y, width=size, height=14)
+        element("rect", class_=f"{shades}{n}", x=start + size * n, y=y, width=size, height=14)
         for n in range(_LEVELS)
     ]
     parts.append(element("text", high, class_="note", x=start + size * _LEVELS + 8, y=y + 7))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import export.report
-from export.drift.blocks import EMBEDDING_PLACES, LAYER, Block, Place
+from export.drift.blocks import LAYER, Block, Place
 from export.drift.drift import Drift
-from export.drift.heat_map import HeatMap, Square, draw
+from export.drift.heat_map import DIVERGING, SEQUENTIAL, HeatMap, Square, draw
 from export.drift.measure import MARGIN, Cell
 from export.drift.table import decibel, details, how, nearest, others, subject, verdict
 from export.report.html import Content, Element, document, element, table
@@ -26,7 +27,10 @@ _Shade = Callable[[Cell], tuple[str, float]]
 
 def drift_page(drift: Drift) -> str:
     """The whole page as HTML."""
-    title = f"Where {drift.bundle} departs from FP32"
+    title, longest = f"Where {drift.bundle} departs from FP32", drift.lengths[-1]
+    own = _Look(shade=_local, key=_BEYOND, length=None, shades=DIVERGING)
+    snr = _Look(shade=_snr(drift), key=_RANGE, length=longest)
+    cosine = _Look(shade=_cosine, key=_COSINES, length=longest)
     return document(
         title,
         "\n".join(path.read_text(encoding="utf-8") for path in _STYLES),
@@ -43,17 +47,17 @@ def drift_page(drift: Drift) -> str:
             "Its shade says how that compares with what the precision's rounding alone would "
             f"leave. A red frame: more than {MARGIN:.0f} dB worse than that.",
         ),
-        draw(_blocks("Each block on its own", drift, None, _local, _BEYOND)),
+        *_maps("Each block on its own", drift, own),
         element("h2", "As errors add up"),
         element(
             "p",
-            f"Both sides ran on their own, at {drift.lengths[-1]} tokens: the engine's numbers go "
+            f"Both sides ran on their own, at {longest} tokens: the engine's numbers go "
             "through all blocks before. Signal to noise in dB, then 1 − cosine.",
         ),
         element("h3", "Signal to noise, layer by block"),
-        draw(_blocks("Signal to noise", drift, drift.lengths[-1], _snr(drift), _WORST)),
+        *_maps("Signal to noise", drift, snr),
         element("h3", "1 − cosine, layer by block"),
-        draw(_blocks("1 − cosine", drift, drift.lengths[-1], _cosine, _COSINES)),
+        *_maps("1 − cosine", drift, cosine),
         element("h2", "By length of the text"),
         element("p", "What each layer hands on, both sides run on their own, and the vectors."),
         element(
@@ -61,12 +65,12 @@ def drift_page(drift: Drift) -> str:
             element(
                 "div",
                 element("h3", "Signal to noise, layer by tokens"),
-                draw(_lengths("Signal to noise by length", drift, _snr(drift), _WORST)),
+                draw(_lengths("Signal to noise by length", drift, snr)),
             ),
             element(
                 "div",
                 element("h3", "1 − cosine, layer by tokens"),
-                draw(_lengths("1 − cosine by length", drift, _cosine, _COSINES)),
+                draw(_lengths("1 − cosine by length", drift, cosine)),
             ),
             class_="pair",
         ),
@@ -75,12 +79,14 @@ def drift_page(drift: Drift) -> str:
 
 
 _BEYOND = ("20 dB worse than rounding", "20 dB better")
-_WORST = ("least", "most")
-_COSINES = ("1", "1e-8 and less")
+_RANGE = ("the least on this page", "the most")
+_COSINES = ("1 − cosine of 1", "1e-8 and less")
+_OUTSIDE = (Block.LOOKUP, Block.EMBEDDING_NORM, Block.POOLING)
+_WIDTH = 100  # of a square
 
 
 def _verdict(drift: Drift) -> Element:
-    lines = [element("p", element("strong", verdict(drift)))]
+    lines = [element("p", element("strong", _sentence(verdict(drift))))]
     if drift.first is None:
         cell = nearest(drift)
         lines.append(
@@ -92,9 +98,13 @@ def _verdict(drift: Drift) -> Element:
             )
         )
         return element("div", *lines, class_="verdict")
-    lines += [element("p", line) for line in details(drift.first)]
-    lines.append(element("p", others(drift), class_="soft"))
+    lines += [element("p", _sentence(line)) for line in details(drift.first)]
+    lines.append(element("p", _sentence(others(drift)), class_="soft"))
     return element("div", *lines, class_="verdict departs")
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _facts(drift: Drift) -> Element:
@@ -113,59 +123,68 @@ def _facts(drift: Drift) -> Element:
     return element("div", *items, class_="facts")
 
 
-def _blocks(
-    title: str, drift: Drift, length: int | None, shade: _Shade, key: tuple[str, str]
-) -> HeatMap:
-    """Layer by block; the embeddings' two stand in the first row, pooling in the last.
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What the squares of a map say: a block's figure at ``length``, or at its worst length."""
 
-    ``length`` None takes the length at which a block is worst.
-    """
+    shade: _Shade
+    key: tuple[str, str]
+    length: int | None
+    shades: str = SEQUENTIAL
 
-    def square(place: Place) -> Square:
+    def square(self, drift: Drift, place: Place) -> Square:
+        """The square of a block; framed in red where its worst length is shown and it departs."""
+        length = self.length
         cells = [c for c in drift.cells if c.place == place and length in (None, c.length)]
         worst = max(cells, key=lambda cell: (cell.departs, cell.excess))
-        text, good = shade(worst)
-        departs = length is None and any(cell.departs for cell in cells)
-        return Square(text=text, good=good, title=_hover(worst), departs=departs)
+        text, good = self.shade(worst)
+        return Square(
+            text=text, good=good, title=_hover(worst), departs=length is None and worst.departs
+        )
 
-    empty: list[Square | None] = [None] * len(_LAYER)
-    first, last = empty.copy(), empty.copy()
-    first[0], first[1] = (square(place) for place in EMBEDDING_PLACES)
-    last[0] = square(Place(Block.POOLING))
+
+def _maps(title: str, drift: Drift, look: _Look) -> Iterator[Element]:
+    """What stands outside the layers, then layer by block."""
+    yield draw(
+        HeatMap(
+            title=f"{title}, outside the layers",
+            columns=[str(block) for block in _OUTSIDE],
+            rows=["outside"],
+            squares=[[look.square(drift, Place(block)) for block in _OUTSIDE]],
+            key=None,
+            shades=look.shades,
+            width=_WIDTH,
+        )
+    )
     layers = range(drift.manifest.architecture.layers)
-    inner = [[square(Place(block, layer)) for block in _LAYER] for layer in layers]
-    return HeatMap(
-        title=title,
-        columns=[str(block) for block in _LAYER],
-        rows=["lookup, norm", *(f"layer {layer}" for layer in layers), "pooling"],
-        squares=[first, *inner, last],
-        key=key,
-        width=80,
+    yield draw(
+        HeatMap(
+            title=f"{title}, layer by block",
+            columns=[str(block) for block in _LAYER],
+            rows=[f"layer {layer}" for layer in layers],
+            squares=[[look.square(drift, Place(b, layer)) for b in _LAYER] for layer in layers],
+            key=look.key,
+            shades=look.shades,
+            width=_WIDTH,
+        )
     )
 
 
-def _lengths(title: str, drift: Drift, shade: _Shade, key: tuple[str, str]) -> HeatMap:
+def _lengths(title: str, drift: Drift, look: _Look) -> HeatMap:
     layers = range(drift.manifest.architecture.layers)
     places = [
         Place(Block.EMBEDDING_NORM),
         *(Place(Block.NORM2, layer) for layer in layers),
         Place(Block.POOLING),
     ]
-    squares = []
-    for place in places:
-        row: list[Square | None] = []
-        for length in drift.lengths:
-            cell = drift.cell(place, length)
-            text, good = shade(cell)
-            row.append(Square(text=text, good=good, title=_hover(cell)))
-        squares.append(row)
+    looks = [replace(look, length=length) for length in drift.lengths]
+    squares = [[each.square(drift, place) for each in looks] for place in places]
     return HeatMap(
         title=title,
         columns=[str(length) for length in drift.lengths],
         rows=["embeddings", *(f"layer {layer}" for layer in layers), "vectors"],
         squares=squares,
-        key=key,
-        width=72,
+        key=look.key,
     )
 
 

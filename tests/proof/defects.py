@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from export.checkpoint.encoder_config import EncoderConfig
 from export.checkpoint.names import TOKEN_TYPE, WORD

@@ -82,7 +82,7 @@ _BEYOND = ("20 dB worse than rounding", "20 dB better")
 _RANGE = ("the least on this page", "the most")
 _COSINES = ("1 − cosine of 1", "1e-8 and less")
 _OUTSIDE = (Block.LOOKUP, Block.EMBEDDING_NORM, Block.POOLING)
-_WIDTH = 100  # of a square
+_WIDTH = 105  # of a square
 
 
 def _verdict(drift: Drift) -> Element:

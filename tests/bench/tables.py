@@ -15,6 +15,7 @@ from tests.bench import (
     api_table,
     conditions,
     control_table,
+    drift_table,
     embed_table,
     ladder_table,
     operating,
@@ -194,6 +195,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "gate-controls": control_table.table,
     "recipes": _recipes,
     "ladder": ladder_table.table,
+    "drift-healthy": drift_table.healthy_table,
+    "drift-least": drift_table.least_table,
     "rivals": recipe_rivals.table,
     "api-speeds": api_table.speeds,
     "api-faults": api_table.faults,
@@ -222,6 +225,7 @@ def documents() -> list[Path]:
         client_table.PAGE,
         client_table.API_PAGE,
         ladder_table.PAGE,
+        drift_table.PAGE,
     ]
 
 

@@ -78,7 +78,9 @@ def _product(facts: Facts, rows: Tensor) -> Tensor:
     unit, squares = rounding(facts), x.square() @ weight.square()
     # In FP32 sums of K products err too, by √K in the worst order; half types are summed in FP32.
     sums = (RMS * UNIT[torch.float32]) ** 2 * x.shape[-1] * squares
-    noise = (1 + 2) * unit**2 * (output.square() + linear.bias.double().square())
+    bias = linear.bias.double()
+    # The product is rounded, once more with a bank's or a channel's part; the bias; their sum.
+    noise = unit**2 * (2 * (output - bias).square() + bias.square() + output.square())
     noise = noise + unit**2 * squares + sums
     if not stored.quantised:
         return noise + unit**2 * squares

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+EQUAL = 1e-12  # of 1 - cosine: less is FP64's own rounding
 MOST, LEAST = 200.0, -200.0  # dB: equal to the last bit, and not finite
 
 
@@ -20,6 +21,11 @@ class Agreement:
 
     snr: float
     cosine: float
+
+    @property
+    def error(self) -> float:
+        """``1 - cosine``, 0 to 2."""
+        return max(1 - self.cosine, 0.0)
 
 
 def decibels(signal: float, noise: float) -> float:

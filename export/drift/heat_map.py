@@ -13,6 +13,7 @@ _LEVELS = 10
 DIVERGING, SEQUENTIAL = "d", "s"
 _DARK = {DIVERGING: frozenset({0, 1, 7, 8, 9}), SEQUENTIAL: frozenset({5, 6, 7, 8, 9})}
 _ROW, _TOP, _LEFT, _KEY = 24, 26, 92, 40
+_SHADE, _LETTER = 16, 6.3  # of the key: a shade's width, a letter's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class HeatMap:
 
 def draw(heat: HeatMap) -> Element:
     """The picture, as wide as its columns; it scrolls where the page is narrower."""
-    width = _LEFT + heat.width * len(heat.columns) + 8
+    grid = _LEFT + heat.width * len(heat.columns) + 8
+    width = max(grid, _key_width(heat.key) if heat.key else 0)
     height = _TOP + _ROW * len(heat.rows) + (_KEY if heat.key else 6)
     parts = [
         element(
@@ -53,14 +55,16 @@ def draw(heat: HeatMap) -> Element:
         )
         for index, name in enumerate(heat.columns)
     ]
+    placed = []
     for index, (name, squares) in enumerate(zip(heat.rows, heat.squares, strict=True)):
         top = _TOP + _ROW * index
         parts.append(element("text", name, x=_LEFT - 8, y=top + _ROW / 2, text_anchor="end"))
-        # What departs comes last, so that no neighbour covers its frame.
-        ordered = sorted(enumerate(squares), key=lambda pair: pair[1].departs)
-        parts += [
-            _square(square, heat, _LEFT + heat.width * column, top) for column, square in ordered
+        placed += [
+            (square.departs, _square(square, heat, _LEFT + heat.width * column, top))
+            for column, square in enumerate(squares)
         ]
+    # What departs comes last, so that no neighbour covers its frame.
+    parts += [shape for _, shape in sorted(placed, key=lambda pair: pair[0])]
     if heat.key:
         parts += _key(heat.key, heat.shades, _TOP + _ROW * len(heat.rows) + 12)
     picture = element(
@@ -107,12 +111,15 @@ def _square(square: Square, heat: HeatMap, x: float, y: float) -> Element:
     )
 
 
+def _key_width(names: tuple[str, str]) -> float:
+    return _LEFT + _LETTER * sum(map(len, names)) + _SHADE * _LEVELS + 24
+
+
 def _key(names: tuple[str, str], shades: str, y: float) -> list[Element]:
     """The shades from worst to best, with words at both ends."""
-    size = 16
-    left = _LEFT
+    size, left = _SHADE, _LEFT
     low, high = names
-    start = left + 6.3 * len(low) + 8
+    start = left + _LETTER * len(low) + 8
     parts = [element("text", low, class_="note", x=left, y=y + 7)]
     parts += [
         element("rect", class_=f"{shades}{n}", x=start + size * n, y=y, width=size, height=14)

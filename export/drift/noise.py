@@ -118,7 +118,8 @@ def _rotation(facts: Facts, rows: Tensor) -> Tensor:
 def _attention(facts: Facts, rows: Tensor) -> Tensor:
     """Scores err by their operands' rounding, weights by their scores', sums by their values'.
 
-    An operand is rounded twice: as a value, and when its part of the scale is multiplied in.
+    An operand is rounded twice: as a value, and when its part of the scale is multiplied in. That
+    part is rounded too, which makes all scores too large or too small: 0.25 % for BF16 and 32 wide.
     """
     unit = rounding(facts)
     q, k, v = heads_of(facts)
@@ -129,21 +130,30 @@ def _attention(facts: Facts, rows: Tensor) -> Tensor:
         keys = facts.mask[text]
         asked, held, values = q[text][:, at], k[text][:, keys], v[text][:, keys]
         size = 1 / math.sqrt(q.shape[-1])
-        weights = torch.softmax(asked @ held.mT * size, -1)
+        scores = asked @ held.mT * size
+        weights = torch.softmax(scores, -1)
         mixed = weights @ values
+        told = weights * scores
+        shift = (told @ values - told.sum(-1, keepdim=True) * mixed) * _scale_error(facts, size)
         errors = 4 * unit**2 * (asked.square() @ held.square().mT) * size**2
         if facts.has_half_sums:
-            scores = asked.abs() @ held.abs().mT * size
-            errors = errors + q.shape[-1] / 16 * (RMS * UNIT[torch.float16] * scores).square()
+            sums = asked.abs() @ held.abs().mT * size
+            errors = errors + q.shape[-1] / 16 * (RMS * UNIT[torch.float16] * sums).square()
         spread = weights.square() * (errors + 2 * unit**2)
         own = (
             spread @ values.square()
             - 2 * mixed * (spread @ values)
             + mixed.square() * (spread.sum(-1, keepdim=True))
         )
-        rest = 2 * unit**2 * mixed.square() + unit**2 * (weights.square() @ values.square())
-        noise.append((own + rest).transpose(0, 1).flatten(-2))
+        rest = 2 * unit**2 * (mixed.square() + weights.square() @ values.square())
+        noise.append((own + rest + shift.square()).transpose(0, 1).flatten(-2))
     return torch.cat(noise)
+
+
+def _scale_error(facts: Facts, size: float) -> float:
+    """By how much the scale ``size`` is off where its root is rounded to the block's type."""
+    root = torch.tensor(math.sqrt(size), dtype=torch.float64).to(facts.dtype).double()
+    return float(root.square()) / size - 1
 
 
 def heads_of(facts: Facts) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import export.report
 from export.drift.blocks import LAYER, Block, Place
 from export.drift.drift import Drift
+from export.drift.figures import EQUAL
 from export.drift.heat_map import DIVERGING, SEQUENTIAL, HeatMap, Square, draw
 from export.drift.measure import MARGIN, Cell
 from export.drift.table import decibel, details, how, nearest, others, subject, verdict
@@ -20,7 +21,6 @@ _STYLES = (
     Path(__file__).parent / "drift.css",
 )
 _SPAN = 20.0  # dB beyond rounding, both ways, that the shades cover
-_DECADES = 8.0  # of 1 - cosine, from 1 downwards
 _LAYER = tuple(LAYER)
 _Shade = Callable[[Cell], tuple[str, float]]
 
@@ -30,7 +30,7 @@ def drift_page(drift: Drift) -> str:
     title, longest = f"Where {drift.bundle} departs from FP32", drift.lengths[-1]
     own = _Look(shade=_local, key=_BEYOND, length=None, shades=DIVERGING)
     snr = _Look(shade=_snr(drift), key=_RANGE, length=longest)
-    cosine = _Look(shade=_cosine, key=_COSINES, length=longest)
+    cosine = _Look(shade=_cosine(drift), key=_COSINES, length=longest)
     return document(
         title,
         "\n".join(path.read_text(encoding="utf-8") for path in _STYLES),
@@ -80,7 +80,7 @@ def drift_page(drift: Drift) -> str:
 
 _BEYOND = ("20 dB worse than rounding", "20 dB better")
 _RANGE = ("the least on this page", "the most")
-_COSINES = ("1 − cosine of 1", "1e-8 and less")
+_COSINES = ("the worst on this page", "the best")
 _OUTSIDE = (Block.LOOKUP, Block.EMBEDDING_NORM, Block.POOLING)
 _WIDTH = 105  # of a square
 
@@ -117,7 +117,7 @@ def _facts(drift: Drift) -> Element:
         "blocks compared": str(len(drift.cells) // len(drift.lengths)),
         "blocks that depart": str(len(drift.departing)),
         f"vectors at {last.length} tokens": f"{decibel(last.accumulated.snr)} dB",
-        "their cosine": f"{last.accumulated.cosine:.7f}",
+        "their 1 − cosine": f"{last.accumulated.error:.1e}",
     }
     items = (element("div", element("span", name), value) for name, value in facts.items())
     return element("div", *items, class_="facts")
@@ -205,20 +205,28 @@ def _snr(drift: Drift) -> _Shade:
     return shade
 
 
-def _cosine(cell: Cell) -> tuple[str, float]:
-    error = max(1 - cell.accumulated.cosine, 0.0)
-    if error < 1e-12:
-        return "0", 1.0
-    return f"{error:.1e}", -math.log10(error) / _DECADES
+def _cosine(drift: Drift) -> _Shade:
+    """From the worst to the best of all, in decades."""
+    found = [error for c in drift.cells if (error := c.accumulated.error) >= EQUAL]
+    low, high = (-math.log10(max(found)), -math.log10(min(found))) if found else (0.0, 1.0)
+
+    def shade(cell: Cell) -> tuple[str, float]:
+        error = cell.accumulated.error
+        if error < EQUAL:
+            return "0", 1.0
+        return f"{error:.1e}", (-math.log10(error) - low) / max(high - low, 1.0)
+
+    return shade
 
 
 def _hover(cell: Cell) -> str:
     return (
         f"{cell.place}, {cell.length} tokens\n"
-        f"given the reference's inputs: {decibel(cell.local.snr)} dB, cosine "
-        f"{cell.local.cosine:.9f}\n"
+        f"given the reference's inputs: {decibel(cell.local.snr)} dB, 1 − cosine "
+        f"{cell.local.error:.1e}\n"
         f"rounding alone leaves: {decibel(cell.expected)} dB\n"
-        f"run on its own: {decibel(cell.accumulated.snr)} dB, cosine {cell.accumulated.cosine:.9f}"
+        f"run on its own: {decibel(cell.accumulated.snr)} dB, 1 − cosine "
+        f"{cell.accumulated.error:.1e}"
     )
 
 
@@ -231,11 +239,11 @@ def _departing(drift: Drift) -> Iterator[Element]:
             str(cell.length),
             decibel(cell.local.snr),
             decibel(cell.expected),
-            f"{cell.local.cosine:.7f}",
+            f"{cell.local.error:.1e}",
         )
         for place in drift.departing
         for cell in drift.cells
         if cell.place == place and cell.departs
     ]
     yield element("h2", "What departs")
-    yield table(["block", "tokens", "dB", "rounding alone", "cosine"], rows, numbers=4)
+    yield table(["block", "tokens", "dB", "rounding alone", "1 − cosine"], rows, numbers=4)

@@ -48,7 +48,7 @@ def details(first: Departure) -> Iterator[str]:
     yield f"likely cause: {finding.cause} ({finding.figures})"
     yield (
         f"at {cell.length} tokens, given the reference's inputs: {decibel(cell.local.snr)} dB, "
-        f"cosine {cell.local.cosine:.7f}; rounding alone leaves {decibel(cell.expected)} dB"
+        f"1 − cosine {cell.local.error:.1e}; rounding alone leaves {decibel(cell.expected)} dB"
     )
     if finding.share > 0 and not cell.below_noise:
         yield f"the cause explains {finding.share:.0%} of what rounding does not"

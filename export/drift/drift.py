@@ -88,10 +88,14 @@ def measure_drift(spec: DriftSpec) -> Drift:
     check_hashes(spec.bundle)
     kind, plan = _graph(spec.bundle, manifest)
     path = manifest.artifact(kind).path
+    calls = [
+        Call(length=length, tokens=tokens, inputs=graph_inputs(manifest, tokens, task))
+        for length, tokens in texts.items()
+    ]
+    numerics = None if plan is None else numerics_of(plan)
     with stage("graph"):
         opened = BlockGraph(spec.bundle / path, plan, manifest.architecture.layers)
     with closing(opened) as graph:
-        numerics = None if plan is None else numerics_of(plan)
         with stage("reference"):
             network = ReferenceNetwork(reference_model(reference.checkpoint, task))
         subject = Subject(
@@ -102,11 +106,7 @@ def measure_drift(spec: DriftSpec) -> Drift:
             and any(kernel.departs for kernel in numerics.attentions.values()),
         )
         found = {
-            length: compare(
-                subject,
-                Call(length=length, tokens=tokens, inputs=graph_inputs(manifest, tokens, task)),
-            )
-            for length, tokens in progress_bar(list(texts.items()), "drift", "length")
+            call.length: compare(subject, call) for call in progress_bar(calls, "drift", "length")
         }
     departs = numerics is not None and numerics.departs
     return Drift(
@@ -151,7 +151,7 @@ def _reference(spec: DriftSpec, contenders: Sequence[Contender], task: str) -> R
 def _graph(bundle: Path, manifest: Manifest) -> tuple[GraphKind, Plan | None]:
     """The graph that engines are built from where the bundle has an engine, else the portable one.
 
-    With the plan of the first engine and profile that departs from its graph, or the first.
+    With the plan of the first engine and profile that departs from its graph; None: none does.
     """
     plans = [plan for own in bundle_plans(bundle, manifest).values() for plan in own]
     if not plans:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 EQUAL = 1e-12  # of 1 - cosine: less is FP64's own rounding
+_ROWS = 1024
 MOST, LEAST = 200.0, -200.0  # dB: equal to the last bit, and not finite
 
 
@@ -40,10 +42,14 @@ def decibels(signal: float, noise: float) -> float:
 
 
 def agreement(reference: Tensor, engine: Tensor) -> Agreement:
-    """Of two outputs of one shape; sums in FP64."""
-    wide, other = reference.double(), engine.double()
-    signal = float(wide.square().sum())
-    snr = decibels(signal, float((other - wide).square().sum()))
-    size = math.sqrt(signal * float(other.square().sum()))
-    cosine = float((wide * other).sum()) / size if 0 < size < math.inf else 0.0
-    return Agreement(snr=snr, cosine=cosine if math.isfinite(cosine) else 0.0)
+    """Of two outputs of one shape; sums in FP64, some rows at a time."""
+    signal = noise = size = product = 0.0
+    for rows, others in zip(*(torch.split(x, _ROWS) for x in (reference, engine)), strict=True):
+        wide, other = rows.double(), others.double()
+        signal += float(wide.square().sum())
+        noise += float((other - wide).square().sum())
+        size += float(other.square().sum())
+        product += float((wide * other).sum())
+    length = math.sqrt(signal) * math.sqrt(size) if math.isfinite(size) else math.inf
+    cosine = product / length if 0 < length < math.inf else 0.0
+    return Agreement(snr=decibels(signal, noise), cosine=cosine)

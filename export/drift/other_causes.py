@@ -12,6 +12,7 @@ from export.drift.blocks import Block
 from export.drift.evidence import Evidence, Explanation, fitted, per_channel
 from export.drift.noise import heads_of
 
+_FEW, _SOME = 64, 1024  # tokens that are enough to find an order, or a direction
 _CLOSE = 0.1  # of a factor or a length: the same but for noise
 
 
@@ -127,9 +128,10 @@ def moved_input_heads(evidence: Evidence) -> Explanation | None:
     weight, bias = facts.linear.merged.double(), facts.linear.bias.double()
     heads = torch.unflatten(evidence.x, -1, (facts.heads, -1))
     rows = torch.unflatten(weight, 0, (facts.heads, -1))
-    parts = torch.einsum("thc,gco->hgto", heads, rows)  # head h by the rows of head g
-    order = _matched(parts, evidence.engine - bias)
-    guess = parts[order, torch.arange(facts.heads)].sum(0) + bias
+    some = slice(None, None, -(-len(heads) // _FEW))
+    parts = torch.einsum("thc,gco->hgto", heads[some], rows)  # head h by the rows of head g
+    order = _matched(parts, (evidence.engine - bias)[some])
+    guess = heads[:, order].flatten(1) @ weight + bias
     turned = heads.transpose(1, 2).flatten(1) @ weight + bias
     told = [
         (guess, f"rows of the matrix meet heads in the order {_order(order)}"),
@@ -190,11 +192,14 @@ def gelu_below_noise(evidence: Evidence) -> Explanation | None:
     Its difference is looked for in the whole output at once: it is there once, give or take a
     tenth, or it is not. None where it cannot be told.
     """
+    some = slice(None, None, -(-len(evidence.x) // _SOME))
+    x, reference = evidence.x[some], evidence.reference[some]
+    noise = evidence.noise / evidence.reference.numel()
     for name, function in _ACTIVATIONS.items():
-        change = function(evidence.x) - evidence.reference
+        change = function(x) - reference
         size = float(change.square().sum())
-        doubt = math.sqrt(evidence.noise / evidence.reference.numel() / size) if size else math.inf
-        times = evidence.along(change)
+        doubt = math.sqrt(noise / size) if size else math.inf
+        times = fitted(change, evidence.engine[some] - reference)
         if doubt < _CLOSE and abs(times - 1) < 2 * _CLOSE + 2 * doubt:
             told = f"the difference of {name} is in the output {times:.3g} ± {doubt:.1g} times"
             return Explanation(1.0, told)

@@ -23,7 +23,7 @@ from tests.support import DEEP, build, few_gate_texts, run_cli
 from tests.zoo import SIZES, write_original
 
 LENGTHS = (8, 32)
-_FEW = ("--calibration-texts", "16")
+_FEW = ("--calibration-texts", "64")
 _RTX = ("--target", "tensorrt_rtx", "--gpu", "sm89")
 # What is built of the sample beside the three that defects are planted in.
 HEALTHY = {

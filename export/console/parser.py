@@ -81,8 +81,8 @@ COMMANDS = {
         drift_options.drift,
         "--bundle FOLDER [options]",
         "show where inside the network a bundle departs from its checkpoint",
-        "Runs a bundle's graph and its checkpoint in FP32 side by side, layer by layer, and\n"
-        "names the first block that errs by more than rounding, with the likely cause.",
+        "Runs a bundle's graph and its checkpoint in FP32 side by side, layer by layer,\n"
+        "and names the first block that errs by more than rounding, with a likely cause.",
         "adaptrt drift --bundle build/sample/switchable-fp16 --html drift.html",
     ),
     "triton": Command(

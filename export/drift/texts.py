@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from export.gate.texts import parity_lines, task_number
+from runtimes.arrays import Arrays, Ids, Vectors
 from runtimes.choices import HeadName
 from runtimes.errors import InputError
 from runtimes.heads import CHUNK_WEIGHTS
@@ -50,9 +53,7 @@ def batches(
     }
 
 
-def _long_row(
-    tokenizer: TextTokenizer, prefix: str, texts: Sequence[str], most: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _long_row(tokenizer: TextTokenizer, prefix: str, texts: Sequence[str], most: int) -> Ids:
     """Ids of the texts one after the other, at least ``most`` of them."""
     known = tokenizer.restricted
     frame = known.tokenize([prefix + texts[0]])[0]
@@ -64,13 +65,9 @@ def _long_row(
     return np.concatenate([frame[:-1], *body, frame[-1:]])
 
 
-def graph_inputs(
-    manifest: Manifest, tokens: Tokens, task: str
-) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64 | np.float32]]]:
+def graph_inputs(manifest: Manifest, tokens: Tokens, task: str) -> Arrays:
     """What the graph takes for a batch; of a chunk head two chunks, the halves of each text."""
-    inputs: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.int64 | np.float32]]] = {
-        **tokens.inputs()
-    }
+    inputs: dict[str, NDArray[Any]] = {**tokens.inputs()}
     if (number := task_number(manifest, task)) is not None:
         inputs[TASK_ID.name] = np.full(len(tokens.input_ids), number, np.int64)
     if manifest.head is HeadName.CHUNKS:
@@ -78,7 +75,7 @@ def graph_inputs(
     return inputs
 
 
-def _halves(tokens: Tokens) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _halves(tokens: Tokens) -> Vectors:
     mask = tokens.attention_mask
     weights = np.zeros((len(mask), 2, mask.shape[1]), np.float32)
     for row, count in enumerate(mask.sum(1)):

@@ -129,7 +129,7 @@ def _is_healthy(bundle: Path, reference: Path | None) -> None:
     [
         ("fp16", replace(DEFECTS[0], name="scale", plant=lambda p: scale(p, 1.002))),
         ("int8", replace(DEFECTS[0], name="scale", plant=lambda p: scale(p, 1.02))),
-        ("fp32", replace(DEFECTS[0], name="epsilon", plant=lambda p: epsilon(p, 1.3e-5))),
+        ("fp32", replace(DEFECTS[0], name="epsilon", plant=lambda p: epsilon(p, 1.5e-5))),
         ("fp16", replace(DEFECTS[0], name="rope", plant=lambda p: rope_base(p, 19500.0))),
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
@@ -201,15 +201,40 @@ def test_a_changed_bundle_is_refused(
     assert "differ from the manifest's SHA-256" in capsys.readouterr().err
 
 
+# Without a bundle, whose gate would take longer than what is measured.
 _PEAK = """
 import resource, sys
 from pathlib import Path
-from export.drift.drift import measure_drift
-from export.drift.spec import DriftSpec
-measure_drift(DriftSpec(bundle=Path(sys.argv[1]), reference=sys.argv[2], lengths=(8,)))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-measure_drift(DriftSpec(bundle=Path(sys.argv[1]), reference=sys.argv[2], lengths=(1024,)))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+from export.checkpoint.reader import open_checkpoint
+from export.drift.graph import BlockGraph
+from export.drift.measure import Call, Subject, compare
+from export.drift.reference import ReferenceNetwork
+from export.drift.texts import batches
+from export.gate.reference import reference_model
+from export.graph.trace import trace
+from export.graph.weights import Contents, write_weights
+from runtimes.text.tokens import TextTokenizer
+
+model, out = map(Path, sys.argv[1:])
+checkpoint = open_checkpoint(model)
+config = checkpoint.config
+graph = trace(config, "float32", 4, 1024)
+write_weights(out, graph.slots, Contents(checkpoint, checkpoint.adapter("base")), 1024)
+(out / "model.onnx").write_bytes(graph.proto)
+network = ReferenceNetwork(reference_model(checkpoint, "base"))
+subject = Subject(
+    network=network,
+    graph=BlockGraph(out / "model.onnx", None, config.layers),
+    heads=config.heads,
+    has_half_sums=False,
+)
+tokenizer = TextTokenizer(model / "tokenizer.json", max_tokens=1024, pad_id=config.pad_id)
+peaks = []
+for length, tokens in batches(tokenizer, "", (), (8, 1024)).items():
+    found = compare(subject, Call(length=length, tokens=tokens, inputs=tokens.inputs()))
+    assert not found.findings
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(peaks[1] - peaks[0])
 """
 
 
@@ -217,12 +242,11 @@ def test_more_layers_hold_no_more(tmp_path: Path) -> None:
     """What long texts add to the peak is one layer's, whether there are 2 layers or 24."""
     peaks = {}
     for layers in (2, 24):
-        size = replace(SIZES["small"], layers=layers)
-        model = write_original(tmp_path / f"layers-{layers}", size)
-        assert build(tmp_path / "out", "--model", model, "--task", "base") == 0
-        (manifest,) = (tmp_path / "out" / model.name).glob("*/manifest.json")
-        command = [sys.executable, "-c", _PEAK, str(manifest.parent), str(model)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-        peaks[layers] = int(ran.stdout.strip()) / 1024
-    # All activations of 24 layers would be 22 more layers of 2 x 1024 tokens' blocks: 150 MB.
-    assert peaks[24] < peaks[2] + 25, peaks
+        model = write_original(tmp_path / str(layers), replace(SIZES["small"], layers=layers))
+        out = tmp_path / f"graph-{layers}"
+        out.mkdir()
+        command = [sys.executable, "-c", _PEAK, str(model), str(out)]
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=900)
+        peaks[layers] = float(ran.stdout.strip())
+    # The blocks of 22 more layers, in FP32 on two sides, would be about 300 MB.
+    assert peaks[24] < peaks[2] + 40, peaks

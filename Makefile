@@ -27,7 +27,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures figures-check sizes plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep prove proofs prove-full clean
+.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures figures-check sizes plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep prove proofs prove-full drift drift-report clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -91,6 +91,9 @@ help: ## This list
 	@echo "make inspect takes BUNDLE; GPU, one architecture [all that differ]; BATCH [8] and TOKENS [512] of"
 	@echo "  the call that is counted; JSON=1; HTML, a file to write a page to; AGAINST, another bundle:"
 	@echo "  where this one is predicted to be faster."
+	@echo "make drift takes BUNDLE [the sample with every task, in FP16]; REFERENCE, its checkpoint; REVISION; TASK;"
+	@echo "  TEXT or TEXTS, a file of them [the project's own]; LENGTHS [8,32,128,512]; JSON=1; HTML, a file to"
+	@echo "  write a page with heat maps to."
 	@echo "make embed takes INPUT, files of texts; BUNDLE [the sample with every task]; OUT, a folder; COLUMN"
 	@echo "  [text], ID_COLUMN, KEEP=a,b; TASK, DIMENSIONS, OUTPUT_TYPE [float32]; CHUNK_TOKENS or SENTENCES for"
 	@echo "  late chunking; ON_ERROR: stop, skip [stop]; WORKERS [1], THREADS; DRY_RUN=1; ENGINE=ray with RAY_ADDRESS,"
@@ -191,6 +194,33 @@ inspect: $(VENV)/.installed ## Show what a bundle's engines execute (BUNDLE=...)
 	  $(if $(BATCH),--batch "$(BATCH)") $(if $(TOKENS),--tokens "$(TOKENS)") $(if $(JSON),--json) \
 	  $(if $(AGAINST),--against "$(AGAINST)") \
 	  $(if $(HTML),--html "$(HTML)")
+
+# Without BUNDLE, the sample's with every task is built first. TASK counts on the command line only.
+DRIFTED = $(or $(BUNDLE),$(OUT)/sample/switchable-fp16-onnxruntime)
+
+drift: $(VENV)/.installed $(if $(BUNDLE),,$(DRIFTED)/manifest.json) ## Where inside the network a bundle departs from its checkpoint (BUNDLE=...)
+	@$(ADAPTRT) drift --bundle "$(DRIFTED)" $(if $(REFERENCE),--reference "$(REFERENCE)") \
+	  $(if $(REVISION),--revision "$(REVISION)") $(if $(filter command,$(origin TASK)),--task "$(TASK)") \
+	  $(if $(TEXT),--text "$(TEXT)") $(if $(TEXTS),--file "$(TEXTS)") \
+	  $(if $(LENGTHS),--lengths "$(LENGTHS)") $(if $(JSON),--json) $(if $(HTML),--html "$(HTML)")
+
+$(OUT)/sample/classification-%-onnxruntime/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --precision "$*" --target onnxruntime --out "$(OUT)"
+
+# With engines, whose graphs are looked into.
+$(OUT)/sample/classification-fp16/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --precision fp16 --out "$(OUT)"
+
+$(OUT)/sample/switchable-fp16/manifest.json: | $(VENV)/.installed
+	@$(ADAPTRT) engine --adapter switchable --precision fp16 --out "$(OUT)"
+
+DRIFT_HEALTHY = $(addprefix $(OUT)/sample/,switchable-fp16 classification-bf16-onnxruntime)
+DRIFT_PLANTED = $(addprefix $(OUT)/sample/classification-,fp32-onnxruntime fp16 int8-onnxruntime)
+
+drift-report: $(VENV)/.installed-dev $(addsuffix /manifest.json,$(DRIFT_HEALTHY) $(DRIFT_PLANTED)) ## What drift finds in bundles of the sample, and how small a defect may be (about ten minutes)
+	$(BIN)/python -m tests.bench.drift $(addprefix --bundle ,$(DRIFT_HEALTHY)) \
+	  $(addprefix --planted ,$(DRIFT_PLANTED))
+	$(BIN)/python -m tests.bench.figures
 
 # OUT, TASK and ENGINE count on the command line only: the first two have defaults that are others'.
 EMBEDS = $(or $(BUNDLE),build/sample/switchable-fp32-onnxruntime)

@@ -166,6 +166,14 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _drift(arguments: argparse.Namespace) -> int:
+    _require_builder()
+    from export.drift.command import run
+
+    print(run(arguments))
+    return 0
+
+
 def _encode(arguments: argparse.Namespace) -> int:
     from export.console.encode import read_texts, vector_output
     from runtimes import Embedder
@@ -344,6 +352,7 @@ def _parser() -> argparse.ArgumentParser:
             "verify": _verify,
             "prove": _prove,
             "inspect": _inspect,
+            "drift": _drift,
             "triton": _triton,
             "serve": _serve,
             "api": _api,

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Never
 
-from export.console import building, embed_options, serving
+from export.console import building, drift_options, embed_options, serving
 from export.console.failures import EXIT_CODES
 from runtimes.errors import InputError
 
@@ -85,6 +85,14 @@ COMMANDS = {
         "Shows the kernels that the compiler made: layer by layer what runs, the types\n"
         "of products, bytes and operations of one call. Needs neither TensorRT nor GPU.",
         "adaptrt inspect --bundle build/sample/classification-fp16 --gpu sm89",
+    ),
+    "drift": Command(
+        drift_options.drift,
+        "--bundle FOLDER [options]",
+        "show where inside the network a bundle departs from its checkpoint",
+        "Runs a bundle's graph and its checkpoint in FP32 side by side, layer by layer,\n"
+        "and names the first block that errs by more than rounding, with a likely cause.",
+        "adaptrt drift --bundle build/sample/switchable-fp16 --html drift.html",
     ),
     "triton": Command(
         serving.triton,

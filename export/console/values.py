@@ -43,6 +43,11 @@ def whole(text: str) -> int:
     return _number(text, int, "a whole number")
 
 
+def wholes(text: str) -> tuple[int, ...]:
+    """Whole numbers, separated by commas."""
+    return tuple(whole(item.strip()) for item in text.split(","))
+
+
 def number(text: str) -> float:
     """A finite number; ``nan`` and ``inf`` are floats too."""
     return _number(text, float, "a number")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from export.emulation.attention import attention
-from export.emulation.facts import FusedAttention, numerics_of
+from export.emulation.facts import FusedAttention, Numerics, numerics_of
 from export.emulation.operators import TORCH_TYPES, along, evaluate, tensor_of
 from export.emulation.products import PLAN_TYPES, Overflow, Quantised, quantised_product
 from export.engines.plan import Plan
@@ -28,10 +28,11 @@ from runtimes.executors.base import RuntimeBase, while_open
 
 Value = Tensor | Quantised
 _AS_THE_GRAPH = FusedAttention(operands="", accumulator=None)  # not fused
+_AS_BUILT = Numerics(products={}, attentions={})
 
 
 class EmulatedEngine(RuntimeBase):
-    """The graph of an engine, run with the numerics of ``plan``.
+    """The graph of an engine, run with the numerics of ``plan``; None: with the graph's own.
 
     ``overflows`` counts, by the node's name, the sums that the type they are rounded to could not
     hold: those of quantised products, and the scores that attention adds up in Half.
@@ -39,14 +40,14 @@ class EmulatedEngine(RuntimeBase):
 
     name = "torch-cpu-emulated-engine"
 
-    def __init__(self, graph: Path, plan: Plan) -> None:
+    def __init__(self, graph: Path, plan: Plan | None) -> None:
         """Read the graph and its weights."""
-        model = ir.from_proto(onnx.load(graph, load_external_data=False))
+        self.model = model = ir.from_proto(onnx.load(graph, load_external_data=False))
         self._nodes = list(model.graph)
         self._outputs = [value.name or "" for value in model.graph.outputs]
         self._weights = _weights(model, graph)
         self._last_use = _last_uses(self._nodes, keep={*self._outputs, *self._weights})
-        self._numerics = numerics_of(plan)
+        self._numerics = _AS_BUILT if plan is None else numerics_of(plan)
         self.overflows: dict[str, Overflow] = {}
 
     @while_open
@@ -64,6 +65,34 @@ class EmulatedEngine(RuntimeBase):
                 for name in self._last_use.get(position, ()):
                     del values[name]
         return {name: _plain(values[name]).numpy() for name in self._outputs}
+
+    @while_open
+    def compute(
+        self,
+        nodes: Sequence[ir.Node],
+        values: Mapping[str, Tensor],
+        wanted: Sequence[str],
+    ) -> tuple[Tensor, ...]:
+        """The ``wanted`` values of some of the graph's nodes, in the graph's order.
+
+        ``values`` are those that the nodes take and none of them gives, weights aside.
+        """
+        found: dict[str, Value] = dict(values)
+        with torch.inference_mode():
+            for node in nodes:
+                operands = [None if v is None else self._value(found, v) for v in node.inputs]
+                results = self._evaluate(node, operands)
+                found |= {v.name or "": r for v, r in zip(node.outputs, results, strict=False)}
+        return tuple(_plain(found[name]) for name in wanted)
+
+    def weight(self, name: str) -> Tensor | None:
+        """An initializer as it is stored; None where the graph has none of that name."""
+        value = self._weights.get(name)
+        return value if isinstance(value, Tensor) else None
+
+    def _value(self, found: Mapping[str, Value], value: ir.Value) -> Value:
+        name = value.name or ""
+        return found[name] if name in found else self._weights[name]
 
     def _evaluate(self, node: ir.Node, operands: Sequence[Value | None]) -> Sequence[Value]:
         if (special := self._SPECIAL.get(node.op_type)) is not None:

@@ -19,6 +19,7 @@ from tests.bench import (
     cluster_table,
     conditions,
     control_table,
+    drift_table,
     embed_table,
     ladder_table,
     operating,
@@ -229,6 +230,8 @@ BLOCKS: dict[str, Block] = {
     "installs": Block(sizes.table, ("builds/sizes.json",)),
     "cluster-hours": Block(cluster_table.table, ("zen5-full.json", "plans/full.json")),
     "proofs": Block(proof.table, proof.names()),
+    "drift-healthy": Block(drift_table.healthy_table, ("drift/sample.json",)),
+    "drift-least": Block(drift_table.least_table, ("drift/sample.json",)),
     "soak": Block(soak.table, ("soak/small.json",)),
     **{
         f"{name}-{size}": Block(partial(plan_tables.block, size, table), (f"plans/{size}.json",))

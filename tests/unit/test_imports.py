@@ -71,6 +71,7 @@ FLOORS = (
     ("export.report",),
     ("export.proof",),
     ("export.evaluation",),
+    ("export.drift",),
     ("export.tuning",),
     ("export.quantisation",),
     ("export.build",),

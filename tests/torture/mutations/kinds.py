@@ -1,12 +1,13 @@
-"""What is mutated: a row for each kind, with its part of all cases."""
+"""What is mutated: a row for each kind, with how many cases it has in the full run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 
-from tests.torture.mutations import checkpoints
+from tests.torture import command_lines
+from tests.torture.mutations import bundles, calibrations, checkpoints
 from tests.torture.mutations.bases import Bases
 from tests.torture.mutations.judgement import Case
 from tests.torture.mutations.places import Place
@@ -16,20 +17,43 @@ from tests.torture.mutations.places import Place
 class Kind:
     """``make`` writes the mutated files of one case and says what is called with them.
 
-    ``share`` is this kind's part of all cases, in hundredths.
+    ``full`` cases are in the full run, ``trial`` is the report's name.
     """
 
     name: str
-    share: int
+    full: int
     make: Callable[[Random, Place, Bases], Case]
+
+    @property
+    def trial(self) -> str:
+        """What the report of this kind is called."""
+        return f"mutated {self.name}"
 
 
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("checkpoint", 14, checkpoints.checkpoint),
-        Kind("adapter", 12, checkpoints.adapter),
-        Kind("configuration", 14, checkpoints.configuration),
-        Kind("tokenizer", 12, checkpoints.tokenizer),
+        Kind("checkpoint", 1400, checkpoints.checkpoint),
+        Kind("adapter", 1200, checkpoints.adapter),
+        Kind("configuration", 1400, checkpoints.configuration),
+        Kind("tokenizer", 1200, checkpoints.tokenizer),
+        Kind("manifest", 1600, bundles.manifest),
+        Kind("graph", 1400, bundles.graph),
+        Kind("bundle-data", 1000, bundles.data),
+        Kind("calibration", 800, calibrations.calibration),
+        Kind("command-line", 2000, command_lines.command_line),
     )
 }
+FULL = sum(kind.full for kind in KINDS.values())
+
+
+def counts(total: int) -> dict[str, int]:
+    """How many cases each kind has of ``total``, as in the full run."""
+    return {name: round(total * kind.full / FULL) for name, kind in KINDS.items()}
+
+
+def order(wanted: dict[str, int], seed: int) -> Iterator[tuple[str, int]]:
+    """Every case once, kinds mixed, so that a run that was stopped has seen some of each."""
+    cases = [(name, number) for name, count in wanted.items() for number in range(count)]
+    Random(seed).shuffle(cases)
+    yield from cases

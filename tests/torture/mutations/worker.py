@@ -1,7 +1,8 @@
-"""Runs cases of one kind: ``python -m tests.torture.mutations.worker KIND SEED FIRST COUNT FOLDER``.
+"""Runs cases: ``python -m tests.torture.mutations.worker FOLDER --seed 1 --total 500 --part 0/2``.
 
-Everything heavy is loaded once; each case is a forked process. A JSON line per case goes to
-standard output. The process has one thread, because only that one would go on in its children.
+Everything heavy is loaded once; each case is a forked process. A JSON line per case is added to
+``FOLDER/results-SEED.PART.jsonl``, and what stands in such files already is not run again. The
+process has one thread, because only that one would go on in its children.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ os.environ.update({
 
 import argparse
 import json
-import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,7 +29,7 @@ from export.cli import main as adaptrt
 from tests.torture.mutations.bases import TASK, Bases
 from tests.torture.mutations.forked import run_forked
 from tests.torture.mutations.judgement import Before, judge
-from tests.torture.mutations.kinds import KINDS
+from tests.torture.mutations.kinds import FULL, KINDS, counts, order
 from tests.torture.mutations.places import Place, clear
 
 _HEAVY = (
@@ -42,6 +43,7 @@ _HEAVY = (
 class Result:
     """One case: ``ended`` as reports count it, ``seen`` where it ended as none may."""
 
+    kind: str
     number: int
     ended: str
     seen: str | None
@@ -60,6 +62,7 @@ def run_case(kind: str, seed: int, number: int, folder: Path, bases: Bases) -> R
     if verdict.seen is None:
         clear(place.root)
     return Result(
+        kind=kind,
         number=number,
         ended=verdict.ended,
         seen=verdict.seen,
@@ -107,22 +110,45 @@ def warm(bases: Bases) -> None:
     )
 
 
+def done(folder: Path, seed: int) -> dict[tuple[str, int], Result]:
+    """What the runs of this seed have found so far."""
+    found: dict[tuple[str, int], Result] = {}
+    for path in sorted(folder.glob(f"results-{seed}.*.jsonl")):
+        for line in path.read_text().splitlines():
+            with suppress(ValueError):  # the last line of a run that was killed
+                result = Result(**json.loads(line))
+                found[result.kind, result.number] = result
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("seed", type=int)
-    parser.add_argument("first", type=int)
-    parser.add_argument("count", type=int)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--total", type=int, default=FULL)
+    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--case", type=int)
     arguments = parser.parse_args()
-    bases = Bases(arguments.folder / "bases")
+    part, parts = map(int, arguments.part.split("/"))
+    wanted = {k: n for k, n in counts(arguments.total).items() if arguments.kind in (None, k)}
+    cases = list(order(wanted, arguments.seed))[part::parts]
+    if arguments.case is not None:
+        cases = [(arguments.kind, arguments.case)]
+    folder, seed = arguments.folder.absolute(), arguments.seed
+    bases = Bases(folder / "bases")
     warm(bases)
     if (threads := len(os.listdir("/proc/self/task"))) != 1:
         raise RuntimeError(f"{threads} threads before the first fork")
-    for number in range(arguments.first, arguments.first + arguments.count):
-        result = run_case(arguments.kind, arguments.seed, number, arguments.folder, bases)
-        print(json.dumps(asdict(result)), flush=True)
+    known = {} if arguments.case is not None else done(folder, seed)
+    with (folder / f"results-{seed}.{part}of{parts}.jsonl").open("a") as stream:
+        for kind, number in cases:
+            if (kind, number) not in known:
+                result = run_case(kind, seed, number, folder, bases)
+                print(json.dumps(asdict(result)), file=stream, flush=True)
+                if result.seen is not None:
+                    print(f"{kind} {number}: {result.ended}: {result.seen}", flush=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

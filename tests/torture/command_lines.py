@@ -18,10 +18,34 @@ _VALUES = (
     *("", " ", "0", "1", "-1", "2", "3.5", "1e400", "nan", "inf", "-inf", "2147483648", "9" * 400),
     *("0x10", "1_000", "١٢", "²", "9223372036854775808", "-0", "+5", "true", "none", "auto", "all"),
     *("fp16", "int8", "fp8", "int4w", "base", "cpu", "cuda:99", "sm89", "orin-nano", "chunks"),
-    *("a" * 100_000, "é", "💥", "\u202e", "\x1b[2J", "\n", "\udcff", "\udc80x", "%s", "{}", "$(id)"),
+    *(
+        "a" * 100_000,
+        "é",
+        "💥",
+        "\u202e",
+        "\x1b[2J",
+        "\n",
+        "\udcff",
+        "\udc80x",
+        "%s",
+        "{}",
+        "$(id)",
+    ),
     *("/proc/self", "/dev/null", "/dev/null/x", "/dev/full", "/proc/self/mem", "../out/x", "."),
     *("..", "~", "~nobody/x", "x/y", "http://localhost:1", "grpc://localhost:1", "owner/name"),
-    *("de,fr", ",", ",,", "a,,b", "short,long", "-", "--", "@texts.txt", "--help", "x.npy", "x.json"),
+    *(
+        "de,fr",
+        ",",
+        ",,",
+        "a,,b",
+        "short,long",
+        "-",
+        "--",
+        "@texts.txt",
+        "--help",
+        "x.npy",
+        "x.json",
+    ),
 )
 
 
@@ -137,7 +161,16 @@ _OPTIONS = (
     *("--quiet", "--verbose", "--file", "--fallback", "--workers", "--threads", "--refittable"),
     *("--observer", "--merge", "--compare", "--revision", "--adapter-path", "--version", "--help"),
     *("--allow-plan", "--workspace", "--max-batch", "--max-tokens", "--parity-tokens", "--dry-run"),
-    *("--late-chunking", "--chunk-tokens", "--keep", "--engine", "--index", "--recorded", "-h", "-x"),
+    *(
+        "--late-chunking",
+        "--chunk-tokens",
+        "--keep",
+        "--engine",
+        "--index",
+        "--recorded",
+        "-h",
+        "-x",
+    ),
 )
 
 

@@ -64,9 +64,7 @@ def data(rng: Random, place: Place, bases: Bases) -> Case:
     return _used(rng, place, bases, base, bundle, what, repaired=repaired)
 
 
-def _chosen(
-    rng: Random, place: Place, bases: Bases, names: tuple[str, ...]
-) -> tuple[str, Path]:
+def _chosen(rng: Random, place: Place, bases: Bases, names: tuple[str, ...]) -> tuple[str, Path]:
     base = rng.choice(names)
     return base, linked(bases.get(base), place.input / "bundle")
 
@@ -107,12 +105,14 @@ def _used(
             argv += ("--out", str(place.out / "repository"))
         case "index":
             canaries = str(bases.get("canaries") / "canaries.json")
-            argv = rng.choice((
-                ("index", "fingerprint", *argv[1:]),
-                ("index", "check", *argv[1:], "--index", canaries),
-                ("index", "check", *argv[1:], "--index", canaries, "--recorded"),
-                ("index", "export", *argv[1:], "--out", str(place.out / "canaries.json")),
-            ))
+            argv = rng.choice(
+                (
+                    ("index", "fingerprint", *argv[1:]),
+                    ("index", "check", *argv[1:], "--index", canaries),
+                    ("index", "check", *argv[1:], "--index", canaries, "--recorded"),
+                    ("index", "export", *argv[1:], "--out", str(place.out / "canaries.json")),
+                )
+            )
     return Case(argv=argv, what=what, repaired=repaired)
 
 

@@ -13,11 +13,11 @@ from safetensors.numpy import load_file, save_file
 
 from export.bundle.staging import check_hashes
 from runtimes.errors import AdaptrtError
+from tests.support import Array
 from tests.torture.mutations.bases import BUILD, MODEL, NAME, TASK, Bases
 from tests.torture.mutations.edits import edit_bytes, edit_entry, edit_json, some
 from tests.torture.mutations.judgement import Case
 from tests.torture.mutations.places import Place, linked, put
-from tests.support import Array
 
 _FORMATS = ("original", "native", "original-sharded", "native-sharded")
 _CONFIGURATIONS = (
@@ -71,9 +71,7 @@ def adapter(rng: Random, place: Place, bases: Bases) -> Case:
 
 
 def _edit_peft(rng: Random, folder: Path) -> str:
-    return edit_file(
-        rng, folder / rng.choice(("adapter_config.json", "adapter_model.safetensors"))
-    )
+    return edit_file(rng, folder / rng.choice(("adapter_config.json", "adapter_model.safetensors")))
 
 
 def build(
@@ -86,9 +84,7 @@ def build(
         linked(bases.get("merged"), final)
         what += ", over a former bundle"
     argv = (*BUILD, "--model", str(place.input / MODEL), "--out", str(place.out))
-    return Case(
-        argv=(*argv, "--task", task, *options), what=what, check=lambda: broken(final)
-    )
+    return Case(argv=(*argv, "--task", task, *options), what=what, check=lambda: broken(final))
 
 
 def broken(final: Path) -> str | None:
@@ -146,14 +142,32 @@ def _edit_entry_of_header(rng: Random, header: bytes) -> tuple[bytes, str]:
                 entry["dtype"] = rng.choice(_DTYPES)
             case "shape":
                 entry["shape"] = rng.choice(
-                    (entry["shape"][::-1], [*entry["shape"], 1], entry["shape"][1:], [2**40], [0])
-                    + ([2**32, 2**32], [-1, 4], [2**63], [1] * 100)
+                    (
+                        entry["shape"][::-1],
+                        [*entry["shape"], 1],
+                        entry["shape"][1:],
+                        [2**40],
+                        [0],
+                        [2**32, 2**32],
+                        [-1, 4],
+                        [2**63],
+                        [1] * 100,
+                    )
                 )
             case "places":
                 start, end = entry["data_offsets"]
                 entry["data_offsets"] = rng.choice(
-                    ([end, start], [start, end + 1], [start + 1, end], [0, 2**62], [-4, end])
-                    + ([start, start], [2**64 - 1, end], [start, end, end], [])
+                    (
+                        [end, start],
+                        [start, end + 1],
+                        [start + 1, end],
+                        [0, 2**62],
+                        [-4, end],
+                        [start, start],
+                        [2**64 - 1, end],
+                        [start, end, end],
+                        [],
+                    )
                 )
             case "swap":
                 entries[name], entries[other] = entries[other], entries[name]

@@ -18,13 +18,47 @@ _EXTREMES = (
 # What json.dumps does not write.
 _LITERALS = (
     *("NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" + "0" * 400, "1" * 5000, "0x10"),
-    *("01", "+1", ".5", "'x'", "[1,]", '"\\ud800"', '"\\u0000"', '"\x01"', "nul", "", "1.5e", "--1"),
+    *(
+        "01",
+        "+1",
+        ".5",
+        "'x'",
+        "[1,]",
+        '"\\ud800"',
+        '"\\u0000"',
+        '"\x01"',
+        "nul",
+        "",
+        "1.5e",
+        "--1",
+    ),
 )
 _TEXTS = (
     *("", " ", "\0", "\n", "x\nerror: all is well", "\x1b[2K", "\u202e", "\ud7ff", "é", "e\u0301"),
-    *("💥", "\ufeff", "\U0010ffff", "a" * 100_000, "%s%n", "{}", "{0.__class__}", "$(id)", "__class__"),
+    *(
+        "💥",
+        "\ufeff",
+        "\U0010ffff",
+        "a" * 100_000,
+        "%s%n",
+        "{}",
+        "{0.__class__}",
+        "$(id)",
+        "__class__",
+    ),
     *("../../x", "/etc/passwd", "/dev/zero", "C:\\x", "..", ".", "a/b", "model.safetensors/", "~"),
-    *("null", "true", "-1", "(a+)+$", "[", "\\", "(?<", "Roberta", "float64", "http://localhost:1/x"),
+    *(
+        "null",
+        "true",
+        "-1",
+        "(a+)+$",
+        "[",
+        "\\",
+        "(?<",
+        "Roberta",
+        "float64",
+        "http://localhost:1/x",
+    ),
 )
 
 
@@ -208,8 +242,20 @@ def edit_entry(rng: Random, path: Path) -> str:
     raw = path.read_bytes()
     path.unlink()
     name = rng.choice(
-        ("gone", "folder", "fifo", "socket", "empty", "huge", "dangling", "circle", "out", "zero")
-        + ("moved", "case")
+        (
+            "gone",
+            "folder",
+            "fifo",
+            "socket",
+            "empty",
+            "huge",
+            "dangling",
+            "circle",
+            "out",
+            "zero",
+            "moved",
+            "case",
+        )
     )
     match name:
         case "folder":

@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.torture.mutations.places import Place
@@ -41,16 +41,19 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """How a process ended: its exit ``code``, or the ``signal`` that ended it."""
+    """How a process ended: its exit ``code``, or the ``signal`` that ended it.
+
+    ``seconds`` are by the clock, ``cpu`` those of its own work; ``peak_mb`` is resident memory.
+    """
 
     code: int | None
     signal: int | None = None
     hung: bool = False
     seconds: float = 0.0
+    cpu: float = 0.0
     peak_mb: float = 0.0
     out: bytes = b""
     err: str = ""
-    left_behind: tuple[int, ...] = field(default=())
 
 
 def run_forked(
@@ -80,6 +83,7 @@ def run_forked(
         signal=-code if code < 0 else None,
         hung=hung,
         seconds=time.monotonic() - start,
+        cpu=usage.ru_utime + usage.ru_stime,
         peak_mb=usage.ru_maxrss * 1024 / 1e6,
         out=_stream(place.streams / "out"),
         err=_stream(place.streams / "err").decode("utf-8", "backslashreplace"),
@@ -160,9 +164,9 @@ def _redirect(folder: Path) -> None:
     for number, handle in enumerate((null, out, err)):
         os.dup2(handle, number)
         os.close(handle)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115, PTH123 - for the process's life
-    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115, PTH123
-    sys.stderr = open(  # noqa: SIM115, PTH123
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - for the process's life
+    sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(  # noqa: SIM115
         2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
     )
 

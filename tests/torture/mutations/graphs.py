@@ -14,7 +14,13 @@ _NUMBERS = (0, 1, -1, 2, 3, 1000, 2**31 - 1, 2**31, -(2**31), 2**62, 2**63 - 1, 
 _NAMES = ("", "x", "../../x", "/etc/passwd", "\n", "é", "a" * 70_000, "input_ids")
 _PLACES = (
     *("../../x", "/etc/passwd", "/dev/zero", "", ".", "..", "model.onnx", "onnx/model.onnx_data"),
-    *("./model.onnx_data", "../onnx/model.onnx_data", "model.onnx_data\0x", "/proc/self/mem", "a/b"),
+    *(
+        "./model.onnx_data",
+        "../onnx/model.onnx_data",
+        "model.onnx_data\0x",
+        "/proc/self/mem",
+        "a/b",
+    ),
 )
 _OPERATORS = (
     *("Add", "MatMul", "Reshape", "Loop", "If", "Scan", "Identity", "Cast", "Gather", "Softmax"),
@@ -36,7 +42,8 @@ def edit_graph(rng: Random, raw: bytes) -> tuple[bytes, str]:
 
 
 def _node(rng: Random, graph: GraphProto) -> NodeProto:
-    return rng.choice(graph.node) if graph.node else graph.node.add(op_type="Identity")
+    node: NodeProto = rng.choice(graph.node or [graph.node.add(op_type="Identity")])
+    return node
 
 
 def _names(graph: GraphProto) -> list[str]:
@@ -115,11 +122,9 @@ def _more_attributes(rng: Random, model: ModelProto) -> None:
 
 
 def _tensor(rng: Random, model: ModelProto) -> TensorProto:
-    return (
-        rng.choice(model.graph.initializer)
-        if model.graph.initializer
-        else model.graph.initializer.add(name="x")
-    )
+    held = model.graph.initializer
+    tensor: TensorProto = rng.choice(held or [held.add(name="x")])
+    return tensor
 
 
 def _outside(rng: Random, model: ModelProto) -> TensorProto:
@@ -131,8 +136,17 @@ def _outside(rng: Random, model: ModelProto) -> TensorProto:
 def _shape(rng: Random, model: ModelProto) -> None:
     tensor = _tensor(rng, model)
     tensor.dims[:] = rng.choice(
-        (list(tensor.dims)[::-1], [], [0], [-1], [_GREAT], [_GREAT, _GREAT], [*tensor.dims, 1])
-        + ([1] * 50, [int(rng.choice(_NUMBERS)), 2])
+        (
+            list(tensor.dims)[::-1],
+            [],
+            [0],
+            [-1],
+            [_GREAT],
+            [_GREAT, _GREAT],
+            [*tensor.dims, 1],
+            [1] * 50,
+            [int(rng.choice(_NUMBERS)), 2],
+        )
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ class Case:
     vectors: Vectors | None = None
     repaired: bool = False
     finds: Callable[[], str | None] = lambda: None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     anywhere: bool = False
 
 

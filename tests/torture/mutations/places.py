@@ -54,7 +54,7 @@ def listing(folder: Path) -> Listing:
     found: Listing = {}
     for parent, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            path = os.path.join(parent, name)  # noqa: PTH118 - names that pathlib would change
+            path = os.path.join(parent, name)  # noqa: PTH118 - no name is changed
             status = os.lstat(path)
             kind = stat.S_IFMT(status.st_mode)
             touched = (status.st_size, status.st_mtime_ns, status.st_ino)

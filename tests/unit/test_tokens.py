@@ -16,6 +16,7 @@ import pytest
 
 from runtimes.errors import InputError
 from runtimes.files import MAX_JSON_BYTES
+from runtimes.text.panics import panics_unprinted
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer, TruncationWarning, check_text, groups
 from tests.runtime_support import PAD_ID, SAMPLE, sample_tokenizer
 
@@ -230,7 +231,7 @@ def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> N
     ids=["panic", "no unknown token", "unknown model", "beyond the vocabulary"],
 )
 def test_tokenizer_that_fails_on_texts_is_refused(
-    tmp_path: Path, change: dict[str, Any], words: str
+    tmp_path: Path, change: dict[str, Any], words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads((SAMPLE / "tokenizer.json").read_text()) | change))
@@ -238,6 +239,20 @@ def test_tokenizer_that_fails_on_texts_is_refused(
         TextTokenizer(path, max_tokens=64, pad_id=1, vocab=16000)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+    assert capfd.readouterr().err == ""  # Rust prints a panic, and with RUST_BACKTRACE its stack
+
+
+def test_what_others_print_while_a_tokenizer_is_loaded_is_kept(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with panics_unprinted():
+        os.write(2, b"a library's line\n")
+    assert capfd.readouterr().err == "a library's line\n"
+    panic = b"\nthread 'main' (7) panicked at a.rs:1:2:\nno entry\nstack backtrace:\n  0: f\n"
+    with pytest.raises(ValueError, match="no entry"), panics_unprinted():
+        os.write(2, b"a library's line\n" + panic)
+        raise ValueError("no entry")
+    assert capfd.readouterr().err == "a library's line\n"
 
 
 def test_id_of_a_rare_token_beyond_the_vocabulary_is_refused() -> None:

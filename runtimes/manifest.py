@@ -9,7 +9,7 @@ from pathlib import Path
 
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import ArtifactKind, Precision
-from runtimes.errors import InputError, shown
+from runtimes.errors import GateError, InputError, shown
 from runtimes.files import sha256
 from runtimes.manifest_records import (
     SCHEMA,
@@ -33,6 +33,7 @@ from runtimes.typed_json import JsonObject, as_record, read_object, unknown_keys
 __all__ = [
     "SCHEMA",
     "SCHEMA_MINOR",
+    "UNHASHED",
     "Architecture",
     "Artifact",
     "BuiltFor",
@@ -46,7 +47,10 @@ __all__ = [
     "Vocabulary",
     "make_artifact",
     "read_manifest",
+    "require_as_built",
 ]
+
+UNHASHED = "0" * 64  # of a bundle that is being written
 
 
 def make_artifact(
@@ -85,6 +89,21 @@ def read_manifest(bundle: Path, *, files: bool = True) -> Manifest:
     for entry in manifest.artifacts if files else ():
         _check_file(bundle, entry)
     return manifest
+
+
+def require_as_built(bundle: Path, entry: Artifact) -> Path:
+    """The file of an entry; :class:`GateError` where its bytes are not those that were recorded.
+
+    For files that shape vectors and take milliseconds to read. Weights take seconds: of them
+    :func:`read_manifest` compares the size, and ``adaptrt verify`` every byte.
+    """
+    file = bundle / entry.path
+    if entry.sha256 != UNHASHED and (digest := sha256(file)) != entry.sha256:
+        raise GateError(
+            f"{file}: SHA-256 {digest[:12]}…, the manifest recorded {entry.sha256[:12]}…; "
+            "copy the bundle again or rebuild it"
+        )
+    return file
 
 
 def _whereabouts(bundle: Path) -> str:

@@ -131,7 +131,7 @@ def _session_options(
     threads: int | None, *, spinning: bool, integer_products: bool
 ) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised too, with the same words
     # Shapes differ from call to call, so a memory plan per shape would only pile up.
     options.enable_mem_pattern = False
     if not spinning:

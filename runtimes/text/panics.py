@@ -29,7 +29,7 @@ def panics_unprinted() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    with _one_at_a_time, open(os.memfd_create("stderr"), "r+b", buffering=0) as held:
+    with _one_at_a_time, FileIO(os.memfd_create("stderr"), "r+") as held:
         try:
             kept = os.dup(_STDERR)
         except OSError:  # closed: nothing can be printed

@@ -19,7 +19,7 @@ Vectors = NDArray[np.float32]
 _SAME = 1e-4  # of one number of a unit vector; another order of additions gives 1e-6
 _MOST_SEEN = 1500  # characters that a report says of one failure
 # What may stand on standard error besides the error's line, with --quiet.
-_HARMLESS = ("warning: ",)
+_HARMLESS = ("warning: ", "listening on http://")
 
 
 @dataclass(frozen=True, kw_only=True)

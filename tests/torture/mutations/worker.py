@@ -128,6 +128,9 @@ def done(folder: Path, seed: int) -> dict[tuple[str, int], Result]:
         for line in path.read_text().splitlines():
             with suppress(ValueError):  # the last line of a run that was killed
                 result = Result(**json.loads(line))
+                if result.seen is not None:  # it may have been mended since
+                    found.pop((result.kind, result.number), None)
+                    continue
                 found[result.kind, result.number] = result
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,6 +54,10 @@ class Runtime(Protocol):
 
 
 _STATE = threading.Lock()  # over the two fields below, of all runtimes; held for a comparison
+if hasattr(os, "register_at_fork"):  # a child whose parent was comparing would wait for ever
+    os.register_at_fork(
+        before=_STATE.acquire, after_in_parent=_STATE.release, after_in_child=_STATE.release
+    )
 
 
 class RuntimeBase:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.console.failures import CLOSED, EXIT_CODES, INTERNAL, INTERRUPTED
+from export.console.failures import CLOSED, EXIT_CODES, INTERNAL, INTERRUPTED, TERMINATED
 
 ROOT = Path(__file__).parents[2]
 ADAPTRT = (sys.executable, "-m", "export.cli")
@@ -69,13 +69,9 @@ def run(
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
         start = time.monotonic()
-        process = subprocess.Popen(
-            [str(word) for word in command],
-            **{"cwd": ROOT, "env": environment() if env is None else env}
-            | streams
-            | {"start_new_session": True}
-            | more,
-        )
+        settings: dict[str, Any] = {"cwd": ROOT, "env": environment() if env is None else env}
+        words = [str(word) for word in command]
+        process = subprocess.Popen(words, start_new_session=True, **settings | streams | more)
         if disturb is not None:
             disturb(process)
         code, peak = _wait(process, start + limit)
@@ -125,7 +121,7 @@ def _wrong(outcome: Outcome, code: int, expected: Collection[int] | None) -> str
         return f"exit code {code}, expected {sorted(expected)}: {last}"
     if outcome.peak_mb > LIMIT_MB:
         return f"{outcome.peak_mb:.0f} MB, at most {LIMIT_MB:.0f} are allowed"
-    start = "interrupted" if code == INTERRUPTED else "error: "
+    start = "interrupted" if code in (INTERRUPTED, TERMINATED) else "error: "
     errors = [line for line in said if line.startswith(start)]
     if code not in _QUIET and (len(errors) != 1 or last != errors[0]):
         return f"exit code {code} with {len(errors)} lines of error, the last line: {last!r}"

@@ -23,16 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 
-from export.console.failures import INTERRUPTED
+from export.console.failures import INTERRUPTED, TERMINATED
 from runtimes.errors import AdaptrtError
-from tests.torture.jobs import JOBS, Job, bundle_identity, checkpoints, strays
+from tests.torture.jobs import JOBS, Job, checkpoints, strays
 from tests.torture.judge import ADAPTRT, Outcome, environment, judge, run
 from tests.torture.report import Failure, Report
 from tests.torture.warm import Warm
 
 LANES = 2  # at the same time, each with its own folders
 _FRESH = 16
-TERMINATED = 128 + signal.SIGTERM
 _CODES = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 
 
@@ -259,6 +258,3 @@ def kills(count: int, seed: int, folder: Path) -> Report:
 def signals(count: int, seed: int, folder: Path) -> Report:
     """SIGINT and SIGTERM."""
     return disturb("signals", count, seed, folder, numbers=(signal.SIGINT, signal.SIGTERM))
-
-
-__all__ = ["bundle_identity", "disturb", "kills", "signals"]

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -110,25 +112,21 @@ class Warm:
 
 
 def _ended(handle: int, seconds: float) -> bool:
-    import select
-
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     return bool(poll.poll(max(1, int(seconds * 1000))))
 
 
 def _send(handle: int, number: int) -> None:
-    try:
+    with suppress(ProcessLookupError):
         signal.pidfd_send_signal(handle, number)
-    except ProcessLookupError:
-        pass
 
 
 def _serve(warm_up: Sequence[str], prelude: str) -> None:
     """Fork a child for each request on standard input, and say how it ended."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the command prints is no answer
-    exec(prelude, {})  # noqa: S102 - a test's own words
+    exec(prelude, {})
     from export.cli import main
 
     code = main(list(warm_up)) if warm_up else 0
@@ -158,7 +156,7 @@ def _child(request: dict[str, Any]) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     for number, name in ((0, os.devnull), (1, request["stdout"]), (2, request["stderr"])):
         os.dup2(os.open(name, flags if number else os.O_RDONLY, 0o600), number)
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115, PTH123 - the parent's holds what it read
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - the parent's holds what it read
     events = os.open(request["events"], flags, 0o600)
     count = 0
 
@@ -186,9 +184,7 @@ def _child(request: dict[str, Any]) -> None:
 
 
 def _within(argument: Any, folders: Sequence[str]) -> bool:
-    return isinstance(argument, str | os.PathLike) and os.fspath(argument).startswith(  # type: ignore[arg-type]
-        tuple(folders)
-    )
+    return isinstance(argument, str | os.PathLike) and str(argument).startswith(tuple(folders))
 
 
 if __name__ == "__main__":

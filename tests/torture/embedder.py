@@ -27,22 +27,8 @@ from runtimes import AdaptrtError, Embedder
 from runtimes.arrays import Encoded
 
 VALID, CLEAR = "valid result", "clear error"
-WORDS = [
-    "the",
-    "station",
-    "near",
-    "a",
-    "river",
-    "where",
-    "people",
-    "walk",
-    "each",
-    "morning",
-    "before",
-    "their",
-    "work",
-    "begins",
-]
+_LINE = "the station near a river where people walk each morning before their work begins"
+WORDS = _LINE.split()
 LIMIT_SECONDS = 120.0
 # Vectors of one text in calls of other shapes: FP32 sums in another order.
 TOLERANCE = 2e-6
@@ -52,7 +38,7 @@ Call = dict[str, Any]
 
 
 def _calls(embedder: Embedder, chosen: random.Random, count: int) -> list[Call]:
-    """Texts of 1 to 200 words, one to nine of them, with tasks, lengths and types as they may be."""
+    """One to nine texts of 1 to 200 words, with tasks, lengths and types as they may be."""
     calls = []
     for _ in range(count):
         texts = [
@@ -79,7 +65,8 @@ def _same(first: Encoded, second: Encoded) -> bool:
         return bool(np.abs(first - second).max() <= TOLERANCE)
     if first.dtype == np.int8:
         return bool(np.abs(first.astype(int) - second.astype(int)).max() <= 1)
-    return int(np.unpackbits(first ^ second).sum()) <= first.size // 16
+    bits = [np.unpackbits(each.view(np.uint8)) for each in (first, second)]
+    return int((bits[0] != bits[1]).sum()) <= first.size // 16
 
 
 def _load(bundle: Path, **more: Any) -> Embedder:
@@ -275,7 +262,7 @@ def loaded_often(bundle: Path, chosen: random.Random) -> str:
         del embedder
         if number in (49, 199):
             gc.collect()
-            sizes.append((len(os.listdir("/proc/self/fd")), _threads(), _resident_kb()))
+            sizes.append((_entries("fd"), _entries("task"), _resident_kb()))
     (handles, threads, memory), last = sizes
     if last[0] > handles or last[1] > threads or last[2] > memory + _LEAK_KB:
         return f"handles, threads, kB after 50 loads: {sizes[0]}, after 200: {last}"
@@ -385,8 +372,8 @@ def _ended(pid: int, seconds: float = 20.0) -> str:
     return f"the child hung for {seconds:.0f} s"
 
 
-def _threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+def _entries(kind: str) -> int:
+    return sum(1 for _ in Path("/proc/self", kind).iterdir())
 
 
 def _resident_kb() -> int:

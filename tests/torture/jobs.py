@@ -104,6 +104,15 @@ def checkpoints(folder: Path) -> tuple[Path, Path]:
     return first, second
 
 
+def private_strays(home: Path) -> list[str]:
+    """What is left in the temporary folder or the home.
+
+    All but PyTorch's own cache of compiled kernels, an empty folder that it makes for each user.
+    """
+    found = [path for name in ("tmp", "home") for path in sorted((home / name).iterdir())]
+    return [str(p.relative_to(home)) for p in found if not p.name.startswith("torchinductor_")]
+
+
 def strays(job: Job, out: Path, home: Path) -> list[str]:
     """What lies below OUT, in the temporary folder or in the home that nobody should find there."""
     place = out / job.place
@@ -114,6 +123,4 @@ def strays(job: Job, out: Path, home: Path) -> list[str]:
         for path in sorted(out.rglob("*"))
         if path not in known and place not in path.parents
     ]
-    for name in ("tmp", "home"):
-        found += [str(p.relative_to(home)) for p in sorted((home / name).iterdir())]
-    return found
+    return found + private_strays(home)

@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
+from typing import Any
 
 from export.console.failures import INTERRUPTED, TERMINATED
 from runtimes.errors import AdaptrtError
@@ -51,6 +52,7 @@ class _Lane:
     numbers: Sequence[int]
     warm: Warm
     jobs: Sequence[Job]
+    bundles: Sequence[Path]  # of either checkpoint
     ended: Counter[str] = field(default_factory=Counter)
     failures: list[Failure] = field(default_factory=list)
     peak_mb: float = 0.0
@@ -62,11 +64,15 @@ class _Lane:
         self.models = checkpoints(self.folder / "checkpoints")
         self.env = environment(self.home)
         self.fresh_seconds = 0.0
-        self.bundles = [self.folder / "bundles" / letter / "bundle" for letter in "ab"]
-        for model, bundle in zip(self.models, self.bundles, strict=True):
+        self.bundles = self.bundles or self._build()
+
+    def _build(self) -> list[Path]:
+        bundles = [self.folder / "bundles" / letter / "bundle" for letter in "ab"]
+        for model, bundle in zip(self.models, bundles, strict=True):
             arguments = JOBS[0].arguments(model, bundle.parent, bundle)
-            self._require(self._warm(JOBS[0], arguments, bundle.parent)[0])
+            self._require(self._warm(arguments, bundle.parent)[0])
             (bundle.parent / JOBS[0].place).rename(bundle)
+        return bundles
 
     def case(self, number: int, deadline: float) -> None:
         """One disturbed command, what it left, and for a kill the next one."""
@@ -106,16 +112,14 @@ class _Lane:
     def _arguments(self, job: Job, which: int) -> Sequence[object]:
         return job.arguments(self.models[which], self.out(job), self.bundles[which])
 
-    def _warm(
-        self, job: Job, arguments: Sequence[object], out: Path, **more: object
-    ) -> tuple[Outcome, int]:
+    def _warm(self, arguments: Sequence[object], out: Path, **more: Any) -> tuple[Outcome, int]:
         watched = (out, self.home)
-        outcome, events = self.warm.run(arguments, self.env, watched, **more)  # type: ignore[arg-type]
+        outcome, events = self.warm.run(arguments, self.env, watched, **more)
         self.peak_mb = max(self.peak_mb, outcome.peak_mb)
         return outcome, events
 
     def _plain(self, job: Job, which: int) -> Outcome:
-        outcome, events = self._warm(job, self._arguments(job, which), self.out(job))
+        outcome, events = self._warm(self._arguments(job, which), self.out(job))
         known = self.known[job.name]
         known.events, known.seconds = max(1, events), outcome.seconds
         return outcome
@@ -126,11 +130,11 @@ class _Lane:
             return self._fresh(arguments, sent)
         if self.random.random() < 0.5:
             after = self.random.uniform(0, known.seconds)
-            outcome, _ = self._warm(job, arguments, self.out(job), after=after, number=sent)
+            outcome, _ = self._warm(arguments, self.out(job), after=after, number=sent)
             return f"after {after:.2f} of about {known.seconds:.2f} s", outcome
         least = 1 if self.random.random() < 0.5 else max(1, known.events * 2 // 3)
         event = self.random.randint(least, known.events)
-        outcome, _ = self._warm(job, arguments, self.out(job), kill_at=event, number=sent)
+        outcome, _ = self._warm(arguments, self.out(job), kill_at=event, number=sent)
         return f"at file event {event} of about {known.events}", outcome
 
     def _fresh(self, arguments: Sequence[object], sent: int) -> tuple[str, Outcome]:
@@ -222,17 +226,23 @@ def disturb(
     lanes: int = LANES,
     seconds: float = 1e9,
     jobs: Sequence[Job] = JOBS,
+    bundles: Sequence[Path] = (),
     prelude: str = "",
 ) -> Report:
-    """So many disturbed commands; ``prelude`` plants a defect in them."""
+    """So many disturbed commands.
+
+    ``bundles`` are two that commands read, which otherwise are built first; ``prelude`` is code
+    that plants a defect.
+    """
     start = time.monotonic()
 
     def lane(index: int) -> _Lane:
         place = folder / f"lane-{index}"
         model = checkpoints(place / "checkpoints")[0]
-        first = [str(a) for a in JOBS[0].arguments(model, place / "warm-up", model)]
-        with Warm(place / "warm", first, prelude) as warm:
-            made = _Lane(place, seed * LANES + index, numbers, warm, jobs)
+        (place / "warm-up").mkdir()
+        first = jobs[0].arguments(model, place / "warm-up", bundles[0] if bundles else model)
+        with Warm(place / "warm", [str(word) for word in first], prelude) as warm:
+            made = _Lane(place, seed * LANES + index, numbers, warm, jobs, bundles)
             for number in range(index, count, lanes):
                 made.case(number, start + seconds)
         return made

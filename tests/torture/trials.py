@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.torture.embedder import CASES
-from tests.torture.embedders import TARGETS, embedders
+from tests.torture.embedders import embedders
+from tests.torture.hardships import conditions
 from tests.torture.kills import kills, signals
 from tests.torture.report import Report
 
@@ -16,23 +16,20 @@ from tests.torture.report import Report
 class Trial:
     """``run(count, seed, folder)`` writes below ``folder`` alone, which is empty and its own.
 
-    ``option`` is the command's option that says how many cases, ``"kills"`` for ``--kills``;
-    ``count`` is how many there are without it. With ``rounds`` it counts rounds of so many cases.
+    ``option`` is the command's option that says how many cases, ``"kills"`` for ``--kills``, or
+    with ``rounds`` how many rounds of all its cases; ``count`` is what it is without the option.
     """
 
     name: str
     option: str
     count: int
     run: Callable[[int, int, Path], Report]
-    rounds: int = 1
-
-    def cases(self, count: int) -> int:
-        """How many a report of so many rounds was asked for."""
-        return count * self.rounds
+    rounds: bool = False
 
 
 TRIALS = (
     Trial("kills", "kills", 200, kills),
     Trial("signals", "signals", 60, signals),
-    Trial("embedder", "embedder-rounds", 1, embedders, rounds=len(CASES) * len(TARGETS)),
+    Trial("conditions", "condition-rounds", 8, conditions, rounds=True),
+    Trial("embedder", "embedder-rounds", 1, embedders, rounds=True),
 )

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import runtimes.embedder
+from export.bundle.staging import staging
+from runtimes import AdaptrtError, Embedder
+from runtimes.open import open_runtime
 from tests.torture.embedder import CASES, CLEAR, VALID
 from tests.torture.jobs import JOBS
 from tests.torture.judge import judge, run
@@ -101,6 +108,37 @@ def test_the_judgement_allows_one_line_and_a_documented_code() -> None:
 @pytest.mark.parametrize("name", ["closed twice and used", "text iterator that raises"])
 def test_an_embedder_under_fire(name: str, chunk_bundle: Path) -> None:
     assert CASES[name](chunk_bundle, random.Random(1)) in (VALID, CLEAR)
+
+
+def test_a_bundle_replaced_while_it_is_loaded_is_loaded_again(
+    two: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the new weights' vectors are given under the former manifest."""
+    final = Path(shutil.copytree(two[0], tmp_path / "bundle"))
+    opens = 0
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        nonlocal opens
+        opens += 1
+        if opens == 1:
+            with staging(final) as folder:
+                shutil.copytree(two[1], folder, dirs_exist_ok=True)
+        return open_runtime(*arguments, **options)
+
+    monkeypatch.setattr(runtimes.embedder, "open_runtime", late)
+    with Embedder.load(final) as embedder:
+        assert embedder.manifest.task == "retrieval.query"
+    assert opens == 2
+    turns = itertools.cycle(two)
+
+    def ever(*arguments: Any, **options: Any) -> Any:
+        with staging(final) as folder:
+            shutil.copytree(next(turns), folder, dirs_exist_ok=True)
+        return open_runtime(*arguments, **options)
+
+    monkeypatch.setattr(runtimes.embedder, "open_runtime", ever)
+    with pytest.raises(AdaptrtError, match="was replaced 10 times while it was being read"):
+        Embedder.load(final)
 
 
 def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:

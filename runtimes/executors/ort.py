@@ -69,6 +69,7 @@ class OrtRuntime(RuntimeBase):
             raise InputError(f"{graph}: no such file")
         options = _session_options(threads, spinning=spinning, integer_products=integer_products)
         if device is not Device.CPU:
+            self._belongs_here()
             options.add_session_config_entry(RECORDED, "1")
         if folder is not None:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))

@@ -187,14 +187,20 @@ class TextTokenizer:
         return Tokens(ids, mask)
 
 
+_LIBRARY = (Exception, ValueError, TypeError, OverflowError)
+
+
 @contextmanager
 def _as_input_error(what: str) -> Iterator[None]:
-    """The library raises bare exceptions and, where a file makes it panic, no Exception at all."""
+    """The library raises bare exceptions and, where a file makes it panic, no Exception at all.
+
+    Every other class is the caller's: Ctrl-C, or what a signal's handler raises.
+    """
     try:
         yield
-    except (KeyboardInterrupt, MemoryError):
-        raise
     except BaseException as error:
+        if type(error) not in _LIBRARY and type(error).__name__ != "PanicException":
+            raise
         raise InputError(f"{what} ({shown(str(error))}); download it again") from error
 
 

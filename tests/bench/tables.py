@@ -23,6 +23,7 @@ from tests.bench import (
     prediction,
     recipe_rivals,
     soak,
+    torture_table,
 )
 from tests.bench.aims import AIMS, against
 from tests.bench.plan_tables import markdown
@@ -201,6 +202,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "embed-aims": embed_table.aims,
     "vector-ranges": outputs.ranges_table,
     "soak": soak.table,
+    "torture": torture_table.table,
+    "torture-found": torture_table.found,
     **{
         f"{name}-{size}": partial(plan_tables.block, size, table)
         for size in ("sample", "full")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -271,3 +272,26 @@ def test_missing_and_oversized_tokenizers_are_refused(tmp_path: Path) -> None:
     os.truncate(path, MAX_JSON_BYTES + 1)
     with pytest.raises(InputError, match="expected at most"):
         TextTokenizer(path, max_tokens=64, pad_id=1)
+
+
+def test_what_a_signals_handler_raises_is_no_damaged_tokenizer() -> None:
+    """Services end calls that way; only what the library raises says something of its file."""
+
+    class TooLong(Exception):  # noqa: N818
+        pass
+
+    def end(number: int, frame: object) -> None:
+        raise TooLong
+
+    def tokenize() -> None:
+        while True:
+            sample_tokenizer().encode(["a word " * 20_000])
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(TooLong):
+            tokenize()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -44,16 +44,19 @@ KINDS: dict[str, Kind] = {
         Kind("command-line", 2000, command_lines.command_line),
     )
 }
-FULL = sum(kind.full for kind in KINDS.values())
 
 
-def counts(total: int) -> dict[str, int]:
-    """How many cases each kind has of ``total``, as in the full run."""
-    return {name: round(total * kind.full / FULL) for name, kind in KINDS.items()}
+def wanted(count: int | None, kind: str | None = None) -> dict[str, int]:
+    """How many cases of each kind: of all in proportion, or all of one; None: the full run's."""
+    if kind is not None:
+        return {kind: KINDS[kind].full if count is None else count}
+    total = sum(row.full for row in KINDS.values())
+    share = 1.0 if count is None else count / total
+    return {name: round(share * row.full) for name, row in KINDS.items()}
 
 
-def order(wanted: dict[str, int], seed: int) -> Iterator[tuple[str, int]]:
+def order(counts: dict[str, int], seed: int) -> Iterator[tuple[str, int]]:
     """Every case once, kinds mixed, so that a run that was stopped has seen some of each."""
-    cases = [(name, number) for name, count in wanted.items() for number in range(count)]
+    cases = [(name, number) for name, count in counts.items() for number in range(count)]
     Random(seed).shuffle(cases)
     yield from cases

@@ -1,8 +1,8 @@
-"""Runs cases: ``python -m tests.torture.mutations.worker FOLDER --seed 1 --total 500 --part 0/2``.
+"""Runs cases: ``python -m tests.torture.mutations.worker FOLDER --seed 22 --count 500 --part 0/2``.
 
 Everything heavy is loaded once; each case is a forked process. A JSON line per case is added to
-``FOLDER/results-SEED.PART.jsonl``, and what stands in such files already is not run again. The
-process has one thread, because only that one would go on in its children.
+``FOLDER/results-SEED.….jsonl``, and what ended there as it may is not run again. The process has
+one thread, because only that one would go on in its children.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ os.environ.update(
 import argparse
 import gc
 import json
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -32,27 +31,15 @@ from export.cli import main as adaptrt
 from tests.torture.mutations.bases import TASK, Bases
 from tests.torture.mutations.forked import run_forked
 from tests.torture.mutations.judgement import Before, judge
-from tests.torture.mutations.kinds import FULL, KINDS, counts, order
+from tests.torture.mutations.kinds import KINDS, order, wanted
 from tests.torture.mutations.places import Place, clear
+from tests.torture.mutations.results import Result, done
 
 _HEAVY = (
     *("export.build.calibrations", "export.build.pipeline", "export.gate.verify"),
     *("export.report.inspection", "export.triton.repository", "transformers", "peft"),
     *("onnxruntime", "onnxscript"),
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One case: ``ended`` as reports count it, ``seen`` where it ended as none may."""
-
-    kind: str
-    number: int
-    ended: str
-    seen: str | None
-    seconds: float
-    cpu: float
-    peak_mb: float
 
 
 def run_case(kind: str, seed: int, number: int, folder: Path, bases: Bases) -> Result:
@@ -121,47 +108,32 @@ def warm(bases: Bases) -> None:
     gc.freeze()  # else each child's collections go through, and copy, all that is loaded here
 
 
-def done(folder: Path, seed: int) -> dict[tuple[str, int], Result]:
-    """What the runs of this seed have found so far."""
-    found: dict[tuple[str, int], Result] = {}
-    for path in sorted(folder.glob(f"results-{seed}.*.jsonl")):
-        for line in path.read_text().splitlines():
-            with suppress(ValueError):  # the last line of a run that was killed
-                result = Result(**json.loads(line))
-                if result.seen is not None:  # it may have been mended since
-                    found.pop((result.kind, result.number), None)
-                    continue
-                found[result.kind, result.number] = result
-    return found
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--total", type=int, default=FULL)
-    parser.add_argument("--part", default="0/1")
+    parser.add_argument("--seed", type=int, default=22)
+    parser.add_argument("--count", type=int, help="cases; of all kinds as in the full run")
+    parser.add_argument("--part", default="0/1", help="1/2: the second half")
     parser.add_argument("--kind", choices=KINDS)
-    parser.add_argument("--case", type=int)
+    parser.add_argument("--case", type=int, help="this one of --kind alone")
     arguments = parser.parse_args()
-    part, parts = map(int, arguments.part.split("/"))
-    wanted = {k: n for k, n in counts(arguments.total).items() if arguments.kind in (None, k)}
-    cases = list(order(wanted, arguments.seed))[part::parts]
-    if arguments.case is not None:
-        cases = [(arguments.kind, arguments.case)]
     folder, seed = arguments.folder.absolute(), arguments.seed
     bases = Bases(folder / "bases")
     warm(bases)
     if (threads := len(list(Path("/proc/self/task").iterdir()))) != 1:
         raise RuntimeError(f"{threads} threads before the first fork")
-    known = {} if arguments.case is not None else done(folder, seed)
-    with (folder / f"results-{seed}.{part}of{parts}.jsonl").open("a") as stream:
+    if arguments.case is not None:
+        print(json.dumps(asdict(run_case(arguments.kind, seed, arguments.case, folder, bases))))
+        return
+    known = {case for case, result in done(folder, seed).items() if result.seen is None}
+    part, parts = map(int, arguments.part.split("/"))
+    cases = list(order(wanted(arguments.count, arguments.kind), seed))[part::parts]
+    path = folder / f"results-{seed}.{arguments.kind or 'all'}.{part}of{parts}.jsonl"
+    with path.open("a", encoding="utf-8") as stream:
         for kind, number in cases:
             if (kind, number) not in known:
                 result = run_case(kind, seed, number, folder, bases)
                 print(json.dumps(asdict(result)), file=stream, flush=True)
-                if result.seen is not None:
-                    print(f"{kind} {number}: {result.ended}: {result.seen}", flush=True)
 
 
 if __name__ == "__main__":

@@ -37,8 +37,9 @@ _BPE_VOCAB = 2000
 class Bases:
     """What is mutated, below ``folder``, where several processes may ask for the same."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.absolute()
+    def __init__(self, folder: Path, *, few: bool = False) -> None:
+        """``few``: of bundles the cheapest alone is made."""
+        self.folder, self.few = folder.absolute(), few
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, name: str) -> Path:
@@ -51,6 +52,10 @@ class Bases:
                 MAKERS[name](self, staged)
                 staged.rename(place)
         return place
+
+    def among(self, *names: str) -> tuple[str, ...]:
+        """Those of the bundles that may be made."""
+        return ("merged",) if self.few else names
 
     def vectors(self, name: str, *options: str) -> Vectors:
         """What ``adaptrt encode`` gives for :data:`TEXTS` with an unmutated bundle."""

@@ -65,7 +65,7 @@ def data(rng: Random, place: Place, bases: Bases) -> Case:
 
 
 def _chosen(rng: Random, place: Place, bases: Bases, names: tuple[str, ...]) -> tuple[str, Path]:
-    base = rng.choice(names)
+    base = rng.choice(bases.among(*names))
     return base, linked(bases.get(base), place.input / "bundle")
 
 
@@ -157,7 +157,7 @@ def _replaced(place: Place, bases: Bases, bundle: Path, what: str) -> Case:
 
 def _beside(rng: Random, place: Place, bases: Bases) -> Case:
     """An adapter for a slot, or the canaries of an index, with a bundle that is whole."""
-    if rng.random() < 0.5:
+    if rng.random() < 0.5 and not bases.few:
         folder = linked(bases.get("adapter-file"), place.input / "adapter")
         file = folder / "mine.onnx_adapter"
         what = edit_file(rng, file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -46,13 +46,11 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def wanted(count: int | None, kind: str | None = None) -> dict[str, int]:
-    """How many cases of each kind: of all in proportion, or all of one; None: the full run's."""
-    if kind is not None:
-        return {kind: KINDS[kind].full if count is None else count}
-    total = sum(row.full for row in KINDS.values())
+def wanted(count: int | None, kinds: Sequence[str]) -> dict[str, int]:
+    """How many cases of each of ``kinds``, in the full run's proportions; None: the full run's."""
+    total = sum(KINDS[name].full for name in kinds)
     share = 1.0 if count is None else count / total
-    return {name: round(share * row.full) for name, row in KINDS.items()}
+    return {name: round(share * KINDS[name].full) for name in kinds}
 
 
 def order(counts: dict[str, int], seed: int) -> Iterator[tuple[str, int]]:

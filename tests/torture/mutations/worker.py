@@ -114,11 +114,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=22)
     parser.add_argument("--count", type=int, help="cases; of all kinds as in the full run")
     parser.add_argument("--part", default="0/1", help="1/2: the second half")
-    parser.add_argument("--kind", choices=KINDS)
+    parser.add_argument("--kind", help="one, or several with commas between [all]")
+    parser.add_argument("--few", action="store_true", help="of bundles the cheapest alone")
     parser.add_argument("--case", type=int, help="this one of --kind alone")
     arguments = parser.parse_args()
     folder, seed = arguments.folder.absolute(), arguments.seed
-    bases = Bases(folder / "bases")
+    bases = Bases(folder / "bases", few=arguments.few)
     warm(bases)
     if (threads := len(list(Path("/proc/self/task").iterdir()))) != 1:
         raise RuntimeError(f"{threads} threads before the first fork")
@@ -127,7 +128,8 @@ def main() -> None:
         return
     known = {case for case, result in done(folder, seed).items() if result.seen is None}
     part, parts = map(int, arguments.part.split("/"))
-    cases = list(order(wanted(arguments.count, arguments.kind), seed))[part::parts]
+    chosen = arguments.kind.split(",") if arguments.kind else list(KINDS)
+    cases = list(order(wanted(arguments.count, chosen), seed))[part::parts]
     path = folder / f"results-{seed}.{arguments.kind or 'all'}.{part}of{parts}.jsonl"
     with path.open("a", encoding="utf-8") as stream:
         for kind, number in cases:

@@ -106,8 +106,8 @@ help: ## This list
 	@echo "  such as 1x512, both separated by commas [all]."
 	@echo "make embed-kills takes KILLS [200] and KILLED_TEXTS [5000]; make bench-embed EMBED_SCALE, a share of"
 	@echo "  its texts [1]."
-	@echo "make torture takes ONLY, names of trials [all]; SEED [22]; KILLS [200]; MINUTES, after which no trial is"
-	@echo "  begun [240]."
+	@echo "make torture takes ONLY, names of trials [all]; SEED [22]; KILLS [200]; MUTATIONS [12000];"
+	@echo "  MINUTES, after which no trial is begun [240]."
 	@echo "make plans takes PLAN_SIZES [sample,full]; make deep DESCRIPTIONS, a folder of Translation-*.bz2 files."
 	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
 	@echo "Every adaptrt command: QUIET=1, nothing but warnings and errors on standard error;"
@@ -239,6 +239,8 @@ test-proof: $(VENV)/.installed-dev ## What proves and torments the tool: prove, 
 
 # SEED and ONLY count on the command line only.
 torture: $(VENV)/.installed-dev ## What machines and people do to programs: kills, full disks, limits, forks (an hour or more)
+	$(if $(filter command,$(origin ONLY)),,$(BIN)/python -m tests.torture.mutations --out "$(OUT)/torture" --jobs 2 \
+	  $(if $(filter command,$(origin SEED)),--seed "$(SEED)") $(if $(MUTATIONS),--count "$(MUTATIONS)"))
 	$(BIN)/python -m tests.torture --out "$(OUT)/torture" $(if $(filter command,$(origin ONLY)),--only "$(ONLY)") \
 	  $(if $(filter command,$(origin SEED)),--seed "$(SEED)") $(if $(KILLS),--kills "$(KILLS)") $(if $(MINUTES),--minutes "$(MINUTES)")
 

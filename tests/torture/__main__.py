@@ -63,7 +63,7 @@ def one(trial: Trial, count: int, seed: int, out: Path) -> Report:
     path = out / f"{trial.name.replace(' ', '-')}.json"
     if path.is_file():
         before = read(path)
-        if before.seed == seed and (trial.rounds or before.asked == count):
+        if before.seed == seed and (trial.rounds or trial.kept or before.asked == count):
             return before
     folder = (out / "work" / path.stem).absolute()
     shutil.rmtree(folder, ignore_errors=True)

@@ -21,6 +21,7 @@ class Trial:
 
     ``option`` is the command's option that says how many cases, ``"kills"`` for ``--kills``, or
     with ``rounds`` how many rounds of all its cases; ``count`` is what it is without the option.
+    Reports that are ``kept`` are taken as they are, whatever their count.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Trial:
     count: int
     run: Callable[[int, int, Path], Report]
     rounds: bool = False
+    kept: bool = False
 
 
 TRIALS = (
@@ -36,7 +38,7 @@ TRIALS = (
     Trial("conditions", "condition-rounds", 8, conditions, rounds=True),
     Trial("embedder", "embedder-rounds", 1, embedders, rounds=True),
     *(
-        Trial(k.trial, f"{k.name}-cases", k.full, partial(mutations, k.name))
+        Trial(k.trial, f"{k.name}-cases", k.full, partial(mutations, k.name), kept=True)
         for k in KINDS.values()
     ),
 )

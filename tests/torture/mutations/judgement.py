@@ -158,6 +158,8 @@ def _judge_vectors(case: Case, ended: Ended) -> Verdict:
 def read_vectors(out: bytes) -> Vectors:
     """What ``adaptrt encode`` printed, ``[texts, dimensions]``."""
     rows = [json.loads(line)["embedding"] for line in out.splitlines()]
+    if not rows:
+        raise ValueError("nothing was printed")
     return np.asarray(rows, np.float32)
 
 

@@ -30,6 +30,6 @@ class Trial:
 TRIALS = (
     Trial("kills", "kills", 200, kills),
     Trial("signals", "signals", 60, signals),
-    Trial("conditions", "condition-rounds", 8, conditions, rounds=True),
+    Trial("conditions", "condition-rounds", 4, conditions, rounds=True),
     Trial("embedder", "embedder-rounds", 1, embedders, rounds=True),
 )

@@ -48,7 +48,7 @@ def streams(place: Place, count: int) -> None:
 def limits(place: Place, count: int) -> None:
     """Of memory, open files, file sizes and stacks, drawn by seed.
 
-    Below 250 MB of addresses and 6 open files, Python and NumPy do not load; they say so themselves.
+    Below 250 MB of addresses and 6 files Python and NumPy do not load; they say so themselves.
     """
     for number in range(count):
         out = place.out("limits")

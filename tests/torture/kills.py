@@ -80,8 +80,8 @@ class _Lane:
             return
         job, which = self.random.choice(self.jobs), self.random.randrange(2)
         sent = self.random.choice(self.numbers)
-        known = self.known.get(job.name) or self._learn(job)
-        former = known.identities.index(job.identity(self.place(job)))
+        former = self._former(job, self.known.get(job.name) or self._learn(job))
+        known = self.known[job.name]
         name = f"seed {self.seed}, case {number}: {job.name}"
         for other in job.beside if self.random.random() < 0.5 else ():
             (self.out(job) / other).unlink(missing_ok=True)
@@ -96,6 +96,17 @@ class _Lane:
 
     def place(self, job: Job) -> Path:
         return self.out(job) / job.place
+
+    def _former(self, job: Job, known: _Known) -> int:
+        """Which contents stand there; another failure than this case's where it is neither's."""
+        try:
+            return known.identities.index(job.identity(self.place(job)))
+        except (AdaptrtError, OSError, ValueError) as error:
+            self._fail(
+                job.name, f"what the case before left is neither the former nor new: {error}"
+            )
+            shutil.rmtree(self.out(job))
+            return self._former(job, self._learn(job))
 
     def _learn(self, job: Job) -> _Known:
         known = self.known[job.name] = _Known()
@@ -224,17 +235,18 @@ def disturb(
     *,
     numbers: Sequence[int],
     lanes: int = LANES,
-    seconds: float = 1e9,
+    seconds: float | None = None,
     jobs: Sequence[Job] = JOBS,
     bundles: Sequence[Path] = (),
     prelude: str = "",
 ) -> Report:
     """So many disturbed commands.
 
-    ``bundles`` are two that commands read, which otherwise are built first; ``prelude`` is code
+    None is begun after so many ``seconds``, or half a minute for each. ``bundles`` are two that commands read, which otherwise are built first; ``prelude`` is code
     that plants a defect.
     """
     start = time.monotonic()
+    end = start + (30.0 * count if seconds is None else seconds)
 
     def lane(index: int) -> _Lane:
         place = folder / f"lane-{index}"
@@ -244,7 +256,7 @@ def disturb(
         with Warm(place / "warm", [str(word) for word in first], prelude) as warm:
             made = _Lane(place, seed * LANES + index, numbers, warm, jobs, bundles)
             for number in range(index, count, lanes):
-                made.case(number, start + seconds)
+                made.case(number, end)
         return made
 
     with ThreadPoolExecutor(lanes) as pool:

@@ -35,7 +35,7 @@ class Trial:
 TRIALS = (
     Trial("kills", "kills", 200, kills),
     Trial("signals", "signals", 60, signals),
-    Trial("conditions", "condition-rounds", 8, conditions, rounds=True),
+    Trial("conditions", "condition-rounds", 4, conditions, rounds=True),
     Trial("embedder", "embedder-rounds", 1, embedders, rounds=True),
     *(
         Trial(k.trial, f"{k.name}-cases", k.full, partial(mutations, k.name), kept=True)

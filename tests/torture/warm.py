@@ -37,16 +37,17 @@ class Warm:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.warm", json.dumps(list(warm_up)), prelude],
-            cwd=ROOT,
-            env=environment(folder),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(folder / "warm-up.log").open("wb"),
-            text=True,
-            start_new_session=True,
-        )
+        with (folder / "warm-up.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.torture.warm", json.dumps(list(warm_up)), prelude],
+                cwd=ROOT,
+                env=environment(folder),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
         if self._answer() != {"ready": 0}:
             raise RuntimeError((folder / "warm-up.log").read_text())
 

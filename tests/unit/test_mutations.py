@@ -61,9 +61,9 @@ def test_cases_of_a_killed_worker_count_and_its_last_line_does_not(tmp_path: Pat
 def test_mutated_files_end_in_a_result_or_one_line(tmp_path: Path) -> None:
     """A short run; tests/proof has a longer one, of every kind."""
     kinds = ["checkpoint", "configuration", "tokenizer", "manifest", "graph", "bundle-data"]
-    work(tmp_path, "--seed", "3", "--kind", ",".join(kinds), "--count", "30", "--few")
+    work(tmp_path, "--seed", "3", "--kind", ",".join(kinds), "--count", "20", "--few")
     found = done(tmp_path, 3)
-    assert len(found) == sum(wanted(30, kinds).values())
+    assert len(found) == sum(wanted(20, kinds).values())
     assert {kind for kind, _ in found} == set(kinds)
     if failed := [result for result in found.values() if result.seen is not None]:
         pytest.fail(f"{failed[0].kind} {failed[0].number}: {failed[0].seen}")

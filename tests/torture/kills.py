@@ -242,8 +242,8 @@ def disturb(
 ) -> Report:
     """So many disturbed commands.
 
-    None is begun after so many ``seconds``, or half a minute for each. ``bundles`` are two that commands read, which otherwise are built first; ``prelude`` is code
-    that plants a defect.
+    None is begun after so many ``seconds``, or half a minute for each. ``bundles`` are two that
+    commands read, which otherwise are built first; ``prelude`` is code that plants a defect.
     """
     start = time.monotonic()
     end = start + (30.0 * count if seconds is None else seconds)

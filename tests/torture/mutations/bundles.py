@@ -18,6 +18,7 @@ from tests.torture.mutations.bases import (
     encode,
 )
 from tests.torture.mutations.checkpoints import broken, edit_file
+from tests.torture.mutations.edits import edit_in_place
 from tests.torture.mutations.forked import Limits, run_forked
 from tests.torture.mutations.graphs import edit_graph
 from tests.torture.mutations.judgement import Case
@@ -44,6 +45,8 @@ def graph(rng: Random, place: Place, bases: Bases) -> Case:
     files = sorted(bundle.rglob("*.onnx"))
     read = [path for path in files if path.name in ("model.onnx", "model.onnxruntime.onnx")]
     file = rng.choice(read if rng.random() < 0.8 else files)
+    if rng.random() < 0.3:
+        return _changed_in_place(rng, place, bases, base, bundle, file)
     if rng.random() < 0.7:
         content, said = edit_graph(rng, file.read_bytes())
         put(file, content)
@@ -60,7 +63,10 @@ def data(rng: Random, place: Place, bases: Bases) -> Case:
         return _beside(rng, place, bases)
     base, bundle = _chosen(rng, place, bases, ("merged", "bpe-bundle", "switchable", "engine"))
     files = [path for name in _DATA if (path := bundle / name).exists()]
-    what, repaired = _hashes(rng, bundle, edit_file(rng, rng.choice(files)))
+    file = rng.choice(files)
+    if rng.random() < 0.4:
+        return _changed_in_place(rng, place, bases, base, bundle, file)
+    what, repaired = _hashes(rng, bundle, edit_file(rng, file))
     return _used(rng, place, bases, base, bundle, what, repaired=repaired)
 
 
@@ -81,6 +87,18 @@ def _hashes(rng: Random, bundle: Path, what: str) -> tuple[str, bool]:
             entry |= {"bytes": file.stat().st_size, "sha256": sha256(file)}
     put(path, json.dumps(raw).encode())
     return f"{what}, hashes repaired", True
+
+
+def _changed_in_place(
+    rng: Random, place: Place, bases: Bases, base: str, bundle: Path, file: Path
+) -> Case:
+    """A file of the recorded size and another content, whose hash says so."""
+    content, said = edit_in_place(rng, file.read_bytes())
+    put(file, content)
+    what = f"{file.name}: {said}, its size kept"
+    if rng.random() < 0.7:
+        return _encoded(rng, place, bases, base, bundle, what, repaired=False)
+    return _used(rng, place, bases, base, bundle, what)
 
 
 def _used(

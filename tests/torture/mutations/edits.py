@@ -94,6 +94,26 @@ def edit_bytes(rng: Random, raw: bytes) -> tuple[bytes, str]:
     return bytes(content), ", ".join(said)
 
 
+def edit_in_place(rng: Random, raw: bytes) -> tuple[bytes, str]:
+    """Some bits or bytes changed, and not the size: what a disk, or a careful hand, does."""
+    content, said = bytearray(raw), []
+    for _ in range(some(rng) if raw else 0):
+        at = rng.randrange(len(content))
+        match rng.choice(("flip", "flip", "set", "zero", "swap")):
+            case "flip":
+                content[at] ^= 1 << rng.randrange(8)
+            case "set":
+                content[at] = rng.randrange(256)
+            case "zero":
+                end = min(len(content), at + rng.choice((1, 16, 4096)))
+                content[at:end] = bytes(end - at)
+            case "swap":
+                other = rng.randrange(len(content))
+                content[at], content[other] = content[other], content[at]
+        said.append(f"bytes at {at}")
+    return bytes(content), ", ".join(said)
+
+
 def _position(rng: Random, size: int) -> int:
     """Beginnings and ends hold what readers look at first."""
     near = rng.choice((16, 256, 4096, size))

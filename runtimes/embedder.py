@@ -57,8 +57,9 @@ class Embedder(RuntimeBase):
     """Embeds texts with one bundle.
 
     One that was made by :meth:`load` can be pickled and copied: the other side loads the bundle
-    again from its folder. Threads may share it. A forked process can use that of ONNX Runtime on a
-    CPU; OpenVINO and GPUs need one of its own (:class:`AdaptrtError`), or a start by ``spawn``.
+    again from its folder. Threads may share it. A forked process must load its own
+    (else :class:`AdaptrtError`), or be started by ``spawn``; it can use one of ONNX Runtime with
+    ``threads=1`` that nobody was inside.
 
     >>> Embedder.load("build/sample/classification-fp16").encode(["Guten Tag"]).shape
     (1, 256)

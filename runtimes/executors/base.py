@@ -57,6 +57,7 @@ class Runtime(Protocol):
 
 _STATE = threading.Lock()  # over the two fields below, of all runtimes; held for a comparison
 _HERE: weakref.WeakSet[RuntimeBase] = weakref.WeakSet()  # those that no forked child can use
+_ACTIVE: set[RuntimeBase] = set()  # those that somebody is inside
 _forks = 0  # between the first process and this one
 
 
@@ -69,7 +70,9 @@ def _after_fork() -> None:
     global _forks
     _forks += 1
     _STATE.release()
-    for runtime in _HERE:
+    for runtime in _ACTIVE:  # locks of what it executes may be held by threads that are not here
+        runtime._born = -1
+    for runtime in {*_HERE, *_ACTIVE}:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
 
 
@@ -96,7 +99,10 @@ class RuntimeBase:
     _reload: Callable[[], Any] | None = None  # makes the same again, in another process too
 
     def _belongs_here(self) -> None:
-        """A forked child, which has none of its threads and no GPU's context, cannot use it."""
+        """A forked child, which has none of its threads and no GPU's context, cannot use it.
+
+        Without this call it can, unless somebody was inside when it was forked.
+        """
         self._born = _forks
         _HERE.add(self)
 
@@ -132,11 +138,14 @@ class RuntimeBase:
         with _STATE:
             self.check_open()
             self._users += 1
+            _ACTIVE.add(self)
         try:
             yield
         finally:
             with _STATE:
                 self._users -= 1
+                if self._users == 0:
+                    _ACTIVE.discard(self)
                 last = self._closed and self._users == 0
             if last and not self._left_behind:
                 self._free()

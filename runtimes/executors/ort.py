@@ -68,8 +68,9 @@ class OrtRuntime(RuntimeBase):
         if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = _session_options(threads, spinning=spinning, integer_products=integer_products)
+        if device is not Device.CPU or threads != 1:
+            self._belongs_here()  # else the thread that calls does all the work
         if device is not Device.CPU:
-            self._belongs_here()
             options.add_session_config_entry(RECORDED, "1")
         if folder is not None:
             options.add_session_config_entry(_WEIGHTS_FOLDER, str(folder))

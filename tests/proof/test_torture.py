@@ -51,7 +51,7 @@ def test_builds_that_are_told_to_end(tmp_path: Path) -> None:
     ("prelude", "job", "seen"),
     [
         (SLOVENLY, "calibrate", "left behind: tmp/adaptrt-calibration-"),
-        (FORGETFUL, "engine fp32", "left behind: tiny/.bundle.staging-"),
+        (FORGETFUL, "engine fp32", "left behind: tiny/.bundle.lock-"),
     ],
 )
 def test_what_nobody_clears_away_is_found(

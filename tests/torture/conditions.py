@@ -6,8 +6,10 @@ stay as they were where the command fails, and nothing is left beside them.
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -277,8 +279,7 @@ def at_once(place: Place, count: int) -> None:
 
 def _kill(place: Place, process: subprocess.Popen[bytes]) -> None:
     time.sleep(place.random.uniform(2, 12))
-    if process.poll() is None:
-        process.kill()
+    os.kill(process.pid, signal.SIGKILL)  # one that has ended is a zombie still
 
 
 def replaced_while_read(place: Place, count: int) -> None:

@@ -12,9 +12,11 @@ process that has loaded everything (:mod:`tests.torture.warm`).
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -85,7 +87,9 @@ class _Lane:
         name = f"seed {self.seed}, case {number}: {job.name}"
         for other in job.beside if self.random.random() < 0.5 else ():
             (self.out(job) / other).unlink(missing_ok=True)
-        how, outcome = self._disturbed(job, which, sent, fresh=number % _FRESH == _FRESH - 1)
+        how, outcome = self._disturbed(
+            job, which, sent, fresh=number // LANES % _FRESH == _FRESH - 1
+        )
         name += f", {signal.Signals(sent).name} {how}"
         self._look(name, job, known, outcome, (former, which), sent)
         if sent == signal.SIGKILL:
@@ -160,8 +164,7 @@ class _Lane:
 
         def disturb(process: Popen[bytes]) -> None:
             time.sleep(after)
-            if process.poll() is None:
-                process.send_signal(sent)
+            os.kill(process.pid, sent)  # one that has ended is a zombie still
 
         outcome = run(command, env=self.env, disturb=disturb)
         self.peak_mb = max(self.peak_mb, outcome.peak_mb)
@@ -257,6 +260,7 @@ def disturb(
             made = _Lane(place, seed * LANES + index, numbers, warm, jobs, bundles)
             for number in range(index, count, lanes):
                 made.case(number, end)
+                print(f"{name}: case {number} of {count}", file=sys.stderr)
         return made
 
     with ThreadPoolExecutor(lanes) as pool:

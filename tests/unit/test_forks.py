@@ -41,6 +41,31 @@ if os.fork() == 0:
 os.wait()
 print("parent", one.run())
 """
+INSIDE = """
+class Slow(base.RuntimeBase):
+    @base.while_open
+    def run(self, seconds):
+        begun.set()
+        time.sleep(seconds)
+        return "ran"
+
+one, begun = Slow(), threading.Event()
+thread = threading.Thread(target=one.run, args=(0.5,))
+thread.start()
+begun.wait()
+if os.fork() == 0:
+    try: one.run(0)
+    except AdaptrtError as error: print(error)
+    one.close()
+    sys.exit(0)
+os.wait()
+thread.join()
+print("parent", one.run(0), flush=True)
+if os.fork() == 0:
+    print(one.run(0))
+    sys.exit(0)
+os.wait()
+"""
 HELD = """
 one, begun = Free(), threading.Event()
 def hold():
@@ -78,6 +103,12 @@ def test_what_belongs_to_the_parent_says_so_and_is_not_freed_in_the_child() -> N
         assert "start processes with multiprocessing's 'spawn'" in line
     # Freed: the child's own, and in the parent its one, when each interpreter ends.
     assert sorted(said[4:]) == ["freed", "freed", "parent ran", "ran"]
+
+
+def test_what_somebody_is_inside_belongs_to_the_parent() -> None:
+    refused, *others = run(INSIDE)
+    assert refused.startswith("this Slow was opened before this process was forked")
+    assert others == ["parent ran", "ran"]
 
 
 @pytest.mark.parametrize("time", range(2))

@@ -27,7 +27,7 @@ BENCH_SIZE ?= mid
 PRESET ?= fast
 
 .DEFAULT_GOAL := help
-.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures figures-check sizes plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep prove proofs prove-full drift drift-report clean
+.PHONY: help engine calibrate verify tune eval inspect embed triton serve api test test-device check docs check-newest test-quantised test-proof test-interop test-ray embed-kills bench-embed clients lock figures figures-check sizes plans ladder bench bench-build bench-api bench-gpu bench-outputs bench-serve soak gpu-check verdicts recipes recipe-rivals deep prove proofs prove-full drift drift-report torture clean
 # A bare checkout on a CUDA image has no virtual environment and needs none for these two.
 GPU_PYTHON = $(if $(wildcard $(VENV)/.installed),$(BIN)/python,$(PYTHON))
 
@@ -111,6 +111,8 @@ help: ## This list
 	@echo "  such as 1x512, both separated by commas [all]."
 	@echo "make embed-kills takes KILLS [200] and KILLED_TEXTS [5000]; make bench-embed EMBED_SCALE, a share of"
 	@echo "  its texts [1]."
+	@echo "make torture takes ONLY, names of trials [all]; SEED [22]; KILLS [200]; MUTATIONS [12000];"
+	@echo "  MINUTES, after which no trial is begun [240]."
 	@echo "make plans takes PLAN_SIZES [sample,full]; make deep DESCRIPTIONS, a folder of Translation-*.bz2 files."
 	@echo "make lock takes UPGRADE=1: the newest versions that pyproject.toml allows."
 	@echo "Every adaptrt command: QUIET=1, nothing but warnings and errors on standard error;"
@@ -275,6 +277,13 @@ test-quantised: $(VENV)/.installed-dev ## INT8 and FP8 on two trained checkpoint
 
 test-proof: $(VENV)/.installed-dev ## What proves and torments the tool: prove, drift, torture, on small checkpoints (a few minutes)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/proof
+
+# SEED and ONLY count on the command line only.
+torture: $(VENV)/.installed-dev ## What machines and people do to programs: kills, full disks, limits, forks (an hour or more)
+	$(if $(filter command,$(origin ONLY)),,$(BIN)/python -m tests.torture.mutations --out "$(OUT)/torture" --jobs 2 \
+	  $(if $(filter command,$(origin SEED)),--seed "$(SEED)") $(if $(MUTATIONS),--count "$(MUTATIONS)"))
+	$(BIN)/python -m tests.torture --out "$(OUT)/torture" $(if $(filter command,$(origin ONLY)),--only "$(ONLY)") \
+	  $(if $(filter command,$(origin SEED)),--seed "$(SEED)") $(if $(KILLS),--kills "$(KILLS)") $(if $(MINUTES),--minutes "$(MINUTES)")
 
 embed-kills: $(VENV)/.installed-dev $(EMBEDS)/manifest.json ## adaptrt embed killed 200 times, its bytes compared (half an hour)
 	$(BIN)/python -m tests.bench.kills --bundle $(EMBEDS) --task classification --out "$(OUT)/embed-kills" \

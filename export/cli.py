@@ -12,11 +12,12 @@ from dataclasses import fields
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from export.console.failures import CLOSED, INTERRUPTED, message_for
+from export.console.failures import CLOSED, INTERRUPTED, TERMINATED, message_for
 from export.console.parser import make_parser
 from export.console.progress import bars_shown, log, show_on_stderr, stage
 from export.console.results import bundle_lines, calibration_lines
 from export.console.streams import complain, give_up_unwritable, prepare
+from export.console.termination import raised_on_sigterm
 from export.request import BuildRequest
 from runtimes.errors import InputError, MissingError, shown
 
@@ -39,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.command is None:
             code = _no_command(parser, arguments)
         else:
-            code = arguments.run(arguments)
+            with raised_on_sigterm():
+                code = arguments.run(arguments)
         if sys.stdout is not None:
             sys.stdout.flush()  # what cannot be written is found out here, not after the end
     except BrokenPipeError:
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise
     except BaseException as error:  # noqa: BLE001 - the boundary; a panic in Rust is no Exception
         message, code = message_for(error, debug=debug)
-        complain(message if code == INTERRUPTED else f"error: {message}")
+        complain(message if code in (INTERRUPTED, TERMINATED) else f"error: {message}")
     finally:
         give_up_unwritable()
     return code

@@ -27,7 +27,7 @@ from runtimes.executors.base import Runtime, RuntimeBase, while_open
 from runtimes.executors.vnni import warn_without_vnni
 from runtimes.index.guard import Guard
 from runtimes.index.offer import Offer
-from runtimes.manifest import Manifest, read_manifest
+from runtimes.manifest import Manifest, read_manifest, unreplaced
 from runtimes.open import Executor, open_runtime
 from runtimes.outputs import converter, truncate
 from runtimes.schemes import SCHEMES
@@ -57,7 +57,9 @@ class Embedder(RuntimeBase):
     """Embeds texts with one bundle.
 
     One that was made by :meth:`load` can be pickled and copied: the other side loads the bundle
-    again from its folder.
+    again from its folder. Threads may share it. A forked process must load its own
+    (else :class:`AdaptrtError`), or be started by ``spawn``; it can use one of ONNX Runtime with
+    ``threads=1`` that nobody was inside.
 
     >>> Embedder.load("build/sample/classification-fp16").encode(["Guten Tag"]).shape
     (1, 256)
@@ -139,22 +141,28 @@ class Embedder(RuntimeBase):
         if threads is not None:
             check_whole("threads", threads, 1)
         check_whole("max_bytes", max_bytes, 1)
-        manifest = read_manifest(folder)
         policy = None if unknown is None else Unknown.parse("unknown", unknown)
-        tokenizer = load_tokenizer(folder, manifest, max_bytes, policy)  # first: no GPU memory
         whole = None if fallback is None else check_path("fallback", fallback)
-        require_whole(whole, manifest, tokenizer.kept)
-        chosen = choose(folder, manifest, runtime, device=device, threads=threads, adapter=file)
-        _warn_of_slow_int8(manifest, chosen.executor)
-        executing = open_runtime(
-            folder,
-            manifest,
-            chosen.executor,
-            device=device,
-            threads=chosen.threads,
-            adapter=file,
-            spinning=check_flag("spinning", spinning),
-        )
+        check_flag("spinning", spinning)
+
+        def opened() -> tuple[Manifest, TextTokenizer, Runtime]:
+            manifest = read_manifest(folder)
+            tokenizer = load_tokenizer(folder, manifest, max_bytes, policy)  # first: no GPU memory
+            require_whole(whole, manifest, tokenizer.kept)
+            chosen = choose(folder, manifest, runtime, device=device, threads=threads, adapter=file)
+            _warn_of_slow_int8(manifest, chosen.executor)
+            executing = open_runtime(
+                folder,
+                manifest,
+                chosen.executor,
+                device=device,
+                threads=chosen.threads,
+                adapter=file,
+                spinning=spinning,
+            )
+            return manifest, tokenizer, executing
+
+        manifest, tokenizer, executing = unreplaced(folder, opened, lambda made: made[2].close())
         try:
             full = None if whole is None else cls.load(whole, threads=threads, spinning=spinning)
         except BaseException:

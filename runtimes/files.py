@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from runtimes.errors import InputError
+from runtimes.temporary import temporary_file
 
 MAX_JSON_BYTES = 64 << 20  # XLM-RoBERTa's tokenizer.json is 17 MB
 MAX_CONFIG_BYTES = 1 << 20  # configurations are a few KB, the index of shards some 100 KB
@@ -86,22 +86,18 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; the file takes its place when the block ends well.
+    """An empty file beside ``path`` to write to; the file takes its place when the block ends well.
 
     Whatever ends the block early, what stood at ``path`` stays. Raises :class:`InputError` at once
     where that is anything but a file: a folder or a link is never replaced.
     """
     require_file_place(path)
-    staged = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
+    with temporary_file(path.parent, f".{path.name}.") as staged:
         yield staged
         flush(staged)
         require_file_place(path)
         staged.replace(path)
         flush(path.parent)
-    finally:
-        with suppress(OSError):  # gone after success; its folder may not even be one
-            staged.unlink()
 
 
 def require_file_place(path: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from runtimes.bundle_files import MANIFEST_FILE
 from runtimes.choices import ArtifactKind, Precision
-from runtimes.errors import InputError, shown
+from runtimes.errors import AdaptrtError, GateError, InputError, shown
 from runtimes.files import sha256
 from runtimes.manifest_records import (
     SCHEMA,
@@ -33,6 +35,7 @@ from runtimes.typed_json import JsonObject, as_record, read_object, unknown_keys
 __all__ = [
     "SCHEMA",
     "SCHEMA_MINOR",
+    "UNHASHED",
     "Architecture",
     "Artifact",
     "BuiltFor",
@@ -46,7 +49,13 @@ __all__ = [
     "Vocabulary",
     "make_artifact",
     "read_manifest",
+    "require_as_built",
+    "unreplaced",
 ]
+T = TypeVar("T")
+_TRIES = 10  # a build takes seconds, reading a bundle a part of one
+
+UNHASHED = "0" * 64  # of a bundle that is being written
 
 
 def make_artifact(
@@ -85,6 +94,53 @@ def read_manifest(bundle: Path, *, files: bool = True) -> Manifest:
     for entry in manifest.artifacts if files else ():
         _check_file(bundle, entry)
     return manifest
+
+
+def require_as_built(bundle: Path, entry: Artifact) -> Path:
+    """The file of an entry; :class:`GateError` where its bytes are not those that were recorded.
+
+    For files that shape vectors and take milliseconds to read. Weights take seconds: of them
+    :func:`read_manifest` compares the size, and ``adaptrt verify`` every byte.
+    """
+    file = bundle / entry.path
+    if entry.sha256 != UNHASHED and (digest := sha256(file)) != entry.sha256:
+        raise GateError(
+            f"{file}: SHA-256 {digest[:12]}…, the manifest recorded {entry.sha256[:12]}…; "
+            "copy the bundle again or rebuild it"
+        )
+    return file
+
+
+def unreplaced(bundle: Path, read: Callable[[], T], discard: Callable[[T], object]) -> T:
+    """What ``read`` makes of a bundle's files, which are all of one bundle.
+
+    A build may put another in its place meanwhile: its weights would be run under the former one's
+    manifest. What was read then is discarded, or its error forgotten, and read again; after some
+    times :class:`AdaptrtError`.
+    """
+    for _ in range(_TRIES):
+        before = _stamp(bundle)
+        try:
+            found = read()
+        except (AdaptrtError, OSError):
+            if _stamp(bundle) == before:
+                raise
+            continue
+        if _stamp(bundle) == before:
+            return found
+        discard(found)
+    raise AdaptrtError(
+        f"{bundle} was replaced {_TRIES} times while it was being read; try again when its builds "
+        "have ended"
+    )
+
+
+def _stamp(bundle: Path) -> tuple[int, ...] | None:
+    try:
+        status = (bundle / MANIFEST_FILE).stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _whereabouts(bundle: Path) -> str:

@@ -24,7 +24,7 @@ from runtimes.errors import InputError, shown
 from runtimes.executors.base import Runtime
 from runtimes.executors.tensorrt.cuda import device_sm
 from runtimes.heads import graph_inputs, head_of
-from runtimes.manifest import Artifact, Manifest
+from runtimes.manifest import Artifact, Manifest, require_as_built
 from runtimes.schemes import SCHEMES, openvino_products
 from runtimes.tables import TABLES
 
@@ -99,7 +99,7 @@ def _onnxruntime(
 
         adapter = check_adapter(adapter, manifest)
     return OrtRuntime(
-        folder / manifest.artifact(graph).path,
+        require_as_built(folder, manifest.artifact(graph)),
         device=device,
         ordinal=options.ordinal,
         threads=options.threads,
@@ -120,7 +120,7 @@ def _openvino(folder: Path, manifest: Manifest, options: OpenOptions) -> Runtime
             f"{manifest.target.name}; build one with TARGET=openvino, or use runtime='onnxruntime'"
         )
     return OpenVinoRuntime(
-        folder / manifest.artifact(GraphKind.OPENVINO).path,
+        require_as_built(folder, manifest.artifact(GraphKind.OPENVINO)),
         products=openvino_products(manifest.precision, manifest.rest),
         inputs=graph_inputs(manifest.adapter, manifest.interface, manifest.head),
         output=head_of(manifest.interface, manifest.head).output.name,

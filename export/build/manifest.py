@@ -36,6 +36,7 @@ from runtimes.choices import ALL_TASKS, AdapterMode, FileKind, GraphKind
 from runtimes.manifest import (
     SCHEMA,
     SCHEMA_MINOR,
+    UNHASHED,
     Artifact,
     BuiltFor,
     Manifest,
@@ -44,8 +45,6 @@ from runtimes.manifest import (
     Quantisation,
     make_artifact,
 )
-
-UNHASHED = "0" * 64  # a draft's
 
 
 def draft_manifest(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,7 @@ import numpy as np
 from export.console.progress import log
 from runtimes.arrays import Encoded
 from runtimes.errors import AdaptrtError, InputError, one_line, shown
+from runtimes.temporary import temporary_file
 from runtimes.text.lines import parse_object, read_lines
 from runtimes.text.tokens import MAX_BYTES, check_text
 
@@ -64,24 +65,21 @@ def vector_output(out: Path | None) -> Iterator[Write]:
     target = out.resolve()  # a link keeps pointing to the file
     if target.is_dir():
         raise InputError(f"--out: {shown(str(out))} is a folder, expected a file's name")
-    staged = target.with_name(f".adaptrt-{secrets.token_hex(8)}.npy")
-    try:
-        staged.open("xb").close()  # hours of work may lie between here and the vectors
-    except OSError as error:
-        raise InputError(f"--out: cannot write {shown(str(out))} ({error.strerror})") from error
+    with ExitStack() as stack:
+        try:  # first: hours of work may lie between here and the vectors
+            staged = stack.enter_context(temporary_file(target.parent, ".adaptrt-", ".npy"))
+        except OSError as error:
+            raise InputError(f"--out: cannot write {shown(str(out))} ({error.strerror})") from error
+        yield partial(_place, staged, target, out)
 
-    def write(texts: Sequence[str], vectors: Encoded) -> None:
-        try:
-            _save(staged, vectors)
-            staged.replace(target)
-        except OSError as error:  # numpy's says how much was written, not why
-            reason = error.strerror or f"{error}; is the disk full?"
-            raise AdaptrtError(f"--out: cannot write {shown(str(out))} ({reason})") from error
 
+def _place(staged: Path, target: Path, out: Path, texts: Sequence[str], vectors: Encoded) -> None:
     try:
-        yield write
-    finally:
-        staged.unlink(missing_ok=True)
+        _save(staged, vectors)
+        staged.replace(target)
+    except OSError as error:  # numpy's says how much was written, not why
+        reason = error.strerror or f"{error}; is the disk full?"
+        raise AdaptrtError(f"--out: cannot write {shown(str(out))} ({reason})") from error
 
 
 def _save(path: Path, vectors: Encoded) -> None:

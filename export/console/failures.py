@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from export.console.termination import Terminated
 from runtimes.errors import (
     AdaptrtError,
     GateError,
@@ -23,7 +24,7 @@ from runtimes.errors import (
     shown,
 )
 
-INTERNAL, INTERRUPTED, CLOSED = 5, 130, 141
+INTERNAL, INTERRUPTED, CLOSED, TERMINATED = 5, 130, 141, 143
 EXIT_CODES = {
     0: "done",
     AdaptrtError.exit_code: "a build step failed, or a disk, the memory or the network did",
@@ -35,6 +36,7 @@ EXIT_CODES = {
     IndexMismatchError.exit_code: "a bundle and an index of vectors do not belong together",
     INTERRUPTED: "interrupted (Ctrl-C)",
     CLOSED: "the reader of the output went away, as with `head`",
+    TERMINATED: "ended by SIGTERM, as with `docker stop`",
 }
 _LONGEST = 600  # characters of a library's own words
 _NO_MEMORY = "can't allocate memory"  # PyTorch on a CPU says no more than this
@@ -121,8 +123,9 @@ _MACHINE = {
 
 def explain(error: BaseException) -> Failure:
     """What to print for ``error``, not yet escaped, and the code to end with."""
-    if _is_interrupt(error):
-        return Failure("interrupted; nothing unfinished was published", INTERRUPTED)
+    if interrupt := _interrupt(error):
+        code = TERMINATED if isinstance(interrupt, Terminated) else INTERRUPTED
+        return Failure("interrupted; nothing unfinished was published", code)
     if isinstance(error, AdaptrtError):
         return Failure(str(error), error.exit_code)
     for name in () if _ours_is_missing(error) else _names(error):
@@ -133,14 +136,15 @@ def explain(error: BaseException) -> Failure:
     return Failure(f"internal error: {type(error).__name__}: {_words(error)}", INTERNAL)
 
 
-def _is_interrupt(error: BaseException | None) -> bool:
-    """Ctrl-C, also as the cause of another error: in the middle of an import it breaks the module.
+def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
+    """Ctrl-C or SIGTERM, also as the cause of another error.
 
-    PyTorch's exporter then reports that a part of itself is missing.
+    In the middle of an import it breaks the module: PyTorch's exporter then reports that a part of
+    itself is missing.
     """
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
-    return error is not None
+    return error
 
 
 def _names(error: BaseException) -> Iterator[str]:

@@ -93,8 +93,8 @@ def build_engine(trt: Any, graph: Path, out: Path, spec: EngineSpec) -> BuiltEng
         monitor = make_monitor(trt, bar)
         config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
-    if monitor.interrupted:
-        raise KeyboardInterrupt
+    if monitor.interrupted is not None:
+        raise monitor.interrupted
     if plan is None:
         words = logger.last_words()
         if "OutOfMemory" in words:  # activations at the largest shape
@@ -193,7 +193,7 @@ def make_monitor(trt: Any, bar: Any) -> Any:
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
-            self.interrupted = False
+            self.interrupted: KeyboardInterrupt | None = None
 
         def phase_start(self, name: str, parent: str | None, steps: int) -> None:
             with self._kept():
@@ -203,7 +203,7 @@ def make_monitor(trt: Any, bar: Any) -> Any:
         def step_complete(self, name: str, step: int) -> bool:
             with self._kept():
                 bar.update(1)
-            return not self.interrupted
+            return self.interrupted is None
 
         def phase_finish(self, name: str) -> None:
             with self._kept():
@@ -213,7 +213,7 @@ def make_monitor(trt: Any, bar: Any) -> Any:
         def _kept(self) -> Iterator[None]:
             try:
                 yield
-            except KeyboardInterrupt:
-                self.interrupted = True
+            except KeyboardInterrupt as interrupt:
+                self.interrupted = interrupt
 
     return Monitor()

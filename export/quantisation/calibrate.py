@@ -9,7 +9,6 @@ quantised, that is all: nothing is streamed.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +48,7 @@ from export.quantisation.subject import Subject, sample_texts, subject_texts
 from export.spec import BuildSpec
 from runtimes.choices import GraphKind, Observer
 from runtimes.errors import InputError, shown
+from runtimes.temporary import temporary_folder
 
 _GRAPH = "model.onnx"
 # Short texts for trying single GEMMs: one run each, 96 runs at the real model's depth.
@@ -147,8 +147,7 @@ def measure(
     activations: Mapping[str, Activation] | None = None,
 ) -> Mapping[str, Trial]:
     """What is known of every GEMM; ``activations`` that are known already are not collected."""
-    with tempfile.TemporaryDirectory(prefix="adaptrt-calibration-") as name:
-        folder = Path(name)
+    with temporary_folder("adaptrt-calibration-") as folder:
         with stage("calibration: FP32 graph"):
             graph = write_fp32(subject, folder)
             encoder, reads = open_fp32(subject, folder, graph), _write_cpu_graph(graph, folder)

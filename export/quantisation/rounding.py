@@ -8,8 +8,6 @@ time.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ from export.graph.encoder import Encoder
 from export.graph.precision_plan import PrecisionPlan
 from export.quantisation.fp32_model import Batch, open_fp32, short_batch, write_fp32
 from export.quantisation.subject import Subject, sample_texts, subject_texts
+from runtimes.temporary import temporary_folder
 
 Steps = dict[str, NDArray[np.generic]]
 _TEXTS, _TOKENS = 256, 16  # some 4096 rows, as many as FC2 of the real model has inputs
@@ -35,8 +34,7 @@ def rounded_steps(subject: Subject, plan: PrecisionPlan) -> Steps:
     They are the calibration's, or those of the project where the user named a table alone.
     """
     samples = sample_texts(subject, subject_texts(subject))
-    with tempfile.TemporaryDirectory(prefix="adaptrt-rounding-") as name:
-        folder = Path(name)
+    with temporary_folder("adaptrt-rounding-") as folder:
         encoder = open_fp32(subject, folder, write_fp32(subject, folder))
         return _watched(encoder, short_batch(subject, samples, _TEXTS, _TOKENS), plan)
 

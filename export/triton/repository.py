@@ -34,9 +34,9 @@ from export.triton.configs import (
 )
 from export.triton.settings import Settings
 from runtimes.bundle_files import MANIFEST_FILE, OPENVINO_FILE, OPENVINO_WEIGHTS
-from runtimes.choices import AdapterMode, FileKind, HeadName, Target, Unknown
+from runtimes.choices import AdapterMode, FileKind, GraphKind, HeadName, Target, Unknown
 from runtimes.errors import InputError, shown
-from runtimes.manifest import Artifact, Manifest, read_manifest
+from runtimes.manifest import Artifact, Manifest, read_manifest, require_as_built
 from runtimes.open import CPU_EXECUTOR, EXECUTORS, cpu_executor
 
 MODELS = Path(__file__).parent / "models"
@@ -44,6 +44,8 @@ MODELS = Path(__file__).parent / "models"
 REQUIREMENTS = MODELS / "requirements.txt"
 # What needs torch, or runs elsewhere.
 _OTHER_SERVER = "api"  # a package
+# What shapes vectors and takes milliseconds to hash.
+_SHAPING = {FileKind.TOKENIZER, FileKind.VOCABULARY, *GraphKind}
 _LEFT_OUT = {"executors/torch_reference.py", "serving/client.py", "serving/connection.py"}
 
 
@@ -66,6 +68,10 @@ def write_repository(spec: RepositorySpec) -> list[str]:
     """
     _require_repository(spec.out)
     manifests = {folder: read_manifest(folder) for folder in spec.bundles}
+    for bundle, manifest in manifests.items():
+        for entry in manifest.artifacts:
+            if entry.kind in _SHAPING:
+                require_as_built(bundle, entry)
     encoders = _encoders(manifests)
     backends = {folder: spec.backend or _backend(m) for folder, m in manifests.items()}
     on_gpu = [encoders[folder] for folder, b in backends.items() if b is Backend.TENSORRT]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -53,6 +56,30 @@ class Runtime(Protocol):
 
 
 _STATE = threading.Lock()  # over the two fields below, of all runtimes; held for a comparison
+_HERE: weakref.WeakSet[RuntimeBase] = weakref.WeakSet()  # those that no forked child can use
+_ACTIVE: set[RuntimeBase] = set()  # those that somebody is inside
+_forks = 0  # between the first process and this one
+
+
+def _after_fork() -> None:
+    """In the child: what its parent's threads are needed for is neither used nor freed.
+
+    Freeing it would wait for them, also when the interpreter ends, so its count of references is
+    raised for ever. The parent may have been comparing.
+    """
+    global _forks
+    _forks += 1
+    _STATE.release()
+    for runtime in _ACTIVE:  # locks of what it executes may be held by threads that are not here
+        runtime._born = -1
+    for runtime in {*_HERE, *_ACTIVE}:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(runtime))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_STATE.acquire, after_in_parent=_STATE.release, after_in_child=_after_fork
+    )
 
 
 class RuntimeBase:
@@ -67,19 +94,39 @@ class RuntimeBase:
     budget = Budget()
     reopen = "load it again"
     _closed = False
+    _born: int | None = None  # in which process, of one that belongs there
     _users = 0
     _reload: Callable[[], Any] | None = None  # makes the same again, in another process too
+
+    def _belongs_here(self) -> None:
+        """A forked child, which has none of its threads and no GPU's context, cannot use it.
+
+        Without this call it can, unless somebody was inside when it was forked.
+        """
+        self._born = _forks
+        _HERE.add(self)
 
     def close(self) -> None:
         """Free what it holds."""
         with _STATE:
             last = not self._closed and self._users == 0
             self._closed = True
-        if last:
+        if last and not self._left_behind:
             self._free()
 
+    @property
+    def _left_behind(self) -> bool:
+        """Whether it was made in a process that this one was forked from, and belongs there."""
+        return self._born is not None and self._born != _forks
+
     def check_open(self) -> None:
-        """Raise :class:`AdaptrtError` where it was closed."""
+        """Raise :class:`AdaptrtError` where it was closed, or belongs to another process."""
+        if self._left_behind:
+            raise AdaptrtError(
+                f"this {type(self).__name__} was opened before this process was forked, and its "
+                "threads are in the other one; load the bundle here, or start processes with "
+                "multiprocessing's 'spawn'"
+            )
         if self._closed:
             raise AdaptrtError(f"this {type(self).__name__} is closed; {self.reopen}")
 
@@ -91,13 +138,16 @@ class RuntimeBase:
         with _STATE:
             self.check_open()
             self._users += 1
+            _ACTIVE.add(self)
         try:
             yield
         finally:
             with _STATE:
                 self._users -= 1
+                if self._users == 0:
+                    _ACTIVE.discard(self)
                 last = self._closed and self._users == 0
-            if last:
+            if last and not self._left_behind:
                 self._free()
 
     def __enter__(self) -> Self:

@@ -69,6 +69,7 @@ class OpenVinoRuntime(RuntimeBase):
         Raises :class:`MissingError` where the CPU has no BF16 or, for ``integer_products``, no
         VNNI: OpenVINO would multiply in FP32 in silence, or saturate.
         """
+        self._belongs_here()
         self.name = f"openvino-cpu-{products}"
         self._inputs, self._tasks, self._max_tokens = tuple(inputs), tuple(tasks), max_tokens
         self._lock = threading.Lock()  # one request; two would share the same threads

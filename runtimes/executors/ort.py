@@ -68,6 +68,8 @@ class OrtRuntime(RuntimeBase):
         if isinstance(graph, Path) and not graph.is_file():
             raise InputError(f"{graph}: no such file")
         options = _session_options(threads, spinning=spinning, integer_products=integer_products)
+        if device is not Device.CPU or threads != 1:
+            self._belongs_here()  # else the thread that calls does all the work
         if device is not Device.CPU:
             options.add_session_config_entry(RECORDED, "1")
         if folder is not None:
@@ -131,7 +133,7 @@ def _session_options(
     threads: int | None, *, spinning: bool, integer_products: bool
 ) -> ort.SessionOptions:
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised too, with the same words
     # Shapes differ from call to call, so a memory plan per shape would only pile up.
     options.enable_mem_pattern = False
     if not spinning:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from runtimes.bundle_files import FINGERPRINT_FILE
 from runtimes.choices import FileKind, Precision, Target
 from runtimes.errors import InputError
 from runtimes.files import sha256
 from runtimes.fingerprint import BundleFingerprints, Embeds, Fingerprint, fingerprint_of
-from runtimes.manifest import Manifest, Parity
+from runtimes.manifest import Manifest, Parity, require_as_built
 from runtimes.outputs import Ranges
 
 # The fingerprint of a task's vectors of a length, with its instruction or without.
@@ -107,12 +106,13 @@ class Offer:
 
 def read_recorded(folder: Path, manifest: Manifest) -> tuple[Fingerprint, ...]:
     """Those that the bundle's build wrote; :class:`InputError` for a bundle without."""
-    if not any(entry.kind == FileKind.FINGERPRINT for entry in manifest.artifacts):
+    entry = next((e for e in manifest.artifacts if e.kind == FileKind.FINGERPRINT), None)
+    if entry is None:
         raise InputError(
             f"{folder}: built by an earlier version, which recorded no fingerprint; leave "
             "--recorded out, and canaries are embedded now"
         )
-    return BundleFingerprints.read(folder / FINGERPRINT_FILE).fingerprints
+    return BundleFingerprints.read(require_as_built(folder, entry)).fingerprints
 
 
 def _recorded(

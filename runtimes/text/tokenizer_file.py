@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from runtimes.choices import FileKind, Unknown
-from runtimes.manifest import Manifest
+from runtimes.manifest import Manifest, require_as_built
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer
 from runtimes.text.vocabulary import read_kept, require_own_tokenizer
 
@@ -18,11 +18,12 @@ def load_tokenizer(
 ) -> TextTokenizer:
     """The bundle's tokenizer, which knows the tokens that the bundle holds.
 
-    ``unknown`` is what becomes of other texts, instead of what the bundle says.
+    ``unknown`` is what becomes of other texts, instead of what the bundle says. Raises
+    :class:`~runtimes.errors.GateError` for a file that is not the one that was checked.
     """
     kept = read_kept(folder, manifest, unknown)
     require_own_tokenizer(folder, manifest)
-    path = folder / manifest.artifact(FileKind.TOKENIZER).path
+    path = require_as_built(folder, manifest.artifact(FileKind.TOKENIZER))
     return TextTokenizer(
         path,
         max_tokens=manifest.max_tokens,

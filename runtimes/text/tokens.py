@@ -19,6 +19,7 @@ from runtimes.arrays import Ids
 from runtimes.errors import InputError, shown
 from runtimes.files import MAX_JSON_BYTES
 from runtimes.text.memory import trim
+from runtimes.text.panics import panics_unprinted
 from runtimes.text.restricted import restricted_tokenizer
 from runtimes.text.vocabulary import KeptTokens
 
@@ -67,13 +68,14 @@ class TextTokenizer:
             raise InputError(f"{path}: no such file; the model's tokenizer.json is needed")
         if (size := path.stat().st_size) > MAX_JSON_BYTES:
             raise InputError(f"{path}: {size} bytes, expected at most {MAX_JSON_BYTES}")
-        with _as_input_error(f"{path}: not a tokenizer file"):
-            self._tokenizer = Tokenizer.from_file(str(path))
-            self._tokenizer.no_truncation()
-            self._tokenizer.no_padding()
         self.path, self.vocab, self.kept = path, vocab, kept
         self.max_tokens, self.pad_id, self.max_bytes = max_tokens, pad_id, max_bytes
-        self.tokenize(["a\U0010fffd"])  # what fails on any text, or on unknown characters
+        with panics_unprinted():
+            with _as_input_error(f"{path}: not a tokenizer file"):
+                self._tokenizer = Tokenizer.from_file(str(path))
+                self._tokenizer.no_truncation()
+                self._tokenizer.no_padding()
+            self.tokenize(["a\U0010fffd"])  # what fails on any text, or on unknown characters
 
     def encode(
         self, texts: Sequence[str], prefix: str | Sequence[str] = "", *, strict: bool = False
@@ -185,14 +187,20 @@ class TextTokenizer:
         return Tokens(ids, mask)
 
 
+_LIBRARY = (Exception, ValueError, TypeError, OverflowError)
+
+
 @contextmanager
 def _as_input_error(what: str) -> Iterator[None]:
-    """The library raises bare exceptions and, where a file makes it panic, no Exception at all."""
+    """The library raises bare exceptions and, where a file makes it panic, no Exception at all.
+
+    Every other class is the caller's: Ctrl-C, or what a signal's handler raises.
+    """
     try:
         yield
-    except (KeyboardInterrupt, MemoryError):
-        raise
     except BaseException as error:
+        if type(error) not in _LIBRARY and type(error).__name__ != "PanicException":
+            raise
         raise InputError(f"{what} ({shown(str(error))}); download it again") from error
 
 

@@ -19,7 +19,7 @@ from runtimes.bundle_files import VOCABULARY_FILE
 from runtimes.choices import FileKind, Unknown
 from runtimes.errors import AdaptrtError, InputError, shown
 from runtimes.files import sha256
-from runtimes.manifest import Manifest
+from runtimes.manifest import Manifest, require_as_built
 
 if TYPE_CHECKING:
     from runtimes.text.tokens import TextTokenizer
@@ -149,7 +149,7 @@ def read_kept(
                 f"unknown: got {shown(str(unknown))}, but {folder} holds every token; leave it out"
             )
         return None
-    mask = read_mask(folder / manifest.artifact(FileKind.VOCABULARY).path, record.of)
+    mask = read_mask(require_as_built(folder, manifest.artifact(FileKind.VOCABULARY)), record.of)
     if (rows := int(mask.sum())) != record.rows:
         raise InputError(
             f"{folder / VOCABULARY_FILE}: keeps {rows} tokens, expected {record.rows}; {_HINT}"

@@ -36,6 +36,11 @@ SETTINGS: tuple[Setting, ...] = (
         r"alpha 0\.95|twelve times larger",
         "NNCF's setting; how channels were planted",
     ),
+    Setting(
+        r"docs/benchmarks/torture\.md",
+        r"four times a second|200 times|limit of 120 s \(240 s|1\.5 GB of memory \(2 GB|3 GB of nothing",
+        "what is done to commands, and their limits",
+    ),
     Setting(r"docs/stability\.md", r"\| 0\.1 \|", "a version"),
     Setting(r"docs/tasks/calibration\.md", "three times as many", "how many are drawn"),
     Setting(

@@ -32,6 +32,7 @@ from tests.bench import (
     sizes,
     soak,
     sources,
+    torture_table,
 )
 from tests.bench.aims import AIMS, against
 from tests.bench.plan_tables import markdown
@@ -232,6 +233,8 @@ BLOCKS: dict[str, Block] = {
     "proofs": Block(proof.table, proof.names()),
     "drift-healthy": Block(drift_table.healthy_table, ("drift/sample.json",)),
     "drift-least": Block(drift_table.least_table, ("drift/sample.json",)),
+    "torture": Block(torture_table.table, ("torture/full.json",)),
+    "torture-found": Block(torture_table.found, ("torture/full.json",)),
     "soak": Block(soak.table, ("soak/small.json",)),
     **{
         f"{name}-{size}": Block(partial(plan_tables.block, size, table), (f"plans/{size}.json",))

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptrt import AdaptrtError, Embedder, InputError
+from adaptrt import AdaptrtError, Embedder, GateError, InputError
+from tests.support import rehash, run_cli
 
 TEXTS = ["Guten Morgen", "東京は夜の七時"]
 
@@ -64,3 +65,44 @@ def test_closing_beside_threads_that_encode_ends_them_in_one_line(small_bundle: 
         embedder.encode(TEXTS)
         embedder.close()
     assert set(ended) == {"this Embedder is closed; load it again"}
+
+
+def _flip(path: Path) -> None:
+    """A bit in the middle: the same size, and readers notice nothing."""
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.unlink()
+    path.write_bytes(bytes(raw))
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "onnx/model.onnx"])
+def test_a_changed_file_that_shapes_vectors_is_refused(
+    bundle_copy: Path, tmp_path: Path, name: str
+) -> None:
+    """It gave other vectors in silence."""
+    _flip(bundle_copy / name)
+    with pytest.raises(GateError, match=rf"{name}: SHA-256 \w{{12}}…, the manifest recorded"):
+        Embedder.load(bundle_copy)
+    out = tmp_path / "repository"
+    assert run_cli("triton", "--bundle", bundle_copy, "--out", out) == 3
+    assert not out.exists()
+
+
+def test_changed_canaries_are_not_compared(bundle_copy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "canaries.json"
+    _flip(bundle_copy / "fingerprint.json")
+    given = ("--bundle", bundle_copy, "--recorded", "--out", out)
+    assert run_cli("index", "export", *given) == 3
+    assert not out.exists()
+
+
+def test_onnxruntime_prints_nothing_of_the_error_that_it_raises(
+    bundle_copy: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It printed a line of its own, in colour."""
+    weights = bundle_copy / "onnx" / "model.onnx_data"
+    os.truncate(weights, weights.stat().st_size // 2)
+    rehash(bundle_copy)
+    with pytest.raises(AdaptrtError, match="ONNX Runtime cannot load it"):
+        Embedder.load(bundle_copy)
+    assert capfd.readouterr().err == ""

@@ -19,11 +19,11 @@ from adaptrt import TritonEmbedder
 from export.triton.server import serve
 from runtimes.bundle_files import OPENVINO_FILE, OPENVINO_WEIGHTS
 from runtimes.embedder import Embedder
-from runtimes.errors import AdaptrtError, InputError, MissingError
+from runtimes.errors import AdaptrtError, GateError, InputError, MissingError
 from runtimes.executors import openvino_cpu
 from runtimes.manifest import read_manifest
 from runtimes.text.tokens import TruncationWarning
-from tests.support import build, cosines, run_cli
+from tests.support import build, cosines, rehash, run_cli
 from tests.triton_support import Served, server_spec
 
 TEXTS = ["Guten Tag", "short", *(("word " * n).strip() for n in (3, 14, 15, 16, 31, 40))]
@@ -184,11 +184,16 @@ def _replace(path: Path, old: str, new: str) -> None:
     path.write_text(path.read_text().replace(old, new))
 
 
+def _unreadable(folder: Path) -> None:
+    _replace(folder / OPENVINO_FILE, "<net ", "<not ")
+    rehash(folder)
+
+
 @pytest.mark.parametrize(
     ("damage", "error"),
     [
         (lambda folder: (folder / OPENVINO_WEIGHTS).unlink(), "no such file"),
-        (lambda folder: _replace(folder / OPENVINO_FILE, "<net ", "<not "), "cannot load it"),
+        (_unreadable, "cannot load it"),
     ],
     ids=["weights", "graph"],
 )
@@ -196,6 +201,15 @@ def test_damaged_files_are_named(merged: Path, tmp_path: Path, damage: Any, erro
     folder = shutil.copytree(merged, tmp_path / "copy")
     damage(folder)
     with pytest.raises(AdaptrtError, match=error):
+        Embedder.load(folder, runtime="openvino")
+
+
+def test_a_graph_that_is_not_the_one_that_was_checked_is_refused(
+    merged: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(merged, tmp_path / "copy")
+    _replace(folder / OPENVINO_FILE, "<net ", "<not ")
+    with pytest.raises(GateError, match="the manifest recorded"):
         Embedder.load(folder, runtime="openvino")
 
 

@@ -21,7 +21,15 @@ import torch
 
 import export.cli
 from export.cli import main
-from export.console.failures import CLOSED, EXIT_CODES, FOREIGN, INTERNAL, INTERRUPTED, explain
+from export.console.failures import (
+    CLOSED,
+    EXIT_CODES,
+    FOREIGN,
+    INTERNAL,
+    INTERRUPTED,
+    TERMINATED,
+    explain,
+)
 from runtimes.errors import AdaptrtError
 from runtimes.executors import ort as ours
 from runtimes.executors.ort import OrtRuntime
@@ -47,7 +55,7 @@ def subclasses(cls: type[AdaptrtError]) -> set[type[AdaptrtError]]:
 def test_exit_codes_are_those_of_the_error_classes() -> None:
     codes = {cls.exit_code for cls in subclasses(AdaptrtError)}
     assert codes == {1, 2, 3, 4, 6}
-    assert codes | {0, INTERNAL, INTERRUPTED, CLOSED} == set(EXIT_CODES)
+    assert codes | {0, INTERNAL, INTERRUPTED, CLOSED, TERMINATED} == set(EXIT_CODES)
 
 
 def test_the_errors_page_has_the_table_of_exit_codes() -> None:

@@ -44,6 +44,7 @@ FLOORS = (
         "runtimes.schemes",
         "runtimes.tables",
         "runtimes.tasks",
+        "runtimes.temporary",
         "runtimes.tensors",
         "runtimes.tuned",
         "runtimes.typed_json",

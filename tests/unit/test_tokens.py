@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 
 from runtimes.errors import InputError
 from runtimes.files import MAX_JSON_BYTES
+from runtimes.text.panics import panics_unprinted
 from runtimes.text.tokens import MAX_BYTES, TextTokenizer, TruncationWarning, check_text, groups
 from tests.runtime_support import PAD_ID, SAMPLE, sample_tokenizer
 
@@ -230,7 +232,7 @@ def test_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: str) -> N
     ids=["panic", "no unknown token", "unknown model", "beyond the vocabulary"],
 )
 def test_tokenizer_that_fails_on_texts_is_refused(
-    tmp_path: Path, change: dict[str, Any], words: str
+    tmp_path: Path, change: dict[str, Any], words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(json.loads((SAMPLE / "tokenizer.json").read_text()) | change))
@@ -238,6 +240,25 @@ def test_tokenizer_that_fails_on_texts_is_refused(
         TextTokenizer(path, max_tokens=64, pad_id=1, vocab=16000)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
+    assert capfd.readouterr().err == ""  # Rust prints a panic, and with RUST_BACKTRACE its stack
+
+
+def test_what_others_print_while_a_tokenizer_is_loaded_is_kept(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with panics_unprinted():
+        os.write(2, b"a library's line\n")
+    assert capfd.readouterr().err == "a library's line\n"
+    panic = b"\nthread 'main' (7) panicked at a.rs:1:2:\nno entry\nstack backtrace:\n  0: f\n"
+
+    def fail() -> None:
+        with panics_unprinted():
+            os.write(2, b"a library's line\n" + panic)
+            raise ValueError("no entry")
+
+    with pytest.raises(ValueError, match="no entry"):
+        fail()
+    assert capfd.readouterr().err == "a library's line\n"
 
 
 def test_id_of_a_rare_token_beyond_the_vocabulary_is_refused() -> None:
@@ -256,3 +277,26 @@ def test_missing_and_oversized_tokenizers_are_refused(tmp_path: Path) -> None:
     os.truncate(path, MAX_JSON_BYTES + 1)
     with pytest.raises(InputError, match="expected at most"):
         TextTokenizer(path, max_tokens=64, pad_id=1)
+
+
+def test_what_a_signals_handler_raises_is_no_damaged_tokenizer() -> None:
+    """Services end calls that way; only what the library raises says something of its file."""
+
+    class TooLong(Exception):  # noqa: N818
+        pass
+
+    def end(number: int, frame: object) -> None:
+        raise TooLong
+
+    def tokenize() -> None:
+        while True:
+            sample_tokenizer().encode(["a word " * 20_000])
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(TooLong):
+            tokenize()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -60,6 +60,7 @@ class TrtRuntime(RuntimeBase):
         ``tasks`` are the names that ``task_id`` counts. ``kernels`` is the file of
         :mod:`.kernel_cache`; None keeps none.
         """
+        self._belongs_here()
         self.name = f"{Target.TENSORRT_RTX if is_rtx(trt) else Target.TENSORRT}-{sm}"
         self._cuda, self._tasks = cuda, tuple(tasks)
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)

@@ -1,0 +1,1 @@
+"""adaptrt under fire: ``python -m tests.torture`` (``make torture``)."""

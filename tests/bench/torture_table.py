@@ -18,7 +18,7 @@ def table() -> str:
         (
             trial["name"],
             str(trial["seed"]),
-            str(sum(trial["ended"].values())),
+            _cases(sum(trial["ended"].values()), trial["asked"]),
             ", ".join(f"{count} {end}" for end, count in trial["ended"].items()),
             str(len(trial["failures"])),
             f"{trial['seconds'] / 60:.1f}",
@@ -38,6 +38,10 @@ def found() -> str:
         for entry in _report()["found"]
     ]
     return markdown(("trial", "seen", "now", "test"), rows)
+
+
+def _cases(tried: int, asked: int) -> str:
+    return str(tried) if tried == asked else f"{tried} of {asked}"
 
 
 def _report() -> dict[str, Any]:

@@ -38,7 +38,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         r"docs/benchmarks/torture\.md",
-        r"four times a second|200 times|limit of 120 s \(240 s|1\.5 GB of memory \(2 GB|3 GB of nothing",
+        r"four times a second|200 times|limit of 120 s \(240 s|1\.5 GB of memory \(2 GB|"
+        r"3 GB of nothing",
         "what is done to commands, and their limits",
     ),
     Setting(r"docs/stability\.md", r"\| 0\.1 \|", "a version"),

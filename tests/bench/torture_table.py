@@ -18,7 +18,7 @@ def table() -> str:
         (
             trial["name"],
             str(trial["seed"]),
-            str(sum(trial["ended"].values())),
+            _cases(trial),
             ", ".join(f"{count} {end}" for end, count in trial["ended"].items()),
             str(len(trial["failures"])),
             f"{trial['seconds'] / 60:.1f}",
@@ -29,6 +29,12 @@ def table() -> str:
     head = ("trial", "seed", "cases", "how they ended", "failed", "minutes", "most memory, MB")
     caption = f"*{report['machine']}, {report['date']}, beside other work*"
     return "\n\n".join([markdown(head, rows), caption])
+
+
+def _cases(trial: dict[str, Any]) -> str:
+    """How many were tried, and of how many where the time was up."""
+    cases, asked = sum(trial["ended"].values()), trial["asked"]
+    return str(cases) if cases >= asked else f"{cases} of {asked}"
 
 
 def found() -> str:

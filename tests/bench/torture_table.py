@@ -18,7 +18,7 @@ def table() -> str:
         (
             trial["name"],
             str(trial["seed"]),
-            _cases(trial),
+            _cases(sum(trial["ended"].values()), trial["asked"]),
             ", ".join(f"{count} {end}" for end, count in trial["ended"].items()),
             str(len(trial["failures"])),
             f"{trial['seconds'] / 60:.1f}",
@@ -31,12 +31,6 @@ def table() -> str:
     return "\n\n".join([markdown(head, rows), caption])
 
 
-def _cases(trial: dict[str, Any]) -> str:
-    """How many were tried, and of how many where the time was up."""
-    cases, asked = sum(trial["ended"].values()), trial["asked"]
-    return str(cases) if cases >= asked else f"{cases} of {asked}"
-
-
 def found() -> str:
     """What earlier runs found, each with the test that keeps it mended."""
     rows = [
@@ -44,6 +38,10 @@ def found() -> str:
         for entry in _report()["found"]
     ]
     return markdown(("trial", "seen", "now", "test"), rows)
+
+
+def _cases(tried: int, asked: int) -> str:
+    return str(tried) if tried == asked else f"{tried} of {asked}"
 
 
 def _report() -> dict[str, Any]:

@@ -18,7 +18,6 @@ _CLOSED = (
     ">/dev/full",
     "2>/dev/full",
     ">/dev/full 2>&1",
-    "</",
 )
 _NAMES = (
     "with space",

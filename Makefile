@@ -281,7 +281,7 @@ test-proof: $(VENV)/.installed-dev ## What proves and torments the tool: prove, 
 # SEED and ONLY count on the command line only.
 torture: $(VENV)/.installed-dev ## What machines and people do to programs: kills, full disks, limits, forks (an hour or more)
 	$(if $(filter command,$(origin ONLY)),,$(BIN)/python -m tests.torture.mutations --out "$(OUT)/torture" --jobs 2 \
-	  $(if $(filter command,$(origin SEED)),--seed "$(SEED)") $(if $(MUTATIONS),--count "$(MUTATIONS)"))
+	  $(if $(filter command,$(origin SEED)),--seed "$(SEED)") $(if $(MUTATIONS),--count "$(MUTATIONS)") $(if $(MINUTES),--minutes "$(MINUTES)"))
 	$(BIN)/python -m tests.torture --out "$(OUT)/torture" $(if $(filter command,$(origin ONLY)),--only "$(ONLY)") \
 	  $(if $(filter command,$(origin SEED)),--seed "$(SEED)") $(if $(KILLS),--kills "$(KILLS)") $(if $(MINUTES),--minutes "$(MINUTES)")
 

@@ -29,8 +29,7 @@ EXIT_CODES = {
     0: "done",
     AdaptrtError.exit_code: "a build step failed, or a disk, the memory or the network did",
     InputError.exit_code: "bad input: an option, text or bundle, a checkpoint or its download",
-    GateError.exit_code: "a gate (of parity, or of scores), a rule of the plan, verify or prove "
-    "failed",
+    GateError.exit_code: "a gate (parity, scores), a rule of the plan, verify or prove failed",
     MissingError.exit_code: "a GPU, a driver or a library is missing",
     INTERNAL: "internal error: a mistake in adaptrt",
     IndexMismatchError.exit_code: "a bundle and an index of vectors do not belong together",

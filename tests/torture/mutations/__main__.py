@@ -25,15 +25,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=22)
     parser.add_argument("--count", type=int, help="cases of all kinds [the full run's]")
     parser.add_argument("--jobs", type=int, default=1, help="processes that fork [1]")
+    parser.add_argument("--minutes", type=float, default=240, help="no case is begun after [240]")
     parser.add_argument("--report", action="store_true", help="run nothing, report what is known")
     given = parser.parse_args()
     folder, seed = given.out / "mutations", given.seed
     if not given.report:
-        options = [
-            "--seed",
-            str(seed),
-            *([] if given.count is None else [f"--count={given.count}"]),
-        ]
+        options = ["--seed", str(seed), "--minutes", str(given.minutes)]
+        options += [] if given.count is None else ["--count", str(given.count)]
         with ThreadPoolExecutor(given.jobs) as pool:
             parts = [f"--part={number}/{given.jobs}" for number in range(given.jobs)]
             list(pool.map(lambda part: work(folder, *options, part), parts))

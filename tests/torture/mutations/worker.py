@@ -22,6 +22,7 @@ os.environ.update(
 import argparse
 import gc
 import json
+import time
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -117,7 +118,9 @@ def main() -> None:
     parser.add_argument("--kind", help="one, or several with commas between [all]")
     parser.add_argument("--few", action="store_true", help="of bundles the cheapest alone")
     parser.add_argument("--case", type=int, help="this one of --kind alone")
+    parser.add_argument("--minutes", type=float, default=240, help="no case is begun after")
     arguments = parser.parse_args()
+    end = time.monotonic() + 60 * arguments.minutes
     folder, seed = arguments.folder.absolute(), arguments.seed
     bases = Bases(folder / "bases", few=arguments.few)
     warm(bases)
@@ -133,7 +136,7 @@ def main() -> None:
     path = folder / f"results-{seed}.{arguments.kind or 'all'}.{part}of{parts}.jsonl"
     with path.open("a", encoding="utf-8") as stream:
         for kind, number in cases:
-            if (kind, number) not in known:
+            if (kind, number) not in known and time.monotonic() < end:
                 result = run_case(kind, seed, number, folder, bases)
                 print(json.dumps(asdict(result)), file=stream, flush=True)
 

@@ -80,6 +80,22 @@ def _inspect(place: Place, bases: Bases) -> list[str]:
     return ["inspect", "--bundle", str(bundle), *call, "--html", str(place.out / "page.html")]
 
 
+def _prove(place: Place, bases: Bases) -> list[str]:
+    model = linked(bases.get("original"), place.input / MODEL)
+    return [
+        *("prove", "--quiet", "--bundle", _merged(place, bases), "--reference", str(model)),
+        *("--max-tokens", "8", "--out", str(place.out / "proof")),
+    ]
+
+
+def _drift(place: Place, bases: Bases) -> list[str]:
+    model = linked(bases.get("original"), place.input / MODEL)
+    return [
+        *("drift", "--quiet", "--bundle", _merged(place, bases), "--reference", str(model)),
+        *("--lengths", "8", "--text", "a text", "--html", str(place.out / "drift.html")),
+    ]
+
+
 def _triton(place: Place, bases: Bases) -> list[str]:
     return [
         *("triton", "--quiet", "--bundle", _merged(place, bases)),
@@ -143,6 +159,8 @@ LINES: dict[str, Callable[[Place, Bases], list[str]]] = {
     "refit": _refit,
     "adapter": _adapter,
     "verify": _verify,
+    "prove": _prove,
+    "drift": _drift,
     "inspect": _inspect,
     "triton": _triton,
     "serve": _serve,
@@ -171,6 +189,7 @@ _OPTIONS = (
         "-h",
         "-x",
     ),
+    *("--reference", "--html", "--lengths", "--text", "--fresh"),
 )
 
 

@@ -151,6 +151,7 @@ def _child(request: dict[str, Any]) -> None:
     from export.cli import main
 
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell's & began it
     os.environ.clear()
     os.environ.update(request["env"])
     tempfile.tempdir = None  # that of the environment

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from runtimes.signals import held_back
+
 _TOKEN = "[0-9a-f]{16}"
 
 
@@ -27,13 +29,15 @@ def temporary_file(folder: Path, prefix: str, suffix: str = "") -> Iterator[Path
     are removed first.
     """
     _clear_dead(folder, prefix, suffix)
-    path, handle = _claim(folder, prefix, suffix)
-    try:
-        yield path
-    finally:
-        with suppress(OSError):  # gone after success; its folder may not even be one
-            path.unlink()
-        os.close(handle)
+    with held_back() as hold:
+        path, handle = _claim(folder, prefix, suffix)
+        try:
+            with hold.allowed():
+                yield path
+        finally:
+            with suppress(OSError):  # gone after success; its folder may not even be one
+                path.unlink()
+            os.close(handle)
 
 
 @contextmanager
@@ -41,12 +45,14 @@ def temporary_folder(prefix: str) -> Iterator[Path]:
     """An empty folder of this user's where temporary files go; gone after the block."""
     base = Path(tempfile.gettempdir())
     _clear_dead(base, prefix, "")
-    path, handle = _claim(base, prefix, None)
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(handle)
+    with held_back() as hold:
+        path, handle = _claim(base, prefix, None)
+        try:
+            with hold.allowed():
+                yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(handle)
 
 
 def _claim(folder: Path, prefix: str, suffix: str | None) -> tuple[Path, int]:

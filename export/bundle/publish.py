@@ -26,6 +26,7 @@ from typing import Self
 from export.bundle.exchange import exchange
 from runtimes.errors import AdaptrtError, InputError
 from runtimes.files import flush
+from runtimes.signals import Hold, held_back
 
 Check = Callable[[Path], object]
 _TURN = "0"  # a token that no build has
@@ -42,22 +43,30 @@ def staging(final: Path, may_replace: Check, finished: Check) -> Iterator[Path]:
     """
     final = final.absolute()
     parents = [p for p in (final.parent, *final.parent.parents) if not p.exists()]
-    try:
-        claim = _begin(final, may_replace)
+    with held_back() as hold, _removed_if_empty(parents):
+        claim = _begin(final, may_replace, hold)
         try:
-            yield claim.folder
-            for path in (*claim.folder.rglob("*"), claim.folder):
-                flush(path)
-            finished(claim.folder)
-            with _turn(final):
+            with hold.allowed():
+                yield claim.folder
+                for path in (*claim.folder.rglob("*"), claim.folder):
+                    flush(path)
+                finished(claim.folder)
+            with _turn(final, hold):
                 may_replace(final)
                 claim.publish()
             for parent in {final.parent, *(p.parent for p in parents)}:
                 flush(parent)
         finally:
             claim.release()
+
+
+@contextmanager
+def _removed_if_empty(parents: list[Path]) -> Iterator[None]:
+    """Folders that this build makes, inner ones first, unless something is there after it."""
+    try:
+        yield
     finally:
-        for parent in parents:  # those this build made, inner ones first, unless something is there
+        for parent in parents:
             with suppress(OSError):
                 parent.rmdir()
 
@@ -130,20 +139,21 @@ def _beside(final: Path, kind: str, token: str) -> Path:
 
 
 @contextmanager
-def _turn(final: Path) -> Iterator[None]:
-    """One build at a time; the others wait, for moments."""
+def _turn(final: Path, hold: Hold) -> Iterator[None]:
+    """One build at a time; the others wait, for moments, in which they can be told to end."""
     while (turn := _Claim.take(final, _TURN)) is None:
-        time.sleep(0.01)
+        with hold.allowed():
+            time.sleep(0.01)
     try:
         yield
     finally:
         turn.release()
 
 
-def _begin(final: Path, may_replace: Check) -> _Claim:
+def _begin(final: Path, may_replace: Check, hold: Hold) -> _Claim:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        with _turn(final):
+        with _turn(final, hold):
             _clear_dead(final)
             may_replace(final)
             while (claim := _Claim.take(final, secrets.token_hex(8))) is None:

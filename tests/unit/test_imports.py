@@ -42,6 +42,7 @@ FLOORS = (
         "runtimes.outputs",
         "runtimes.profiles",
         "runtimes.schemes",
+        "runtimes.signals",
         "runtimes.tables",
         "runtimes.tasks",
         "runtimes.temporary",

@@ -160,6 +160,8 @@ class Api:
         most = self.settings.max_bytes
         stated = request.headers.get("content-length", "")
         if stated.isdecimal() and int(stated) > most:
+            if int(stated) <= 2 * most:
+                await _read_away(request, seconds)
             raise _size_error(most)
         body = bytearray()
         try:
@@ -219,6 +221,13 @@ class Api:
 async def _maybe_in_thread(size: int, work: Callable[[], T]) -> T:
     """What takes long would keep all other requests waiting."""
     return work() if size <= _IN_THREAD else await asyncio.to_thread(work)
+
+
+async def _read_away(request: Request, seconds: float) -> None:
+    """The rest of a body: a client that is still sending would not see the answer."""
+    with anyio.move_on_after(seconds):
+        async for _ in request.stream():
+            pass
 
 
 async def _left(request: Request) -> None:

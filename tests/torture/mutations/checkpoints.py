@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
@@ -191,7 +192,8 @@ def _edit_tensors(rng: Random, path: Path) -> str:
         name = rng.choice(sorted(tensors))
         value = tensors[name]
         way = rng.choice(sorted(_NUMBERS))
-        tensors[name] = np.ascontiguousarray(_NUMBERS[way](rng, value))
+        with suppress(ValueError, OverflowError):  # an integer is no NaN; one may be empty by now
+            tensors[name] = np.ascontiguousarray(_NUMBERS[way](rng, value))
         said.append(f"{way} in {name}")
     path.unlink()  # another name of it keeps the bytes
     save_file(tensors, path)

@@ -22,7 +22,9 @@ os.environ.update(
 import argparse
 import gc
 import json
+import sys
 import time
+import traceback
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -137,7 +139,12 @@ def main() -> None:
     with path.open("a", encoding="utf-8") as stream:
         for kind, number in cases:
             if (kind, number) not in known and time.monotonic() < end:
-                result = run_case(kind, seed, number, folder, bases)
+                try:
+                    result = run_case(kind, seed, number, folder, bases)
+                except Exception:  # a case that could not be made is none; its number is missing
+                    print(f"{kind} {number} of seed {seed} was not made", file=sys.stderr)
+                    traceback.print_exc()
+                    continue
                 print(json.dumps(asdict(result)), file=stream, flush=True)
 
 

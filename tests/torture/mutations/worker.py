@@ -141,7 +141,7 @@ def main() -> None:
             if (kind, number) not in known and time.monotonic() < end:
                 try:
                     result = run_case(kind, seed, number, folder, bases)
-                except Exception:  # a case that could not be made is none; its number is missing
+                except Exception:  # noqa: BLE001 - a case that cannot be made is none; its number is missing
                     print(f"{kind} {number} of seed {seed} was not made", file=sys.stderr)
                     traceback.print_exc()
                     continue

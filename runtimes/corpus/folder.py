@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,14 +66,23 @@ class Folder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else's while the block runs; the lock ends with the process, however it ends."""
+        """Nobody else's while the block runs; the lock ends with the process, however it ends.
+
+        What bad input ended before there was a part leaves nothing behind.
+        """
+        made = not self.out.exists()
         self.state.mkdir(parents=True, exist_ok=True)
         with (self.state / _LOCK).open("wb") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise InputError(f"--out: another run works in {self.out}; wait for it") from error
-            yield
+            try:
+                yield
+            except InputError:
+                if not self.has_parts:
+                    shutil.rmtree(self.out if made else self.state, ignore_errors=True)
+                raise
 
     def begin(self, job: Mapping[str, object], splits: Sequence[Split]) -> None:
         """Keep the job and its plan; the former last, for a folder with one has both."""

@@ -158,13 +158,14 @@ def test_another_job_does_not_go_on(
     assert listing(done) == before
 
 
-def test_a_job_without_a_part_binds_nobody(
+def test_a_job_without_a_part_leaves_nothing_and_binds_nobody(
     done: Path, corpus: Path, small_bundle: Path, tmp_path: Path
 ) -> None:
     """A mistyped column is found at the first row: the right one is then asked for in its place."""
     out, wanted = tmp_path / "out", dict[str, Any](keep=("n", "tag"))
     with pytest.raises(InputError, match="has no 'txet'"):
         embed(request_of(corpus, small_bundle, out, column="txet", **wanted))
+    assert not out.exists()
     embed(request_of(corpus, small_bundle, out, **wanted))
     assert {path.name for path in out.iterdir()} == {path.name for path in done.iterdir()}
 

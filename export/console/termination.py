@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
+_SOON = 0.02  # seconds; a destructor takes less
 
 
 class Terminated(KeyboardInterrupt):
@@ -24,10 +33,27 @@ def raised_on_sigterm() -> Iterator[None]:
         yield
         return
     signal.signal(signal.SIGTERM, _raise)
+    former = sys.unraisablehook
+    sys.unraisablehook = partial(_send_again, former)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        sys.unraisablehook = former
+
+
+def _send_again(former: Callable[[UnraisableHookArgs], object], lost: UnraisableHookArgs) -> None:
+    """What a signal raises in a destructor is printed and forgotten: it is sent once more."""
+    if not isinstance(lost.exc_value, KeyboardInterrupt):
+        former(lost)
+        return
+    number = signal.SIGINT
+    if isinstance(lost.exc_value, Terminated):
+        number = signal.SIGTERM
+        signal.signal(number, _raise)
+    sender = threading.Timer(_SOON, os.kill, (os.getpid(), number))
+    sender.daemon = True
+    sender.start()
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

@@ -183,7 +183,9 @@ class _Lane:
         former, new = contents
         verdict = judge(outcome, {0, _CODES[signal.Signals(sent)]})
         killed = outcome.code == -signal.SIGKILL and sent == signal.SIGKILL
-        if verdict.wrong and not killed:
+        # Before the command begins and after its end, SIGTERM is the interpreter's.
+        outside = outcome.code == -signal.SIGTERM and sent == signal.SIGTERM
+        if verdict.wrong and not killed and not outside:
             self._fail(name, verdict.wrong)
         left = strays(job, self.out(job), self.home)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,27 @@ def test_a_signal_waits_for_the_end_or_for_where_it_may_come(number: signal.Sign
     assert waited(number, allowed=True) == ["before", "held"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_that_comes_in_a_destructor_is_not_lost(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Freed:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    def block() -> None:
+        with raised_on_sigterm():
+            freed = Freed()
+            del freed
+            time.sleep(10)
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert time.monotonic() - start < 5
+    assert capfd.readouterr() == ("", "")
 
 
 # Every system call that publishing makes on its names, one after the other.

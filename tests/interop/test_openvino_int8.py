@@ -14,7 +14,7 @@ from runtimes.errors import AdaptrtError
 from runtimes.executors.openvino_cpu import OpenVinoRuntime
 from runtimes.manifest import read_manifest
 from tests.interop.retrieval import ANSWERS
-from tests.support import run_cli
+from tests.support import rehash, run_cli
 
 
 @pytest.fixture(scope="module")
@@ -56,5 +56,6 @@ def test_dequantised_products_are_refused(bundle: Path, tmp_path: Path) -> None:
     text = graph.read_text()
     assert 'levels="256"' in text
     graph.write_text(text.replace('levels="256"', 'levels="300"'))
+    rehash(folder)
     with pytest.raises(AdaptrtError, match=r"compiled products \d+ in bf16; expected \d+ in i8"):
         Embedder.load(folder, runtime="openvino")

@@ -38,7 +38,8 @@ EXIT_CODES = {
     TERMINATED: "ended by SIGTERM, as with `docker stop`",
 }
 _LONGEST = 600  # characters of a library's own words
-_NO_MEMORY = "can't allocate memory"  # PyTorch on a CPU says no more than this
+# PyTorch on a CPU says no more than the first; a thread's stack needs memory too.
+_NO_MEMORY = ("can't allocate memory", "can't start new thread")
 
 
 class Failure(NamedTuple):
@@ -148,7 +149,7 @@ def _interrupt(error: BaseException | None) -> KeyboardInterrupt | None:
 
 def _names(error: BaseException) -> Iterator[str]:
     """What a row may be called, the closest first."""
-    if isinstance(error, RuntimeError) and _NO_MEMORY in str(error):
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY):
         yield "builtins.MemoryError"
     for cls in type(error).__mro__:
         yield f"{cls.__module__}.{cls.__qualname__}"

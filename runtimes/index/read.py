@@ -43,6 +43,8 @@ def read_index(path: str | Path) -> Index:
     first: Fingerprint | None = None
     checked: set[bytes] = set()
     for part in parts:
+        if not part.is_file():  # a FIFO would be waited for
+            raise InputError(f"index: {shown(str(part))}: no file; {_HINT}")
         schema = read_schema(part)
         content = _metadata(part, schema)
         if content not in checked:  # usually once

@@ -29,6 +29,7 @@ from export.console.failures import (
     INTERRUPTED,
     TERMINATED,
     explain,
+    message_for,
 )
 from runtimes.errors import AdaptrtError
 from runtimes.executors import ort as ours
@@ -262,3 +263,8 @@ def test_wrong_inputs_of_a_graph_are_our_error(inputs: Any) -> None:
         assert runtime.run({"input_ids": np.ones((1, 1), np.int64)})["y"] == -1
         with pytest.raises(AdaptrtError, match="ONNX Runtime failed on shapes"):
             runtime.run(inputs)
+
+
+@pytest.mark.parametrize("words", ["can't allocate memory: you tried", "can't start new thread"])
+def test_a_limit_of_memory_is_no_internal_error(words: str) -> None:
+    assert message_for(RuntimeError(words), debug=False).exit_code == AdaptrtError.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from runtimes.fingerprint import (
     embed_canaries,
     make_fingerprint,
 )
+from runtimes.index.read import read_index
 from runtimes.manifest import Artifact
 from tests.support import Array, make_manifest, present
 
@@ -127,3 +129,10 @@ def test_too_few_canaries_say_why() -> None:
 
     with pytest.raises(InputError, match=r"1 of the 16 canary texts.*at least 4: text 0: 40 tok"):
         embed_canaries(encode)
+
+
+def test_an_index_that_is_no_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    for name in ("canaries.json", "part.parquet"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match="no file"):
+            read_index(tmp_path / name)

@@ -13,6 +13,7 @@ from export.console.options import (
     one_of,
     parity,
     ranges,
+    reference,
     vectors,
 )
 from export.console.values import name, number, path, paths, whole
@@ -187,14 +188,7 @@ def prove(command: ArgumentParser) -> None:
     options = Options(command)
     add = options.add
     add("--bundle", "FOLDER", "the bundle to prove", kind=path, required=True)
-    add(
-        "--reference",
-        "NAME",
-        "the checkpoint that it was built from, a folder or a hub id (default: the sample's for "
-        "bundles of the sample)",
-        kind=name,
-    )
-    add("--revision", "NAME", "the hub's branch, tag or commit of it (default: newest)", kind=name)
+    reference(options, "the checkpoint that it was built from, a folder or a hub id")
     add(
         "--adapter-path",
         "FOLDER",
@@ -250,14 +244,7 @@ def evaluate(command: ArgumentParser) -> None:
         action="append",
         required=True,
     )
-    add(
-        "--reference",
-        "NAME",
-        "their checkpoint, a folder or a hub id, or none (default: the sample's for bundles of "
-        "the sample)",
-        kind=name,
-    )
-    add("--revision", "NAME", "the hub's branch, tag or commit of it (default: newest)", kind=name)
+    reference(options, "their checkpoint, a folder or a hub id, or none")
     add(
         "--preset",
         "NAME",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from argparse import ArgumentParser
 
-from export.console.options import Options
-from export.console.values import name, path, wholes
+from export.console.options import Options, reference
+from export.console.values import path, wholes
 
 
 def drift(command: ArgumentParser) -> None:
@@ -13,13 +13,7 @@ def drift(command: ArgumentParser) -> None:
     options = Options(command)
     add = options.add
     add("--bundle", "FOLDER", "the bundle to look into", kind=path, required=True)
-    add(
-        "--reference",
-        "NAME",
-        "its checkpoint, a folder or a hub id (default: the sample's for bundles of the sample)",
-        kind=name,
-    )
-    add("--revision", "NAME", "the hub's branch, tag or commit of it (default: newest)", kind=name)
+    reference(options, "its checkpoint, a folder or a hub id")
     add("--task", "NAME", "one of the bundle's tasks (default: its first)")
     add(
         "--text",

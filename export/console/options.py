@@ -107,6 +107,14 @@ def checkpoint(command: ArgumentParser) -> None:
     )
 
 
+def reference(options: Options, what: str) -> None:
+    """The checkpoint that bundles are held against; ``what`` says which one that is."""
+    sample = "(default: the sample's for bundles of the sample)"
+    options.add("--reference", "NAME", f"{what} {sample}", kind=name)
+    text = "the hub's branch, tag or commit of it (default: newest)"
+    options.add("--revision", "NAME", text, kind=name)
+
+
 def form(command: ArgumentParser) -> None:
     """Which bundle is made of it."""
     add = Options(command, "what is built").add

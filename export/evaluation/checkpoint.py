@@ -13,6 +13,7 @@ from export.evaluation.contenders import Contender
 from runtimes.bundle_files import TOKENIZER_FILE
 from runtimes.choices import AdapterMode, Device, HeadName
 from runtimes.embedder import Embedder
+from runtimes.errors import InputError
 from runtimes.manifest import Manifest
 from runtimes.text.batching import GPU
 from runtimes.text.tokens import TextTokenizer
@@ -36,6 +37,8 @@ def open_reference(
     Its files are read, no tensor is. None for ``none``, and where nothing is named for other
     bundles. Raises :class:`InputError` for one that is not there.
     """
+    if revision is not None and model in (None, NO_REFERENCE):
+        raise InputError("--revision: is of the checkpoint's hub id; add --reference NAME")
     if model == NO_REFERENCE:
         return None
     if model is not None:

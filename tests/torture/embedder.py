@@ -136,9 +136,9 @@ def closed_twice_and_used(bundle: Path, chosen: random.Random) -> str:
     return CLEAR
 
 
-def forked(bundle: Path, chosen: random.Random) -> str:
-    """With threads of its own that a child does not have: a result or one error, no wait."""
-    embedder = _load(bundle, threads=2)
+def _forked(bundle: Path, chosen: random.Random, threads: int) -> str:
+    """A result or one error, no wait."""
+    embedder = _load(bundle, threads=threads)
     call = _calls(embedder, chosen, 1)[0]
     expected = embedder.encode(**call)
 
@@ -155,20 +155,14 @@ def forked(bundle: Path, chosen: random.Random) -> str:
     return _in_child(child, then=lambda: _same(embedder.encode(**call), expected))
 
 
+def forked(bundle: Path, chosen: random.Random) -> str:
+    """With threads of its own that a child does not have."""
+    return _forked(bundle, chosen, 2)
+
+
 def forked_with_one_thread(bundle: Path, chosen: random.Random) -> str:
     """What needs no thread but the caller's may go on in the child."""
-    embedder = _load(bundle, threads=1)
-    call = _calls(embedder, chosen, 1)[0]
-    expected = embedder.encode(**call)
-
-    def child() -> str:
-        try:
-            found = embedder.encode(**call)
-        except AdaptrtError as error:
-            return CLEAR if "process" in str(error) else str(error)
-        return VALID if _same(found, expected) else "another result in the child"
-
-    return _in_child(child)
+    return _forked(bundle, chosen, 1)
 
 
 def forked_in_use(bundle: Path, chosen: random.Random) -> str:

@@ -127,6 +127,8 @@ def _longest(spec: ProofSpec, manifest: Manifest) -> int:
 def _checkpoint(spec: ProofSpec, manifest: Manifest) -> Checkpoint:
     """The one that the bundle was built from, and no other."""
     model = spec.reference
+    if model is None and spec.revision is not None:
+        raise InputError("--revision: is of the checkpoint's hub id; add --reference NAME")
     if model is None and manifest.model.name == SAMPLE_NAME:
         model = str(SAMPLE)
     if model is None:

@@ -170,6 +170,7 @@ def test_the_command_prints_json_and_a_page(
         (("--lengths", "8,x"), "--lengths: got 'x', expected a whole number"),
         (("--task", "separation"), "--task: got 'separation', expected classification"),
         (("--reference", "none"), "--reference: got none"),
+        (("--revision", "x"), "--revision: is of the checkpoint's hub id"),
         (("--reference", DEEP), "was built from another model"),
         (("--html", "nowhere/drift.html"), "--html: 'nowhere': no such folder"),
         (("--text", ""), "text 0: empty"),

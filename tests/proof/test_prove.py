@@ -279,6 +279,7 @@ REFUSED: Mapping[str, Callable[[Path, Path, Path], list[object]]] = {
     "another checkpoint": lambda bundle, right, tmp: ["--reference", wrong_checkpoint(tmp)],
     "no such checkpoint": lambda bundle, right, tmp: ["--reference", tmp / "nowhere"],
     "none named": lambda bundle, right, tmp: [],
+    "a revision of none": lambda bundle, right, tmp: ["--revision", "x"],
     "too few tokens": lambda bundle, right, tmp: ["--reference", right, "--max-tokens", 1],
     "too many tokens": lambda bundle, right, tmp: ["--reference", right, "--max-tokens", 9000],
     "no number": lambda bundle, right, tmp: ["--reference", right, "--max-tokens", "many"],
